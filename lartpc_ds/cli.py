@@ -1,0 +1,209 @@
+"""The command line: parse, import what the command needs, one call, exit code.
+
+No option repeats a config key, and nothing heavy is imported before a command runs, so `--help` answers at once.
+"""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lartpc_ds import __version__
+from lartpc_ds.errors import UserError
+
+__all__ = ["main"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+config_app = typer.Typer(no_args_is_help=True, help="Shipped run configurations.", rich_markup_mode=None)
+bench_app = typer.Typer(no_args_is_help=True, help="Measure speed and memory on this machine.", rich_markup_mode=None)
+app.add_typer(config_app, name="config")
+app.add_typer(bench_app, name="bench")
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a config key; VALUE is TOML; ds.KEY reaches the JSON."),
+]
+Devices = Annotated[int | None, typer.Option(help="Ranks on this machine (default: every GPU, or one CPU rank).")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show the launcher's and rank 0's output too.")]
+Product = Annotated[str, typer.Option(help="Wire images: sparse2d_<product>_group.")]
+Truth = Annotated[str, typer.Option(help="Truth particles: particle_<truth>_group.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on the last line.")]
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(f"lartpc-ds {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """DeepSpeed training of convolutional networks on whole liquid-argon TPC events."""
+
+
+@app.command()
+def train(
+    run: Annotated[str, typer.Argument(help="A run TOML, or the name of a shipped recipe.")],
+    overrides: Overrides = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Run folder (default: runs/<run>-<time>).")] = None,
+    devices: Devices = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run-dir.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, print configs and command, run nothing.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train: check everything, print the plan, start the deepspeed launcher, show the result."""
+    from lartpc_ds.launch.training import TrainRequest
+    from lartpc_ds.launch.training import train as run_training
+
+    request = TrainRequest(run, overrides or [], run_dir, devices, resume, dry_run, verbose)
+    raise typer.Exit(run_training(request, _console()))
+
+
+@app.command()
+def evaluate(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    files: Annotated[list[str] | None, typer.Option(help="Event files or globs (default: the held-out events).")] = None,
+    checkpoint: Annotated[str, typer.Option(help="best, last or step_<number>.")] = "last",
+    devices: Devices = None,
+    verbose: Verbose = False,
+) -> None:
+    """Evaluate a checkpoint: figures, confusion matrix and a table of scores."""
+    from lartpc_ds.launch.evaluation import EvaluateRequest
+    from lartpc_ds.launch.evaluation import evaluate as run_evaluation
+
+    raise typer.Exit(run_evaluation(EvaluateRequest(run_dir, files or [], checkpoint, devices, verbose), _console()))
+
+
+@app.command()
+def report(run_dirs: Annotated[list[Path], typer.Argument(help="Folders of runs.")]) -> None:
+    """Print the result table of one run or several."""
+    from lartpc_ds.report.summary import print_summary
+    from lartpc_ds.runlog import RunFolder
+
+    print_summary(_console(), [RunFolder(path.absolute()) for path in run_dirs])
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Argument(help="HDF5 file to write (larcv3's layout).")],
+    detector: Annotated[str, typer.Option(help="microboone, microboone_raw, argoneut or sbnd.")] = "microboone",
+    events: Annotated[int, typer.Option(min=1)] = 100,
+    classes: Annotated[str, typer.Option(help="Species, separated by commas.")] = "electron,gamma,muon,pion,kaon",
+    momentum: Annotated[str, typer.Option(metavar="LOW:HIGH", help="GeV/c, uniform between the two.")] = "0.2:1.0",
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; the events do not depend on it.")] = 1,
+) -> None:
+    """Simulate single particles in a detector."""
+    from lartpc_ds.launch.embedded import simulate_with_progress
+
+    simulate_with_progress(
+        out,
+        detector,
+        num_events=events,
+        classes=tuple(name.strip() for name in classes.split(",")),
+        momentum_gev=_range(momentum),
+        seed=seed,
+        workers=workers,
+        console=_console(),
+    )
+
+
+def _range(text: str) -> tuple[float, float]:
+    low, _, high = text.partition(":")
+    try:
+        return float(low), float(high)
+    except ValueError:
+        raise UserError(f"--momentum {text!r}: must be LOW:HIGH in GeV/c, such as 0.2:1.0") from None
+
+
+@app.command()
+def inspect(
+    files: Annotated[list[str], typer.Argument(help="Event files or globs.")],
+    product: Product = "auto",
+    truth: Truth = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Say what is in event files, and what is wrong with them."""
+    from lartpc_ds.report.inspect import inspect_files, print_inspection
+
+    result = inspect_files(files, product, truth)
+    if as_json:
+        print(json.dumps(result))
+    else:
+        print_inspection(_console(), result)
+    raise typer.Exit(2 if result["problems"] else 0)
+
+
+@app.command()
+def display(
+    file: Annotated[Path, typer.Argument(help="An event file.")],
+    event: Annotated[int, typer.Option(min=0, help="Index of the event in the file.")] = 0,
+    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("event.png"),
+    full: Annotated[bool, typer.Option("--full", help="The whole planes, not only where there is charge.")] = False,
+    product: Product = "auto",
+    truth: Truth = "auto",
+) -> None:
+    """Draw an event: every plane, wire against tick, on one colour scale."""
+    from lartpc_ds.report.display import display_event
+
+    display_event(file, event, out, product=product, truth=truth, full=full)
+    print(out)
+
+
+@config_app.command("list")
+def config_list() -> None:
+    """Names of the shipped recipes."""
+    from lartpc_ds import recipes
+
+    print("\n".join(recipes.names()))
+
+
+@config_app.command("init")
+def config_init(
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe.")],
+    out: Annotated[Path | None, typer.Argument(help="File to write (default: <recipe>.toml).")] = None,
+) -> None:
+    """Copy a recipe out, to change it."""
+    from lartpc_ds import recipes
+
+    target = out or Path(f"{recipe}.toml")
+    if target.exists():
+        raise UserError(f"{target}: exists; choose another name")
+    target.write_text(recipes.path_of(recipe).read_text())
+    print(target)
+
+
+@bench_app.command("step")
+def bench_step(
+    recipe: Annotated[str, typer.Argument(help="A recipe or run TOML.")] = "microboone-full",
+    overrides: Overrides = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Fresh processes a variant.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Timed steps a process.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """One rank's training step against a hand-written PyTorch loop of the same network."""
+    from lartpc_ds.bench.step import bench
+
+    result = bench(recipe, overrides or [], repeats=repeats, steps=steps)
+    print(json.dumps(result) if as_json else json.dumps(result, indent=2))
+
+
+def _console():  # type: ignore[no-untyped-def]  # rich.console.Console, imported late
+    from rich.console import Console
+
+    return Console()
+
+
+def main() -> None:
+    """Run the command line; a UserError becomes one message and exit code 2."""
+    logging.disable(logging.WARNING)  # DeepSpeed talks at import; ranks keep their own logs
+    try:
+        app()
+    except UserError as error:
+        print(f"lartpc-ds: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,191 @@
+"""The run configuration: one frozen, strict tree that says everything about a run that DeepSpeed has no key for.
+
+Every field is inert: validation reads no file and imports no torch, so a config can be checked on a login node. What
+DeepSpeed has a key for (optimizer, scheduler, precision, clipping, ZeRO, offload, monitors) lives in a `ds_configs/`
+JSON instead, which `train.ds_config` names; a knob has one owner. Rejected: hydra and dataclass trees with `exec`,
+because a strict pydantic tree reports every problem at once with its path.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lartpc_ds.errors import UserError
+
+__all__ = ["DataConfig", "LayoutConfig", "ModelConfig", "RunConfig", "SimulateConfig", "SplitConfig", "TrainConfig"]
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class SplitConfig(_Section):
+    """Shares of the events; they sum to 1 and an event's part depends on its identity and `data.seed` alone."""
+
+    train: Share = 0.8
+    validation: Share = 0.2
+    test: Share = 0.0
+
+    @model_validator(mode="after")
+    def _sum(self) -> Self:
+        total = self.train + self.validation + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + validation + test must be 1, they are {total:g}")
+        if self.train == 0:
+            raise ValueError("train must be above 0")
+        return self
+
+
+class SimulateConfig(_Section):
+    """The embedded default: events simulated into the run folder when `data.files` is empty."""
+
+    events: Positive = 1000
+    momentum: tuple[float, float] = (0.2, 1.0)
+    """GeV/c, drawn uniformly between the two."""
+    seed: NonNegative = 1
+
+
+class DataConfig(_Section):
+    """Which events, which truth, and how they become images."""
+
+    files: tuple[str, ...] = ()
+    """Paths or globs; empty: simulate (see `data.simulate`)."""
+    format: Literal["auto", "larcv3"] = "auto"
+    product: str = "auto"
+    """Name of the wire images in the file: `sparse2d_<product>_group`."""
+    truth: str = "auto"
+    """Name of the truth particles in the file: `particle_<truth>_group`."""
+    labels: Literal["particle", "neutrino"] = "particle"
+    classes: tuple[str, ...] | dict[str, tuple[int, ...]] = ("electron", "gamma", "muon", "pion", "kaon")
+    """Names of species (or nue, numu, nc, cosmic), or a table of name = list of pdg codes."""
+    split: SplitConfig = SplitConfig()
+    detector: str = "auto"
+    """Decides the image size; `auto` takes it from the file: the most wires and ticks of any plane."""
+    downsample: Positive | tuple[Positive, Positive] = 1
+    """Sums blocks of so many (wires, ticks); 1 is full resolution."""
+    threshold: float = 0.0
+    """Pixels below it, after downsampling, become 0."""
+    saturate: Annotated[float, Field(gt=0)] | None = None
+    """Pixels above it, after downsampling, become it."""
+    batch: Positive = 1
+    """Micro-batch: events a tile group a micro-step."""
+    workers: NonNegative = 0
+    """Reader processes a rank; 0 reads in the training process."""
+    seed: NonNegative = 0
+    """Of the split and of the order of events."""
+    simulate: SimulateConfig = SimulateConfig()
+
+    @property
+    def downsample_factors(self) -> tuple[int, int]:
+        """(wires, ticks)."""
+        return (self.downsample, self.downsample) if isinstance(self.downsample, int) else self.downsample
+
+
+class ModelConfig(_Section):
+    """The network, by name or by the path of a function that makes one."""
+
+    name: str = "resnet18"
+    target: str | None = None
+    """`my_pkg.module:function`, called as function(planes=..., num_classes=...); replaces `name`."""
+    weights: str | None = None
+    """A `model.pt` to start from."""
+    width: Positive | None = None
+    """Channels of the first stage; none: the network's own."""
+    norm: Literal["batch", "group", "layer"] | None = None
+    """`layer` acts per pixel over channels; none: the network's own."""
+    planes: Literal["stacked", "towers"] = "stacked"
+    """Wire planes as input channels, or through shared-weight towers joined late."""
+
+
+class LayoutConfig(_Section):
+    """How ranks share the work. This version splits over data; the other axes accept 1 only."""
+
+    pipe: Literal[1] = 1
+    data: Positive | None = None
+    """Tile groups; none: all the ranks that the other axes leave."""
+    rows: Literal[1] = 1
+    cols: Literal[1] = 1
+
+
+class TrainConfig(_Section):
+    """How long, how fast, how often."""
+
+    ds_config: str = "zero2_bf16"
+    """Name of a file in `ds_configs/` or a path."""
+    max_steps: Positive | None = None
+    """Optimizer steps."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the training events; of `max_steps` and `epochs` the one that ends first counts."""
+    accumulate: Positive = 1
+    """Micro-steps an optimizer step."""
+    lr_scaling: Literal["linear", "sqrt", "none"] = "sqrt"
+    """Law by which the JSON's learning rate grows with the global batch (arXiv:1706.02677, arXiv:1404.5997)."""
+    lr_reference_batch: Positive = 16
+    """Global batch, in events, for which the JSON's learning rate is meant."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """`balanced` weighs the loss of an event by 1 / share of its class."""
+    eval_every: NonNegative = 0
+    """Optimizer steps between evaluations on the whole validation split; 0: once, at the end."""
+    checkpoint_every: NonNegative = 0
+    """Optimizer steps between checkpoints; 0: at each best evaluation and at the end."""
+    seed: NonNegative = 0
+
+    @model_validator(mode="after")
+    def _length(self) -> Self:
+        if self.max_steps is None and self.epochs is None:
+            raise ValueError("give max_steps, epochs or both")
+        return self
+
+
+class RunConfig(_Section):
+    """A whole run."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    layout: LayoutConfig = LayoutConfig()
+    train: TrainConfig
+
+    @classmethod
+    def parse(cls, tree: dict[str, Any], source: str) -> Self:
+        """Build from plain TOML data; every problem at once, each with its key, value and what is allowed.
+
+        Raises:
+            UserError: naming `source` and all problems.
+        """
+        try:
+            # lax containers: TOML has arrays where the tree has tuples; scalars stay strict
+            return cls.model_validate_json(_as_json(tree), strict=True)
+        except ValidationError as error:
+            raise UserError(f"{source}:\n{_explain(error, cls)}") from None
+
+
+def _as_json(tree: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(tree, default=str)
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    lines = []
+    for problem in error.errors():
+        path = [str(part) for part in problem["loc"]]
+        message = problem["msg"].removeprefix("Value error, ")
+        key = ".".join(path)
+        if problem["type"] == "extra_forbidden":
+            message = f"unknown key; allowed here: {', '.join(_keys_at(model, path[:-1]))}"
+        elif problem["type"] != "missing" and not isinstance(problem["input"], dict):
+            message = f"{message} (given: {problem['input']!r})"
+        lines.append(f"  {key}: {message}")
+    return "\n".join(lines)
+
+
+def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    for part in path:
+        section = model.model_fields[part].annotation
+        assert isinstance(section, type) and issubclass(section, BaseModel)
+        model = section
+    return list(model.model_fields)

@@ -1,0 +1,1 @@
+"""Events: files, truth, splits, dense tiles. The only package that imports h5py."""

@@ -1,0 +1,165 @@
+"""One rank's training engine: a model, a layout and a DeepSpeed JSON become step, predict, save and load.
+
+DeepSpeed does what it does well (ZeRO, clipping, precision, schedules); this file sets its CPU and CNN traps right and
+hides them from the loop. `mpu` stays None: tile ranks are plain data-parallel replicas (docs/design.md).
+"""
+
+import datetime
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import deepspeed
+import deepspeed.ops
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+from torch import nn
+from torch.nn import functional as F
+
+from lartpc_ds.layout import Layout
+from lartpc_ds.parallel.groups import Groups, make_groups
+
+__all__ = ["Engine", "StepResult", "averaged_buffers", "finish", "inference", "start"]
+
+_TIMEOUT = datetime.timedelta(minutes=30)
+
+
+def start(layout: Layout) -> tuple[Groups, torch.device]:
+    """Join the job: process group, this rank's groups and its device."""
+    # this op serves inference only, and building it would ask every user for a C++ compiler
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    accelerator = get_accelerator()
+    local_rank = int(os.environ["LOCAL_RANK"])
+    accelerator.set_device(local_rank)
+    deepspeed.init_distributed(accelerator.communication_backend_name(), timeout=_TIMEOUT, verbose=False)
+    name = accelerator.device_name() if accelerator.device_name() == "cpu" else accelerator.device_name(local_rank)
+    return make_groups(layout), torch.device(name)
+
+
+def finish() -> None:
+    """Leave the job together: without it about one CPU run in six dies in a destructor after its work is done."""
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """Sums over this rank's events of one optimizer step."""
+
+    loss_sum: float
+    correct: int
+    events: int
+
+
+class Engine:
+    """A DeepSpeed engine around a plain module.
+
+    `class_weights` has one factor a class, with mean 1 over the training events: a weighted loss then is a plain mean
+    over events, exact under any division into micro-batches and ranks.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        ds: Mapping[str, Any],
+        groups: Groups,
+        device: torch.device,
+        class_weights: torch.Tensor | None = None,
+    ) -> None:
+        self.groups, self.device = groups, device
+        self.class_weights = None if class_weights is None else class_weights.to(device)
+        self.micro_steps = int(ds["gradient_accumulation_steps"])
+        self.deepspeed, *_ = deepspeed.initialize(
+            model=model, model_parameters=list(model.parameters()), config=dict(ds), dist_init_required=False
+        )
+        scheduler = self.deepspeed.lr_scheduler
+        if scheduler is not None:
+            scheduler.step(0)  # DeepSpeed's schedulers start at iteration -1 with a learning rate of 0
+
+    @property
+    def module(self) -> nn.Module:
+        """The model itself."""
+        module: nn.Module = self.deepspeed.module
+        return module
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step."""
+        return float(self.deepspeed.get_lr()[0])
+
+    def step(self, micro_batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> StepResult:
+        """One optimizer step over `gradient_accumulation_steps` micro-batches of (images NCHW, labels N)."""
+        self.deepspeed.train()
+        loss_sum, correct, events = 0.0, 0, 0
+        for images, labels in self._on_device(micro_batches):
+            logits = self.deepspeed(images).float()
+            losses = self._losses(logits, labels)
+            self.deepspeed.backward(losses.mean())
+            self.deepspeed.step()
+            loss_sum += float(losses.detach().sum())
+            correct += int((logits.detach().argmax(1) == labels).sum())
+            events += len(labels)
+        return StepResult(loss_sum, correct, events)
+
+    def predict(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits, float32 on the host, in evaluation mode."""
+        self.deepspeed.eval()
+        with torch.no_grad():
+            logits: torch.Tensor = self.deepspeed(_channels_last(images, self.device))
+        return logits.float().cpu()
+
+    def _losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        return losses if self.class_weights is None else losses * self.class_weights[labels]
+
+    def _on_device(
+        self, micro_batches: Iterable[tuple[torch.Tensor, torch.Tensor]]
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for images, labels in micro_batches:
+            yield _channels_last(images, self.device), labels.to(self.device)
+
+    def full_state_dict(self) -> dict[str, torch.Tensor]:
+        """Whole fp32 weights and buffers on the host; a collective under ZeRO-3. Buffers are averaged over data."""
+        with deepspeed.zero.GatheredParameters(list(self.module.parameters())), averaged_buffers(self.module, self.groups):
+            return {name: value.detach().cpu().clone() for name, value in self.module.state_dict().items()}
+
+
+def inference(model: nn.Module, ds: Mapping[str, Any], device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Images to logits (float32, on the host) of a plain module, in the precision that the JSON trains in."""
+    model.eval()
+    autocast = ds["torch_autocast"]
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        dtype = getattr(torch, autocast["dtype"])
+        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=autocast["enabled"]):
+            logits: torch.Tensor = model(_channels_last(images, device))
+        return logits.float().cpu()
+
+    return forward
+
+
+@contextmanager
+def averaged_buffers(module: nn.Module, groups: Groups) -> Iterator[None]:
+    """Inside, floating buffers (BatchNorm's running statistics) hold their mean over the data ranks.
+
+    Each rank saw other events, so each has other statistics; one answer must not depend on the rank that gives it.
+    Afterwards each rank has its own back, so that looking does not change the training.
+    """
+    buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+    own = [buffer.clone() for buffer in buffers]
+    for buffer in buffers:
+        dist.all_reduce(buffer, group=groups.data)
+        buffer.div_(groups.layout.data)
+    try:
+        yield
+    finally:
+        for buffer, value in zip(buffers, own, strict=True):
+            buffer.copy_(value)
+
+
+def _channels_last(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    # activations only: DeepSpeed's start-up broadcast breaks on channels-last parameters
+    return images.to(device).contiguous(memory_format=torch.channels_last)

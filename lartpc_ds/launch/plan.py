@@ -1,0 +1,63 @@
+"""The resolved plan, printed before anything runs: what is trained, on what, how long."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from lartpc_ds.config import RunConfig
+from lartpc_ds.data.event_index import EventIndex
+from lartpc_ds.ds_config import precision
+from lartpc_ds.prepare import Job, preprocessing
+from lartpc_ds.runlog import RunFolder
+
+__all__ = ["print_plan"]
+
+
+def print_plan(
+    console: Console, folder: RunFolder, config: RunConfig, ds: Mapping[str, Any], job: Job, index: EventIndex
+) -> None:
+    """One small table."""
+    table = Table(show_header=False, box=None, pad_edge=False, title="plan", title_justify="left", title_style="bold")
+    for name, text in _rows(folder, config, ds, job, index):
+        table.add_row(name, text, style=None)
+    console.print(table)
+
+
+def _rows(
+    folder: RunFolder, config: RunConfig, ds: Mapping[str, Any], job: Job, index: EventIndex
+) -> list[tuple[str, str]]:
+    rows, cols = preprocessing(config, job.image_shape).shape
+    layout = job.layout
+    zero = ds["zero_optimization"]
+    offload = (zero.get("offload_optimizer") or {}).get("device", "none")
+    optimizer = ds["optimizer"]
+    unused = int(np.sum(index.label < 0))
+    events = config.data.batch * config.train.accumulate * layout.data
+    scheduler = ds.get("scheduler", {"type": "constant"})["type"]
+    return [
+        ("run folder", str(folder.path)),
+        ("events", f"{len(index)} in {len({who.file for who in index.ids})} file(s)" + _unused(unused)),
+        *[(f"  {split}", _counts(index, split)) for split in ("train", "validation", "test")],
+        ("image", f"{job.planes} planes x {rows} wires x {cols} ticks"),
+        ("model", f"{config.model.target or config.model.name}, {job.parameters / 1e6:.2f} M parameters"),
+        ("layout", f"{layout.world_size} rank(s): pipe {layout.pipe} x data {layout.data} x rows {layout.rows} x cols {layout.cols}"),
+        ("DeepSpeed", f"{config.train.ds_config}: ZeRO-{zero['stage']}, {precision(ds)}, optimizer offload {offload}"),
+        ("global batch", f"{events} events = {config.data.batch} x {config.train.accumulate} accumulated x {layout.data} data"),
+        ("optimizer", f"{optimizer['type']}, learning rate {optimizer['params']['lr']:.3g}, {scheduler}"),
+        ("steps", str(job.max_steps)),
+    ]
+
+
+def _unused(number: int) -> str:
+    return f", {number} of no class in data.classes (not used)" if number else ""
+
+
+def _counts(index: EventIndex, split: str) -> str:
+    labels = index.label[index.positions(split)]
+    if len(labels) == 0:
+        return "none"
+    counts = np.bincount(labels, minlength=len(index.class_names))
+    return f"{len(labels)}: " + ", ".join(f"{name} {n}" for name, n in zip(index.class_names, counts, strict=True))

@@ -1,0 +1,188 @@
+"""`lartpc-ds train`: check everything, claim the folder, show the plan, run the job, show the result."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from rich.console import Console
+
+from lartpc_ds import checkpoint, ds_config, recipes
+from lartpc_ds.config import RunConfig
+from lartpc_ds.data.event_index import EventIndex, write_index
+from lartpc_ds.errors import UserError
+from lartpc_ds.launch.command import Command, check_devices, default_devices, local_command
+from lartpc_ds.launch.embedded import simulated_events
+from lartpc_ds.launch.job import run_job
+from lartpc_ds.launch.plan import print_plan
+from lartpc_ds.launch.progress import JobDisplay
+from lartpc_ds.layout import Layout
+from lartpc_ds.prepare import Job, absolute_patterns, index_events, make_job, open_events
+from lartpc_ds.report.summary import print_summary
+from lartpc_ds.runlog import RunFolder
+from lartpc_ds.session import open_run
+
+__all__ = ["TrainRequest", "train"]
+
+# a resumed run may be longer, and may look and save more often; anything else would make it another run
+_MAY_CHANGE = {"train.max_steps", "train.epochs", "train.eval_every", "train.checkpoint_every", "data.workers"}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRequest:
+    """The command line of `train`."""
+
+    run: str
+    overrides: Sequence[str] = ()
+    run_dir: Path | None = None
+    devices: int | None = None
+    resume: bool = False
+    dry_run: bool = False
+    verbose: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Resolved:
+    config: RunConfig
+    ds: dict[str, Any]
+    job: Job
+    index: EventIndex
+
+
+def train(request: TrainRequest, console: Console) -> int:
+    """Run the whole command; returns its exit code.
+
+    Raises:
+        UserError: before any process starts and before anything is written, for whatever cannot work.
+    """
+    config, ds = recipes.load(request.run, request.overrides)
+    config = absolute_patterns(config, Path.cwd())
+    devices = default_devices() if request.devices is None else request.devices
+    check_devices(devices, ds)
+    layout = Layout.fit(devices, data=config.layout.data)
+    if request.dry_run:
+        return _dry_run(request, config, ds, layout, console)
+    if request.resume:
+        if request.run_dir is None:
+            raise UserError("--resume: say which run with --run-dir DIR")
+        folder = RunFolder(request.run_dir.absolute())
+        resolved = _reopen(folder, config, ds, layout)
+    else:
+        folder = RunFolder(request.run_dir.absolute() if request.run_dir else _fresh_path(request.run))
+        with _claimed(folder):
+            resolved = _resolve(config, ds, layout, folder, console)
+            write_index(resolved.index, folder.events_file)
+            folder.write(resolved.config, resolved.ds, resolved.job.as_dict())
+    print_plan(console, folder, resolved.config, resolved.ds, resolved.job, resolved.index)
+    options = ["--resume"] if request.resume else []
+    return _run(local_command("train", folder.path, devices, options), folder, resolved.job, console, request)
+
+
+def _run(command: Command, folder: RunFolder, job: Job, console: Console, request: TrainRequest) -> int:
+    start = checkpoint.latest(folder.checkpoints) if request.resume else None
+    start_step = 0 if start is None else int(checkpoint.manifest(start)["progress"]["step"])
+    folder.rewind_metrics(start_step)
+    folder.done_file.unlink(missing_ok=True)
+    with JobDisplay(folder, job.max_steps, console, verbose=request.verbose, start_step=start_step) as display:
+        code = run_job(command, folder, folder.done_file, say=display.say, on_poll=display.poll)
+    if code == 0:
+        print_summary(console, [folder])
+    elif code == 75:
+        console.print(f"stopped early; continue with the same command and: --run-dir {folder.path} --resume", soft_wrap=True)
+    return code
+
+
+def _fresh_path(run: str) -> Path:
+    return Path.cwd() / "runs" / f"{Path(run).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+@contextmanager
+def _claimed(folder: RunFolder) -> Iterator[None]:
+    """Claim the folder, and give it up again if what follows finds the input at fault or is interrupted."""
+    folder.claim()
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder.path)
+        raise
+
+
+def _resolve(config: RunConfig, ds: dict[str, Any], layout: Layout, folder: RunFolder, console: Console) -> _Resolved:
+    if not config.data.files:
+        config = simulated_events(config, folder.path / "simulated.h5", console)
+    files = open_events(config)
+    index = index_events(config, files)
+    job = make_job(config, layout, files, index)
+    return _Resolved(config, ds_config.complete(ds, config, layout, job.max_steps), job, index)
+
+
+def _reopen(folder: RunFolder, config: RunConfig, ds: dict[str, Any], layout: Layout) -> _Resolved:
+    """The run as it was saved, with what a resumed run may change.
+
+    Raises:
+        UserError: not a run folder, or the configurations ask for another run than the one it holds.
+    """
+    folder.require()
+    run, saved_ds = open_run(folder)
+    if not config.data.files:  # the embedded default lies in the folder
+        files = {"files": run.config.data.files}
+        config = config.model_copy(update={"data": config.data.model_copy(update=files)})
+    job = make_job(config, layout, open_events(config), run.index)
+    fresh_ds = ds_config.complete(ds, config, layout, job.max_steps)
+    differences = [
+        f"{key}: was {_short(old)}, is {_short(new)}"
+        for key, old, new in [
+            *_differences(run.config.model_dump(mode="json"), config.model_dump(mode="json")),
+            *_differences(run.job.as_dict(), job.as_dict()),
+            *_differences(saved_ds, fresh_ds, "ds."),
+        ]
+        if key not in _MAY_CHANGE | {"max_steps"} and not key.startswith("ds.scheduler.")
+    ]
+    if differences:
+        raise UserError(
+            "\n  ".join([f"--resume: {folder.path} holds another run:", *differences])
+            + "\nGive the options that the run was started with, or choose another --run-dir to start anew"
+        )
+    folder.write(config, fresh_ds, job.as_dict())
+    return _Resolved(config, fresh_ds, job, run.index)
+
+
+def _short(value: object) -> str:
+    return json.dumps(value, default=str)[:80]
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Leaves of two trees that differ: (dotted key, old, new)."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            yield from _differences(old.get(key), new.get(key), f"{prefix}{key}.")
+    elif json.dumps(old) != json.dumps(new):
+        yield prefix.removesuffix("."), old, new
+
+
+def _dry_run(request: TrainRequest, config: RunConfig, ds: dict[str, Any], layout: Layout, console: Console) -> int:
+    """Everything but the job: in a folder that is thrown away."""
+    path = request.run_dir.absolute() if request.run_dir else _fresh_path(request.run)
+    folder = RunFolder(path.with_name(f"{path.name}.dry-run-{os.getpid()}"))
+    try:
+        folder.claim()
+        resolved = _resolve(config, ds, layout, folder, console)
+        print_plan(console, RunFolder(path), resolved.config, resolved.ds, resolved.job, resolved.index)
+    finally:
+        shutil.rmtree(folder.path, ignore_errors=True)
+    command = local_command("train", path, layout.world_size, ["--resume"] if request.resume else [])
+    settings = [f"{name}={value}" for name, value in command.variables.items() if value is not None]
+    tree = resolved.config.model_dump(mode="json", exclude_none=True)
+    for title, text in (
+        ("# config.toml", tomli_w.dumps(tree)),
+        ("# ds_config.json", json.dumps(resolved.ds, indent=2)),
+        ("# command", " ".join([*settings, *command.arguments])),
+    ):
+        console.print(f"\n{title}\n{text}", markup=False, highlight=False, soft_wrap=True)
+    return 0

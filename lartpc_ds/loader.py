@@ -1,0 +1,86 @@
+"""From the sampler's positions to batches of tensors, in this process or in reader processes.
+
+torch's DataLoader does the work; the batches come from pure functions of the step, so a resumed run starts its loader
+at its step and needs no saved iterator.
+"""
+
+import itertools
+import multiprocessing
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from lartpc_ds.config import RunConfig
+from lartpc_ds.data.dataset import EventDataset
+from lartpc_ds.data.sampler import evaluation_shard, micro_batch
+from lartpc_ds.errors import UserError
+from lartpc_ds.parallel.groups import Groups
+
+__all__ = ["evaluation_batches", "training_steps"]
+
+MicroBatch = tuple[torch.Tensor, torch.Tensor]
+
+
+def training_steps(
+    dataset: EventDataset, config: RunConfig, groups: Groups, first_step: int, last_step: int
+) -> Iterator[Iterator[MicroBatch]]:
+    """For each optimizer step in [first_step, last_step) this rank's micro-batches (images, labels), read lazily."""
+    accumulate = config.train.accumulate
+    positions = (
+        micro_batch(
+            step,
+            part,
+            groups.data_rank,
+            data_ranks=groups.layout.data,
+            batch=config.data.batch,
+            accumulate=accumulate,
+            num_events=len(dataset),
+            seed=config.data.seed,
+        )
+        for step in range(first_step, last_step)
+        for part in range(accumulate)
+    )
+    batches = _read(dataset, positions, config.data.workers)
+    for _ in range(first_step, last_step):
+        yield ((images, labels) for images, labels, _ in itertools.islice(batches, accumulate))
+
+
+def evaluation_batches(
+    dataset: EventDataset, config: RunConfig, groups: Groups
+) -> Iterator[tuple[torch.Tensor, NDArray[np.int64], NDArray[np.bool_]]]:
+    """This rank's (images, positions, valid) of the whole dataset; as many on every rank."""
+    shard = evaluation_shard(len(dataset), groups.data_rank, groups.layout.data, config.data.batch)
+    batches = _read(dataset, [positions for positions, _ in shard], config.data.workers)
+    for (images, _, _), (positions, valid) in zip(batches, shard, strict=True):
+        yield images, positions, valid
+
+
+class _Once:
+    """A batch sampler over positions that are computed as they are needed; a run may have millions of steps."""
+
+    def __init__(self, positions: Iterable[NDArray[np.int64]]) -> None:
+        self._positions = positions
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (batch.tolist() for batch in self._positions)
+
+
+def _read(
+    dataset: EventDataset, positions: Iterable[NDArray[np.int64]], workers: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    # forkserver: a fork would copy the locks of gloo's and OpenMP's threads
+    context = multiprocessing.get_context("forkserver") if workers else None
+    loader = DataLoader(
+        dataset,
+        batch_sampler=_Once(positions),
+        num_workers=workers,
+        multiprocessing_context=context,
+    )
+    try:
+        yield from loader
+    except UserError as error:
+        # a reader process wraps the message into its traceback
+        raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None

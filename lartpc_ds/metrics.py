@@ -1,0 +1,97 @@
+"""The field's classification figures, as pure functions of a table of truths and scores.
+
+All come from the confusion matrix of whole predictions, gathered once, so that no figure depends on the number of ranks
+or on batch order (a mean of per-rank means does). Intervals are Wilson's: sane at 0 and 1, unlike sqrt(e(1-e)/N).
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Evaluation", "Interval", "confusion_matrix", "evaluate", "wilson"]
+
+_Z = 1.959964  # 95 %, two-sided
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A fraction with its 95 % interval; NaN where nothing was counted."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Figures of one evaluation; `confusion` has true classes in rows and counts events."""
+
+    classes: tuple[str, ...]
+    events: int
+    loss: float
+    accuracy: Interval
+    balanced_accuracy: Interval
+    confusion: tuple[tuple[int, ...], ...]
+    efficiency: tuple[Interval, ...]
+    purity: tuple[Interval, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def wilson(successes: int, trials: int) -> Interval:
+    """Wilson's score interval (J. Am. Stat. Assoc. 22, 209 (1927)), 95 %."""
+    if trials == 0:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    share, z2 = successes / trials, _Z**2
+    centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = _Z / (1 + z2 / trials) * np.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
+    # rounding may put the end beyond the share itself where it is 0 or 1
+    return Interval(share, min(share, float(centre - half)), max(share, float(centre + half)))
+
+
+def confusion_matrix(
+    truths: NDArray[np.int64], predictions: NDArray[np.int64], num_classes: int
+) -> NDArray[np.int64]:
+    """Counts, (true class, predicted class)."""
+    flat = np.bincount(truths * num_classes + predictions, minlength=num_classes**2)
+    return flat.reshape(num_classes, num_classes)
+
+
+def evaluate(logits: NDArray[np.float32], truths: NDArray[np.int64], classes: Sequence[str]) -> Evaluation:
+    """All figures of (events, classes) logits.
+
+    Balanced accuracy is the mean efficiency of the classes that occur; its interval adds their binomial variances (at
+    Wilson's centre, so that a class with all right still has one).
+    """
+    scores = logits.astype(np.float64)
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    log_probability = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    counts = confusion_matrix(truths, scores.argmax(axis=1), len(classes))
+    right, true, chosen = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    return Evaluation(
+        classes=tuple(classes),
+        events=len(truths),
+        loss=float(-log_probability[np.arange(len(truths)), truths].mean()),
+        accuracy=wilson(int(right.sum()), len(truths)),
+        balanced_accuracy=_balanced(right, true),
+        confusion=tuple(tuple(int(n) for n in row) for row in counts),
+        efficiency=tuple(wilson(int(k), int(n)) for k, n in zip(right, true, strict=True)),
+        purity=tuple(wilson(int(k), int(n)) for k, n in zip(right, chosen, strict=True)),
+    )
+
+
+def _balanced(right: NDArray[np.int64], true: NDArray[np.int64]) -> Interval:
+    present = true > 0
+    trials, share = true[present], right[present] / true[present]
+    centre = (right[present] + _Z**2 / 2) / (trials + _Z**2)
+    half = _Z * float(np.sqrt((centre * (1 - centre) / (trials + _Z**2)).sum())) / len(trials)
+    mean = float(share.mean())
+    return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))

@@ -1,0 +1,87 @@
+"""The short table at the end of a run, made from the run folder alone, so that `report` can print it at any time."""
+
+import json
+import statistics
+import tomllib
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lartpc_ds.metrics import Interval
+from lartpc_ds.runlog import RunFolder
+
+__all__ = ["print_evaluation", "print_summary", "summarise"]
+
+_GIB = 2**30
+_WARM_UP_STEPS = 2  # first allocations and lazy set-up; the field leaves them out of throughput figures
+
+
+def summarise(folder: RunFolder) -> dict[str, str]:
+    """Rows of the table for one run; UserError if it is not a run folder."""
+    folder.require()
+    config = tomllib.loads(folder.config_file.read_text())
+    job = json.loads(folder.job_file.read_text())
+    lines = list(folder.metrics())
+    steps = [line for line in lines if "loss" in line]
+    evaluations = [line["evaluation"] for line in lines if "evaluation" in line]
+    layout, factors = job["layout"], config["data"]["downsample"]
+    wires, ticks = job["image_shape"]
+    block = (factors, factors) if isinstance(factors, int) else tuple(factors)
+    rows = {
+        "trained": f"{config['model'].get('target') or config['model']['name']} on {job['planes']} x "
+        f"{-(-wires // block[0])} x {-(-ticks // block[1])} (planes x wires x ticks), {config['train']['ds_config']}",
+        "layout": f"pipe {layout['pipe']} x data {layout['data']} x rows {layout['rows']} x cols {layout['cols']}",
+        "steps": f"{steps[-1]['step'] if steps else 0} of {job['max_steps']}"
+        + (f", {steps[-1]['events']} events" if steps else "")
+        + ("" if folder.done_file.exists() else " (not finished)"),
+        "balanced accuracy": _accuracy(evaluations[-1], job) if evaluations else "not evaluated (no held-out events)",
+        "seconds an event": _seconds_an_event(steps),
+        "peak memory a rank": f"{max(line['peak_bytes'] for line in steps) / _GIB:.2f} GiB" if steps else "-",
+        "run folder": str(folder.path),
+    }
+    return rows
+
+
+def _accuracy(evaluation: dict[str, Any], job: dict[str, Any]) -> str:
+    interval = Interval(**evaluation["balanced_accuracy"])
+    return f"{interval} on {evaluation['events']} held-out events (chance {1 / len(job['classes']):.3f})"
+
+
+def _seconds_an_event(steps: Sequence[dict[str, Any]]) -> str:
+    if not steps:
+        return "-"
+    counted = steps[_WARM_UP_STEPS:] or steps[-1:]
+    batch = steps[-1]["events"] / steps[-1]["step"]
+    return f"{statistics.median(line['step_seconds'] for line in counted) / batch:.3g} (all ranks together)"
+
+
+def print_summary(console: Console, folders: Sequence[RunFolder]) -> None:
+    """The table, a column a run, and the next command to try."""
+    table = Table(title="runs" if len(folders) > 1 else "result", title_justify="left", title_style="bold")
+    columns = [summarise(folder) for folder in folders]
+    table.add_column("")
+    for folder in folders:
+        table.add_column(folder.path.name, overflow="fold")
+    for name in columns[0]:
+        table.add_row(name, *(column[name] for column in columns))
+    console.print(table)
+    console.print("next:", f"lartpc-ds evaluate {folders[0].path}", soft_wrap=True, highlight=False)
+
+
+def print_evaluation(console: Console, figures: dict[str, Any]) -> None:
+    """Confusion matrix (rows: truth, shares of the row), efficiency and purity of each class."""
+    classes = figures["classes"]
+    table = Table(title=f"{figures['events']} events; rows: truth", title_justify="left", title_style="bold")
+    for heading in ("", *classes, "efficiency", "purity", "events"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for row, name in enumerate(classes):
+        counts = figures["confusion"][row]
+        shares = [f"{count / sum(counts):.3f}" if sum(counts) else "-" for count in counts]
+        intervals = [str(Interval(**figures[key][row])) for key in ("efficiency", "purity")]
+        table.add_row(name, *shares, *intervals, str(sum(counts)))
+    console.print(table)
+    for key in ("accuracy", "balanced_accuracy"):
+        console.print(f"{key.replace('_', ' ')}: {Interval(**figures[key])} (95 %)", highlight=False)
+    console.print(f"loss: {figures['loss']:.4f}", highlight=False)

@@ -1,0 +1,124 @@
+"""One rank's run from the run folder: read, wire, train or evaluate, write.
+
+The order is the story: join the job, build the model, wrap it in the engine, restore, loop, report.
+"""
+
+import csv
+import json
+import platform
+import tomllib
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import lartpc_ds
+from lartpc_ds import checkpoint, engine
+from lartpc_ds.config import RunConfig
+from lartpc_ds.data.dataset import EventDataset
+from lartpc_ds.data.event_index import EventIndex, read_index
+from lartpc_ds.data.files import EventFiles
+from lartpc_ds.prepare import Job, class_weights, make_model, open_events, preprocessing
+from lartpc_ds.runlog import RunFolder, write_atomically
+from lartpc_ds.train import Predictions, Run, Stopped, fit, predict
+
+__all__ = ["evaluate", "open_run", "train"]
+
+
+def open_run(folder: RunFolder) -> tuple[Run, dict[str, Any]]:
+    """The run as the command line wrote it, and its DeepSpeed JSON."""
+    config = RunConfig.parse(tomllib.loads(folder.config_file.read_text()), str(folder.config_file))
+    job = Job.from_dict(json.loads(folder.job_file.read_text()))
+    index = read_index(folder.events_file, job.classes)
+    facts = {"job": job.as_dict(), "config": config.model_dump(mode="json"), "versions": versions()}
+    return Run(folder, config, job, index, facts), json.loads(folder.ds_config_file.read_text())
+
+
+def versions() -> dict[str, str]:
+    """Of everything that shapes a number."""
+    packages = {name: metadata.version(name) for name in ("torch", "deepspeed", "numpy", "h5py")}
+    return {"lartpc_ds": lartpc_ds.__version__, "python": platform.python_version(), **packages}
+
+
+def train(folder: RunFolder, *, resume: bool, stop_requested: Callable[[], bool]) -> bool:
+    """Train to the end or to a stop request; returns whether it was stopped early."""
+    run, ds = open_run(folder)
+    groups, device = engine.start(run.job.layout)
+    torch.manual_seed(run.config.train.seed)
+    model = make_model(run.config, run.job.planes, len(run.job.classes))
+    if run.config.model.weights is not None:
+        checkpoint.load_weights(model, Path(run.config.model.weights), "model.weights")
+    trainer = engine.Engine(model.to(device), ds, groups, device, class_weights(run.config, run.index))
+    torch.manual_seed(run.config.train.seed + groups.rank)
+    start = checkpoint.latest(folder.checkpoints) if resume else None
+    progress = checkpoint.Progress() if start is None else checkpoint.load(trainer, start)
+    files = open_events(run.config)
+    held_out = run.index.positions("validation")
+    try:
+        predictions = fit(
+            trainer,
+            run,
+            _dataset(run, files, run.index.positions("train")),
+            _dataset(run, files, held_out) if len(held_out) else None,
+            progress,
+            stop_requested,
+        )
+    except Stopped:
+        engine.finish()
+        return True
+    if groups.rank == 0:
+        if predictions is not None:
+            write_predictions(folder.free_name("predictions", ".csv"), run.index, held_out, predictions, run.job)
+        write_atomically(folder.done_file, f"{run.job.max_steps} steps\n")
+    engine.finish()
+    return False
+
+
+def evaluate(folder: RunFolder, request: dict[str, Any]) -> None:
+    """Evaluate a checkpoint on the events that `request` names, and write predictions and figures where it says.
+
+    `request`: `checkpoint` (path), `events` (table of events), `files` (patterns), `positions`, `layout`, `predictions`
+    and `evaluation` (paths to write).
+    """
+    run, ds = open_run(folder)
+    job = Job.from_dict({**run.job.as_dict(), "layout": request["layout"]})
+    config = run.config.model_copy(update={"data": run.config.data.model_copy(update={"files": tuple(request["files"])})})
+    index = read_index(Path(request["events"]), job.classes)
+    run = Run(folder, config, job, index, run.facts)
+    groups, device = engine.start(job.layout)
+    model = make_model(config, job.planes, len(job.classes))
+    checkpoint.load_weights(model, Path(request["checkpoint"]) / "model.pt", "checkpoint")
+    forward = engine.inference(model.to(device), ds, device)
+    positions = np.array(request["positions"], np.int64)
+    predictions = predict(forward, _dataset(run, open_events(config), positions), config, groups, len(job.classes))
+    if groups.rank == 0:
+        write_predictions(Path(request["predictions"]), index, positions, predictions, job)
+        figures = json.dumps(predictions.evaluate(job.classes).as_dict(), indent=2)
+        write_atomically(Path(request["evaluation"]), figures + "\n")
+    engine.finish()
+
+
+def _dataset(run: Run, files: EventFiles, positions: "np.ndarray[Any, np.dtype[np.int64]]") -> EventDataset:
+    pre = preprocessing(run.config, run.job.image_shape)
+    return EventDataset(files, pre, positions, run.index.label[positions])
+
+
+def write_predictions(
+    path: Path, index: EventIndex, positions: "np.ndarray[Any, np.dtype[np.int64]]", predictions: Predictions, job: Job
+) -> None:
+    """The score table: who the event is, its true class, the predicted one, and the softmax score of every class."""
+    scores = torch.from_numpy(predictions.logits).double().softmax(1).numpy()
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", newline="", encoding="utf-8") as stream:
+        rows = csv.writer(stream)
+        names = [f"score_{name}" for name in job.classes]
+        rows.writerow(["file", "index", "run", "subrun", "event", "truth", "prediction", *names])
+        for position, truth, row in zip(positions.tolist(), predictions.truths.tolist(), scores, strict=True):
+            who = index.ids[position]
+            chosen = job.classes[int(row.argmax())]
+            identity = (who.file, who.index, who.run, who.subrun, who.event)
+            rows.writerow([*identity, job.classes[truth], chosen, *(f"{score:.6g}" for score in row)])
+    partial.replace(path)

@@ -1,0 +1,130 @@
+"""fit() and evaluate(): the wiring of one rank, then a short loop."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from lartpc_ds import checkpoint, metrics
+from lartpc_ds.checkpoint import Progress
+from lartpc_ds.config import RunConfig
+from lartpc_ds.data.dataset import EventDataset
+from lartpc_ds.data.event_index import EventIndex
+from lartpc_ds.engine import Engine, averaged_buffers
+from lartpc_ds.loader import evaluation_batches, training_steps
+from lartpc_ds.memory import PeakMemory
+from lartpc_ds.parallel.groups import Groups
+from lartpc_ds.prepare import Job
+from lartpc_ds.runlog import RunFolder
+
+__all__ = ["Predictions", "Run", "fit", "predict"]
+
+Predict = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """All that a rank knows of its run before the engine exists."""
+
+    folder: RunFolder
+    config: RunConfig
+    job: Job
+    index: EventIndex
+    facts: dict[str, Any]
+    """Plain data that goes to every manifest, for a checkpoint to say what it belongs to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Scores of a dataset in its own order, whole on every rank: (events, classes) float32 logits and int64 truths."""
+
+    logits: np.ndarray[Any, np.dtype[np.float32]]
+    truths: np.ndarray[Any, np.dtype[np.int64]]
+
+    def evaluate(self, classes: tuple[str, ...]) -> metrics.Evaluation:
+        """The figures."""
+        return metrics.evaluate(self.logits, self.truths, classes)
+
+
+def predict(forward: Predict, dataset: EventDataset, config: RunConfig, groups: Groups, num_classes: int) -> Predictions:
+    """Run the whole dataset, shared over the data ranks; each event counts once whatever their number."""
+    logits = torch.zeros(len(dataset), num_classes)
+    for images, positions, valid in evaluation_batches(dataset, config, groups):
+        logits[positions[valid]] = forward(images)[valid]
+    gathered: list[Any] = [None] * groups.layout.data
+    dist.all_gather_object(gathered, logits, group=groups.data)
+    # each row is zero on all ranks but one, so the sum is exact
+    return Predictions(torch.stack(gathered).sum(0).numpy(), dataset.labels)
+
+
+def fit(
+    engine: Engine,
+    run: Run,
+    train_events: EventDataset,
+    held_out: EventDataset | None,
+    progress: Progress,
+    stop_requested: Callable[[], bool],
+) -> Predictions | None:
+    """Train from `progress` to the last step; a stop request ends it after the step at hand, with a checkpoint.
+
+    Returns:
+        The last evaluation's predictions when the run is complete and has held-out events; None otherwise.
+
+    Raises:
+        Stopped: on a stop request, after its checkpoint is written.
+    """
+    config, job = run.config, run.job
+    memory = PeakMemory(engine.device)
+    predictions = None
+    steps = training_steps(train_events, config, engine.groups, progress.step, job.max_steps)
+    started = time.perf_counter()
+    for micro_batches in steps:
+        lr = engine.lr
+        result = engine.step(micro_batches)
+        row = [result.loss_sum, result.correct, result.events, memory.peak_bytes(), float(stop_requested())]
+        rows = engine.groups.gather_rows(row, engine.device)
+        loss_sum, correct, events, _, _ = rows.sum(0).tolist()
+        peak_bytes, stop = int(rows[:, 3].max()), bool(rows[:, 4].any())
+        now = time.perf_counter()
+        step_seconds, started = now - started, now
+        progress = replace(progress, step=progress.step + 1, events=progress.events + int(events))
+        line = {"step": progress.step, "loss": loss_sum / events, "accuracy": correct / events, "lr": lr}
+        line |= {"events": progress.events, "step_seconds": step_seconds, "peak_bytes": peak_bytes}
+        if engine.groups.rank == 0:
+            run.folder.append_metrics(line)
+
+        last = progress.step == job.max_steps
+        best = False
+        if held_out is not None and (last or _due(progress.step, config.train.eval_every)) and (last or not stop):
+            predictions, progress, best = _evaluate(engine, run, held_out, progress)
+        if last or stop or best or _due(progress.step, config.train.checkpoint_every):
+            checkpoint.save(engine, run.folder.checkpoints, progress, run.facts, best=best)
+        if stop and not last:
+            raise Stopped
+        started = time.perf_counter()
+    return predictions
+
+
+class Stopped(Exception):
+    """The run stopped early on request and can be resumed."""
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _evaluate(engine: Engine, run: Run, held_out: EventDataset, progress: Progress) -> tuple[Predictions, Progress, bool]:
+    started = time.perf_counter()
+    with averaged_buffers(engine.module, engine.groups):
+        predictions = predict(engine.predict, held_out, run.config, engine.groups, len(run.job.classes))
+    evaluation = predictions.evaluate(run.job.classes)
+    score = evaluation.balanced_accuracy.value
+    line = {"step": progress.step, "evaluation": evaluation.as_dict(), "seconds": time.perf_counter() - started}
+    if engine.groups.rank == 0:
+        run.folder.append_metrics(line)
+    best = score > progress.best_score
+    return predictions, replace(progress, best_score=max(score, progress.best_score)), best

@@ -1,0 +1,90 @@
+"""What the launcher starts on every rank: `python -m lartpc_ds.worker train|evaluate RUN_DIR ...`.
+
+A rank reads the run folder, which `lartpc-ds train` has checked and written, and decides nothing by itself. Its output
+goes to `logs/rank<N>.log`; its failure, if any, to `logs/failures/`, where the parent finds the first cause.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+
+from lartpc_ds import failures
+from lartpc_ds.runlog import RunFolder
+
+__all__ = ["main"]
+
+_RESUMABLE = 75
+
+
+class _StopFlag:
+    """Set by the first SIGTERM or SIGUSR1; the loop asks for it after each step."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._request)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches us through the parent
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+
+
+def main() -> None:
+    """Entry of one rank."""
+    parser = argparse.ArgumentParser(prog="lartpc_ds.worker")
+    parser.add_argument("mode", choices=["train", "evaluate"])
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--request", type=Path, help="JSON file that says what to evaluate")
+    arguments = parser.parse_args()
+    folder = RunFolder(arguments.run_dir)
+    rank = int(os.environ["RANK"])
+    stop = _StopFlag()
+    _redirect_output(folder.logs / f"rank{rank}.log")
+    _die_with_parents()
+    with failures.alive(folder.logs, rank):
+        try:
+            stopped = _run(arguments, folder, stop)
+        except BaseException as error:
+            failures.record_failure(folder.logs, rank, error)
+            raise
+    sys.exit(_RESUMABLE if stopped else 0)
+
+
+def _run(arguments: argparse.Namespace, folder: RunFolder, stop: _StopFlag) -> bool:
+    from lartpc_ds import session
+
+    if arguments.mode == "evaluate":
+        session.evaluate(folder, json.loads(arguments.request.read_text()))
+        return False
+    return session.train(folder, resume=arguments.resume, stop_requested=lambda: stop.requested)
+
+
+def _redirect_output(log: Path) -> None:
+    """Everything that this process prints, C++ included, goes to its log."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def _die_with_parents() -> None:
+    """End this process when the launcher or the command line that started it is gone; nobody would end it otherwise."""
+    launcher, command_line = os.getppid(), int(os.environ.get("LARTPC_DS_PARENT", "0"))
+
+    def watch() -> None:
+        while os.getppid() == launcher and (not command_line or os.path.exists(f"/proc/{command_line}")):
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()
