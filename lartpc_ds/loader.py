@@ -78,6 +78,7 @@ def _read(
         batch_sampler=_Once(positions),
         num_workers=workers,
         multiprocessing_context=context,
+        generator=torch.Generator(),  # its own: a new loader would draw a seed from the random state of dropout
     )
     try:
         yield from loader

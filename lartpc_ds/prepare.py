@@ -5,6 +5,7 @@ UserError for whatever cannot work. The run folder carries both to the ranks; ra
 """
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +25,17 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout
 from lartpc_ds.models.build import build_model
 
-__all__ = ["Job", "class_weights", "index_events", "make_job", "make_model", "open_events", "preprocessing"]
+__all__ = [
+    "Job",
+    "absolute_patterns",
+    "class_weights",
+    "index_events",
+    "make_job",
+    "make_model",
+    "open_events",
+    "preprocessing",
+    "with_files",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +165,11 @@ def class_weights(config: RunConfig, index: EventIndex) -> torch.Tensor | None:
     return torch.tensor(weights, dtype=torch.float32)
 
 
+def with_files(config: RunConfig, files: tuple[str, ...]) -> RunConfig:
+    """The same run on other files."""
+    return config.model_copy(update={"data": config.data.model_copy(update={"files": files})})
+
+
 def absolute_patterns(config: RunConfig, base: Path) -> RunConfig:
     """The same run with file patterns that hold from any working directory."""
-    files = tuple(str(base / Path(pattern).expanduser()) for pattern in config.data.files)
-    return config.model_copy(update={"data": config.data.model_copy(update={"files": files})})
+    return with_files(config, tuple(os.path.normpath(base / Path(name).expanduser()) for name in config.data.files))

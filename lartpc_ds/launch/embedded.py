@@ -9,8 +9,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lartpc_ds.config import RunConfig
 from lartpc_ds.data.simulation import SimulationSummary, simulate_file
 from lartpc_ds.errors import UserError
+from lartpc_ds.prepare import with_files
 
-__all__ = ["simulate_with_progress", "simulated_events"]
+__all__ = ["SIMULATED", "simulate_with_progress", "simulated_events"]
+
+SIMULATED = "simulated.h5"
 
 
 def simulated_events(config: RunConfig, out: Path, console: Console) -> RunConfig:
@@ -32,7 +35,7 @@ def simulated_events(config: RunConfig, out: Path, console: Console) -> RunConfi
         workers=len(os.sched_getaffinity(0)),
         console=console,
     )
-    return config.model_copy(update={"data": data.model_copy(update={"files": (str(out),)})})
+    return with_files(config, (str(out),))
 
 
 def simulate_with_progress(

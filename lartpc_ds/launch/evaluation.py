@@ -81,8 +81,8 @@ def _given_files(
 ) -> tuple[RunConfig, EventIndex, list[int]]:
     """All events of the files that belong to a class of the run."""
     everything = SplitConfig(train=1.0, validation=0.0, test=0.0)
-    update = {"files": tuple(str(Path(name).absolute()) for name in files), "split": everything}
-    config = config.model_copy(update={"data": config.data.model_copy(update=update)})
+    changes = {"files": tuple(str(Path(name).absolute()) for name in files), "split": everything}
+    config = config.model_copy(update={"data": config.data.model_copy(update=changes)})
     opened = open_events(config)
     index = index_events(config, opened)
     job = make_job(config, layout, opened, index)

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,17 @@ from lartpc_ds.config import RunConfig
 from lartpc_ds.data.event_index import EventIndex, write_index
 from lartpc_ds.errors import UserError
 from lartpc_ds.launch.command import Command, check_devices, default_devices, local_command
-from lartpc_ds.launch.embedded import simulated_events
+from lartpc_ds.launch.embedded import SIMULATED, simulated_events
 from lartpc_ds.launch.job import run_job
 from lartpc_ds.launch.plan import print_plan
 from lartpc_ds.launch.progress import JobDisplay
 from lartpc_ds.layout import Layout
-from lartpc_ds.prepare import Job, absolute_patterns, index_events, make_job, open_events
+from lartpc_ds.prepare import Job, absolute_patterns, index_events, make_job, open_events, with_files
 from lartpc_ds.report.summary import print_summary
 from lartpc_ds.runlog import RunFolder
 from lartpc_ds.session import open_run
 
-__all__ = ["TrainRequest", "train"]
+__all__ = ["ResolvedRun", "TrainRequest", "prepare_run", "train"]
 
 # a resumed run may be longer, and may look and save more often; anything else would make it another run
 _MAY_CHANGE = {"train.max_steps", "train.epochs", "train.eval_every", "train.checkpoint_every", "data.workers"}
@@ -48,7 +48,9 @@ class TrainRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class _Resolved:
+class ResolvedRun:
+    """A run that has passed every check."""
+
     config: RunConfig
     ds: dict[str, Any]
     job: Job
@@ -76,9 +78,7 @@ def train(request: TrainRequest, console: Console) -> int:
     else:
         folder = RunFolder(request.run_dir.absolute() if request.run_dir else _fresh_path(request.run))
         with _claimed(folder):
-            resolved = _resolve(config, ds, layout, folder, console)
-            write_index(resolved.index, folder.events_file)
-            folder.write(resolved.config, resolved.ds, resolved.job.as_dict())
+            resolved = prepare_run(config, ds, layout, folder, console)
     print_plan(console, folder, resolved.config, resolved.ds, resolved.job, resolved.index)
     options = ["--resume"] if request.resume else []
     return _run(local_command("train", folder.path, devices, options), folder, resolved.job, console, request)
@@ -113,16 +113,26 @@ def _claimed(folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def _resolve(config: RunConfig, ds: dict[str, Any], layout: Layout, folder: RunFolder, console: Console) -> _Resolved:
+def prepare_run(
+    config: RunConfig, ds: dict[str, Any], layout: Layout, folder: RunFolder, console: Console
+) -> ResolvedRun:
+    """Check a fresh run and write what its ranks read into `folder`, which must be claimed."""
+    resolved = _resolve(config, ds, layout, folder, console)
+    write_index(resolved.index, folder.events_file)
+    folder.write(resolved.config, resolved.ds, resolved.job.as_dict())
+    return resolved
+
+
+def _resolve(config: RunConfig, ds: dict[str, Any], layout: Layout, folder: RunFolder, console: Console) -> ResolvedRun:
     if not config.data.files:
-        config = simulated_events(config, folder.path / "simulated.h5", console)
+        config = simulated_events(config, folder.path / SIMULATED, console)
     files = open_events(config)
     index = index_events(config, files)
     job = make_job(config, layout, files, index)
-    return _Resolved(config, ds_config.complete(ds, config, layout, job.max_steps), job, index)
+    return ResolvedRun(config, ds_config.complete(ds, config, layout, job.max_steps), job, index)
 
 
-def _reopen(folder: RunFolder, config: RunConfig, ds: dict[str, Any], layout: Layout) -> _Resolved:
+def _reopen(folder: RunFolder, config: RunConfig, ds: dict[str, Any], layout: Layout) -> ResolvedRun:
     """The run as it was saved, with what a resumed run may change.
 
     Raises:
@@ -131,8 +141,7 @@ def _reopen(folder: RunFolder, config: RunConfig, ds: dict[str, Any], layout: La
     folder.require()
     run, saved_ds = open_run(folder)
     if not config.data.files:  # the embedded default lies in the folder
-        files = {"files": run.config.data.files}
-        config = config.model_copy(update={"data": config.data.model_copy(update=files)})
+        config = with_files(config, run.config.data.files)
     job = make_job(config, layout, open_events(config), run.index)
     fresh_ds = ds_config.complete(ds, config, layout, job.max_steps)
     differences = [
@@ -150,7 +159,7 @@ def _reopen(folder: RunFolder, config: RunConfig, ds: dict[str, Any], layout: La
             + "\nGive the options that the run was started with, or choose another --run-dir to start anew"
         )
     folder.write(config, fresh_ds, job.as_dict())
-    return _Resolved(config, fresh_ds, job, run.index)
+    return ResolvedRun(config, fresh_ds, job, run.index)
 
 
 def _short(value: object) -> str:
@@ -173,6 +182,8 @@ def _dry_run(request: TrainRequest, config: RunConfig, ds: dict[str, Any], layou
     try:
         folder.claim()
         resolved = _resolve(config, ds, layout, folder, console)
+        if not config.data.files:
+            resolved = replace(resolved, config=with_files(resolved.config, (str(path / SIMULATED),)))
         print_plan(console, RunFolder(path), resolved.config, resolved.ds, resolved.job, resolved.index)
     finally:
         shutil.rmtree(folder.path, ignore_errors=True)

@@ -1,0 +1,78 @@
+"""The table of a run's events: where each lies, its label and its split. Saved as events.csv with the run.
+
+Row k is the event at global index k of the run's files. The label is written by name, so that the table reads without
+the config; an event of no class has an empty label and an empty split, and nobody uses it.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lartpc_ds.data.event import EventId
+from lartpc_ds.data.files import EventFiles
+from lartpc_ds.data.split import SPLITS, assign
+from lartpc_ds.errors import UserError
+
+__all__ = ["EventIndex", "build_index", "read_index", "write_index"]
+
+_COLUMNS = ("file", "index", "run", "subrun", "event", "label", "split")
+
+
+@dataclass(frozen=True, slots=True)
+class EventIndex:
+    """Events in global order: identity, label (-1 = of no class) and split ("" = of no class)."""
+
+    ids: tuple[EventId, ...]
+    label: NDArray[np.int64]
+    split: NDArray[np.str_]
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def positions(self, split: str) -> NDArray[np.int64]:
+        """Global indices of the events of `split`, ascending."""
+        return np.flatnonzero(self.split == split).astype(np.int64)
+
+
+def build_index(
+    files: EventFiles, labels: NDArray[np.int64], class_names: Sequence[str], shares: Mapping[str, float], seed: int
+) -> EventIndex:
+    """Split the events that have a class; UserError as in `split.assign`."""
+    ids = files.event_ids()
+    split = np.full(len(ids), "", f"<U{max(map(len, SPLITS))}")
+    labelled = np.flatnonzero(labels >= 0)
+    split[labelled] = assign([ids[position] for position in labelled], shares, seed)
+    return EventIndex(tuple(ids), labels, split, tuple(class_names))
+
+
+def write_index(index: EventIndex, path: Path) -> None:
+    """Write `path` as CSV with a header; an existing file is replaced, the run folder guards itself."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(_COLUMNS)
+        for event, label, split in zip(index.ids, index.label.tolist(), index.split.tolist(), strict=True):
+            name = index.class_names[label] if label >= 0 else ""
+            rows.writerow((event.file, event.index, event.run, event.subrun, event.event, name, split))
+
+
+def read_index(path: Path, class_names: Sequence[str]) -> EventIndex:
+    """Read what `write_index` wrote; UserError if it is another table or holds a label that is not in `class_names`."""
+    codes = {"": -1, **{name: label for label, name in enumerate(class_names)}}
+    ids, labels, splits = [], [], []
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = csv.DictReader(stream)
+        if tuple(rows.fieldnames or ()) != _COLUMNS:
+            raise UserError(f"{path}: columns {rows.fieldnames}; expected {', '.join(_COLUMNS)}")
+        for row in rows:
+            if row["label"] not in codes:
+                raise UserError(f"{path}: line {rows.line_num}: label {row['label']!r} is not in {list(class_names)}")
+            numbers = (int(row[name]) for name in ("index", "run", "subrun", "event"))
+            ids.append(EventId(row["file"], *numbers))
+            labels.append(codes[row["label"]])
+            splits.append(row["split"])
+    return EventIndex(tuple(ids), np.array(labels, np.int64), np.array(splits), tuple(class_names))

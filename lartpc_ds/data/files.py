@@ -1,0 +1,147 @@
+"""Many event files as one sequence of events, addressed by (file, index) or by one global index.
+
+Files are kept in sorted order of their paths, never merged or copied. A new format joins by one entry in `FORMATS`.
+"""
+
+import glob
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from lartpc_ds.data.event import Event, EventId
+from lartpc_ds.data.larcv3 import Larcv3Reader
+from lartpc_ds.data.truth import Primaries
+from lartpc_ds.errors import UserError
+
+__all__ = ["FORMATS", "EventFiles", "Reader", "expand", "make_reader", "open_files"]
+
+# one process keeps at most so many files open; a thousand files would meet the usual limit of 1024 descriptors
+_MAX_OPEN_FILES = 64
+
+
+class Reader(Protocol):
+    """Events of one file. Construction checks the whole structure and raises UserError; it must be picklable."""
+
+    format: str
+    path: Path
+    num_events: int
+    plane_shapes: tuple[tuple[int, int], ...]
+    product: str
+    truth: str | None
+
+    @property
+    def num_planes(self) -> int:
+        """Wire planes of each event."""
+
+    def event_id(self, index: int) -> EventId:
+        """Identity of event `index`."""
+
+    def read(self, index: int) -> Event:
+        """Event `index`; UserError if it is damaged."""
+
+    def primaries(self) -> Primaries:
+        """The first particle of every event; UserError if the file has no truth."""
+
+    def close(self) -> None:
+        """Release the file; the next read opens it again."""
+
+
+FORMATS: Mapping[str, Callable[..., Reader]] = {"larcv3": Larcv3Reader}
+
+
+def expand(patterns: Sequence[str]) -> list[Path]:
+    """Paths that match the glob patterns, sorted, each file once; UserError if a pattern matches no file."""
+    if not patterns:
+        raise UserError("data.files: no file given; expected paths or patterns, such as ['events/*.h5']")
+    found: dict[Path, Path] = {}
+    for pattern in patterns:
+        expanded = str(Path(pattern).expanduser())
+        # a file whose name holds glob characters is meant literally
+        matches = [expanded] if Path(expanded).exists() else glob.glob(expanded, recursive=True)
+        files = [Path(match) for match in matches if Path(match).is_file()]
+        if not files:
+            hint = f"; it is a folder, did you mean {pattern.rstrip('/')}/*.h5?" if Path(expanded).is_dir() else ""
+            raise UserError(f"data.files: {pattern!r} matches no file{hint}")
+        for path in files:
+            found.setdefault(path.resolve(), path)
+    return sorted(found.values())
+
+
+def make_reader(path: Path, format: str = "auto", product: str = "auto", truth: str = "auto") -> Reader:
+    """A reader for one file; `format` "auto" is larcv3, the only one so far."""
+    name = "larcv3" if format == "auto" else format
+    if name not in FORMATS:
+        raise UserError(f"data.format: {format!r} is unknown; expected one of: auto, {', '.join(FORMATS)}")
+    return FORMATS[name](path, product=product, truth=truth)
+
+
+class EventFiles:
+    """The events of all readers in a row; UserError if the files differ in their number of planes."""
+
+    def __init__(self, readers: Sequence[Reader]) -> None:
+        self.readers = tuple(readers)
+        for reader in self.readers[1:]:
+            first = self.readers[0]
+            if reader.num_planes != first.num_planes:
+                raise UserError(
+                    f"data.files: {reader.path} has {reader.num_planes} planes, {first.path} has {first.num_planes}; "
+                    "expected the same detector in all files"
+                )
+        self._stops = np.cumsum([reader.num_events for reader in self.readers])
+        self._recent: list[int] = []
+
+    @property
+    def num_planes(self) -> int:
+        """Wire planes of each event."""
+        return self.readers[0].num_planes
+
+    @property
+    def largest_plane(self) -> tuple[int, int]:
+        """(wires, ticks) that hold every plane of every file."""
+        shapes = [shape for reader in self.readers for shape in reader.plane_shapes]
+        return max(wires for wires, _ in shapes), max(ticks for _, ticks in shapes)
+
+    def __len__(self) -> int:
+        return int(self._stops[-1])
+
+    def locate(self, position: int) -> tuple[int, int]:
+        """(number of the file, index in it) of the event at global index `position`."""
+        assert 0 <= position < len(self), f"event {position} of {len(self)}"
+        file = int(np.searchsorted(self._stops, position, side="right"))
+        return file, position - (int(self._stops[file - 1]) if file else 0)
+
+    def event_id(self, position: int) -> EventId:
+        """Identity of the event at global index `position`."""
+        file, index = self.locate(position)
+        return self.readers[file].event_id(index)
+
+    def event_ids(self) -> list[EventId]:
+        """Identities of all events, in global order."""
+        return [reader.event_id(index) for reader in self.readers for index in range(reader.num_events)]
+
+    def read(self, position: int) -> Event:
+        """The event at global index `position`."""
+        file, index = self.locate(position)
+        if file in self._recent:
+            self._recent.remove(file)
+        self._recent.append(file)
+        if len(self._recent) > _MAX_OPEN_FILES:
+            self.readers[self._recent.pop(0)].close()
+        return self.readers[file].read(index)
+
+    def primaries(self) -> Primaries:
+        """The first particle of every event, in global order; UserError if a file has no truth."""
+        return Primaries.concatenate([reader.primaries() for reader in self.readers])
+
+    def close(self) -> None:
+        """Close all files of this process."""
+        for reader in self.readers:
+            reader.close()
+        self._recent.clear()
+
+
+def open_files(patterns: Sequence[str], format: str = "auto", product: str = "auto", truth: str = "auto") -> EventFiles:
+    """Check and open every file that `patterns` match, sorted by path."""
+    return EventFiles([make_reader(path, format, product, truth) for path in expand(patterns)])

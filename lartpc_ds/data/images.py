@@ -1,0 +1,98 @@
+"""Dense images on the fly: any tile of an event, without making the rest of it.
+
+One image size serves all planes, because a network takes one. A plane with fewer wires is centred in it, as SBND's own
+files do (its collection plane sits at wires 191 to 1856 of 2048); a plane with fewer ticks starts at tick 0, because
+ticks are times and must agree between planes. The rejected way, stretching U and V to Y's wires, would bend angles.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lartpc_ds.data.event import Event, Plane
+from lartpc_ds.errors import UserError
+
+__all__ = ["Preprocessing", "densify"]
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """What happens between the file's pixels and the network's.
+
+    `image_shape` (wires, ticks) before downsampling; `downsample` pixels of each axis are summed to one, a last partial
+    block is kept; then values below `threshold` become 0 (0 switches this off) and values above `saturate` become it.
+    """
+
+    image_shape: tuple[int, int]
+    downsample: tuple[int, int] = (1, 1)
+    threshold: float = 0.0
+    saturate: float | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, cols) of the image the network sees."""
+        rows, cols = (-(-size // block) for size, block in zip(self.image_shape, self.downsample, strict=True))
+        return rows, cols
+
+
+def densify(
+    event: Event, pre: Preprocessing, rows: tuple[int, int] | None = None, cols: tuple[int, int] | None = None
+) -> NDArray[np.float32]:
+    """The tile [rows) x [cols) of the preprocessed image, whole by default: (planes, rows, cols).
+
+    Equal, bit for bit, to the same slice of the whole image. UserError if a plane is larger than the image.
+    """
+    (row0, row1), (col0, col1) = rows or (0, pre.shape[0]), cols or (0, pre.shape[1])
+    assert 0 <= row0 <= row1 <= pre.shape[0], f"rows {rows} of {pre.shape}"
+    assert 0 <= col0 <= col1 <= pre.shape[1], f"cols {cols} of {pre.shape}"
+    image = np.zeros((len(event.planes), row1 - row0, col1 - col0), np.float32)
+    for plane, target in zip(event.planes, image, strict=True):
+        _check_fits(event, plane, pre)
+        pixel_rows, pixel_cols, values = _pixels_in_rows(plane, pre, row0, row1)
+        inside = (pixel_cols >= col0) & (pixel_cols < col1)
+        flat = (pixel_rows[inside] - row0) * (col1 - col0) + (pixel_cols[inside] - col0)
+        flat, values = _summed(flat, values[inside], pre)
+        target.reshape(-1)[flat] = _clipped(values, pre)
+    return image
+
+
+def _check_fits(event: Event, plane: Plane, pre: Preprocessing) -> None:
+    if plane.shape[0] > pre.image_shape[0] or plane.shape[1] > pre.image_shape[1]:
+        size, image = (" x ".join(map(str, shape)) for shape in (plane.shape, pre.image_shape))
+        raise UserError(
+            f"{event.id.file}: event {event.id.index}, plane {plane.plane} has {size} wires x ticks, more than the "
+            f"image of {image}; set data.detector to the detector that wrote the file"
+        )
+
+
+def _pixels_in_rows(
+    plane: Plane, pre: Preprocessing, row0: int, row1: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Row and column (after downsampling) and value of the plane's pixels in rows [row0, row1)."""
+    wires, ticks = plane.shape
+    offset = (pre.image_shape[0] - wires) // 2
+    # ids ascend, so the wires of the tile are one slice of them
+    wire0, wire1 = (min(max(row * pre.downsample[0] - offset, 0), wires) for row in (row0, row1))
+    start, stop = np.searchsorted(plane.ids, (wire0 * ticks, wire1 * ticks))
+    wire, tick = np.divmod(plane.ids[start:stop], ticks)
+    return (wire + offset) // pre.downsample[0], tick // pre.downsample[1], plane.values[start:stop]
+
+
+def _summed(
+    flat: NDArray[np.int64], values: NDArray[np.float32], pre: Preprocessing
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Values of equal flat index added up, in the order of the file, so that a tile and the whole agree exactly."""
+    if pre.downsample == (1, 1) or len(flat) == 0:
+        return flat, values
+    order = np.argsort(flat, kind="stable")
+    flat = flat[order]
+    starts = np.flatnonzero(np.r_[True, flat[1:] != flat[:-1]])
+    sums = np.add.reduceat(values[order].astype(np.float64), starts)
+    return flat[starts], sums.astype(np.float32)
+
+
+def _clipped(values: NDArray[np.float32], pre: Preprocessing) -> NDArray[np.float32]:
+    if pre.threshold > 0:
+        values = np.where(values < pre.threshold, np.float32(0), values)
+    return values if pre.saturate is None else np.minimum(values, np.float32(pre.saturate))

@@ -1,0 +1,91 @@
+"""What a larcv3 file may hold: which of its products to read, and which ranges and voxels are possible."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lartpc_ds.errors import UserError
+
+__all__ = ["check_extents", "check_same", "checked_voxels", "choose_product", "choose_truth"]
+
+
+def choose_product(file: str, groups: Sequence[str], product: str) -> str:
+    """With "auto": `wire`, else the only name that ends with `wire`, else the only one."""
+    names = [match[1] for name in groups if (match := re.fullmatch(r"sparse2d_(.+)_group", name))]
+    if not names:
+        raise UserError(f"{file}: Data has no sparse2d_<product>_group, so no wire images")
+    key = "data.product (inspect and display: --product)"
+    if product != "auto":
+        return _given(file, names, product, key)
+    wires = [name for name in names if name.endswith("wire")]
+    return _the_only(file, ["wire"] if "wire" in names else wires or names, key)
+
+
+def choose_truth(file: str, groups: Sequence[str], truth: str) -> str | None:
+    """With "auto": `mctruth`, else the only name ending with `neutrino`, else the only one, None if there is none."""
+    names = [match[1] for name in groups if (match := re.fullmatch(r"particle_(.+)_group", name))]
+    key = "data.truth (inspect and display: --truth)"
+    if truth != "auto":
+        return _given(file, names, truth, key)
+    if not names:
+        return None
+    neutrinos = [name for name in names if name.endswith("neutrino")]
+    return _the_only(file, ["mctruth"] if "mctruth" in names else neutrinos or names, key)
+
+
+def _given(file: str, names: Sequence[str], wanted: str, key: str) -> str:
+    if wanted not in names:
+        raise UserError(f"{file}: has no {wanted!r}; set {key} to one of: {', '.join(names) or 'none in this file'}")
+    return wanted
+
+
+def _the_only(file: str, candidates: Sequence[str], key: str) -> str:
+    if len(candidates) > 1:
+        raise UserError(f"{file}: cannot choose among {', '.join(candidates)}; set {key}")
+    return candidates[0]
+
+
+def check_extents(extents: NDArray[np.void], table_rows: int, expected: int, where: str, unit: str) -> None:
+    """Every range must lie inside a table of `table_rows`; compared so that a wrapped negative number is caught too."""
+    if len(extents) != expected:
+        raise UserError(f"{where} has {len(extents)} rows, expected {expected}, one for each {unit}")
+    first, count = extents["first"], extents["N"].astype(np.uint64)
+    impossible = (first > table_rows) | (count > table_rows - np.minimum(first, np.uint64(table_rows)))
+    if impossible.any():
+        bad = int(np.argmax(impossible))
+        raise UserError(
+            f"{where}: {unit} {bad} points at {int(count[bad])} rows from {int(first[bad])}, the table has {table_rows}"
+        )
+
+
+def check_same(values: NDArray[Any], expected: Any, where: str, what: str) -> None:
+    """All events (first axis) must agree with event 0: one file is one detector."""
+    differs = (values != expected).reshape(len(values), -1).any(axis=1)
+    if differs.any():
+        bad = int(np.argmax(differs))
+        found, wanted = np.asarray(values[bad]).tolist(), np.asarray(expected).tolist()
+        raise UserError(f"{where}: {what} of event {bad}: {found}, of event 0: {wanted}; expected the same in all")
+
+
+def checked_voxels(
+    voxels: NDArray[np.void], shape: tuple[int, int], where: str
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Ascending int64 ids and float32 values, or UserError."""
+    size = shape[0] * shape[1]
+    raw_ids, values = voxels["id"], np.ascontiguousarray(voxels["value"])
+    if len(raw_ids) and raw_ids.max() >= size:
+        raise UserError(f"{where}: voxel id {raw_ids.max()} lies outside the {shape[0]} x {shape[1]} image")
+    if not np.isfinite(values).all():
+        bad = int(np.argmin(np.isfinite(values)))
+        raise UserError(f"{where}: voxel {bad} has the value {values[bad]}; expected finite values")
+    ids = raw_ids.astype(np.int64)
+    if not (ids[1:] > ids[:-1]).all():
+        order = np.argsort(ids, kind="stable")
+        ids, values = ids[order], values[order]
+        repeated = ids[1:][ids[1:] == ids[:-1]]
+        if len(repeated):
+            raise UserError(f"{where}: voxel id {repeated[0]} occurs more than once")
+    return ids, values

@@ -1,0 +1,77 @@
+"""Which event trains, validates or tests: a hash of the event's identity, and nothing else.
+
+So an event keeps its split when files are added, reordered or converted, and two people with the same files and seed
+train on the same events. The rejected way, shuffling a list of indices, moves events from test to train as soon as one
+file is added. Where the detector's numbers are all -1, the name of the file and the index stand for them; the folder is
+left out, so that moving the data changes no split.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lartpc_ds.data.event import EventId
+from lartpc_ds.errors import UserError
+
+__all__ = ["SPLITS", "assign"]
+
+SPLITS = ("train", "validation", "test")
+
+
+def assign(ids: Sequence[EventId], shares: Mapping[str, float], seed: int) -> NDArray[np.str_]:
+    """The split of each event, one of `SPLITS`.
+
+    Raises UserError if the shares do not sum to 1, if an event occurs twice (it could train and test), or if a split
+    with a share above 0 gets no event.
+    """
+    _check_shares(shares)
+    _refuse_duplicates(ids)
+    names = [name for name in SPLITS if shares.get(name, 0) > 0]
+    edges = np.cumsum([shares[name] for name in names])
+    edges[-1] = 1.0
+    split = np.array(names)[np.searchsorted(edges, [_uniform(seed, event) for event in ids], side="right")]
+    for name in names:
+        if not (split == name).any():
+            raise UserError(
+                f"data.split.{name} = {shares[name]} got none of {len(ids)} events; "
+                "give it share 0, more events or another data.seed"
+            )
+    return split
+
+
+def _uniform(seed: int, event: EventId) -> float:
+    """A number in [0, 1) that depends on the seed and the event's identity only."""
+    identity = event.key if _has_numbers(event) else f"{PurePath(event.file).name}:{event.index}"
+    digest = hashlib.blake2b(f"{seed}:{identity}".encode(), digest_size=8).digest()
+    # 53 bits, what a double holds: 64 could round up to 1.0
+    return (int.from_bytes(digest, "big") >> 11) / 2**53
+
+
+def _has_numbers(event: EventId) -> bool:
+    return (event.run, event.subrun, event.event) != (-1, -1, -1)
+
+
+def _check_shares(shares: Mapping[str, float]) -> None:
+    unknown = sorted(set(shares) - set(SPLITS))
+    if unknown:
+        raise UserError(f"data.split: {', '.join(unknown)} unknown; expected some of: {', '.join(SPLITS)}")
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise UserError(f"data.split.{name} = {share}; expected 0 to 1")
+    if abs(sum(shares.values()) - 1) > 1e-6:
+        raise UserError(f"data.split: the shares {dict(shares)} sum to {sum(shares.values()):g}; expected 1")
+
+
+def _refuse_duplicates(ids: Sequence[EventId]) -> None:
+    seen: dict[str, EventId] = {}
+    for event in ids:
+        other = seen.setdefault(event.key, event)
+        if other is not event:
+            raise UserError(
+                f"data.files: event {event.key} (run/subrun/event) is in {other.file} at index {other.index} and in "
+                f"{event.file} at index {event.index}; an event may not occur twice, or it could train and test; "
+                "leave one out, or give the second file a run number of its own"
+            )

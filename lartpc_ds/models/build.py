@@ -1,0 +1,144 @@
+"""From the names in a run TOML to a network, and from a network to its flat list of blocks.
+
+A network is any nn.Module of one device. Ours are plain `nn.Sequential`s: a registry with decorators or a base class
+would buy nothing for four names.
+"""
+
+import importlib
+import inspect
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+
+from torch import nn
+
+from lartpc_ds.errors import UserError
+from lartpc_ds.models.convnext import convnext_trunk
+from lartpc_ds.models.resnet import resnet_trunk
+from lartpc_ds.models.towers import tower_blocks
+
+__all__ = ["MODELS", "PLANE_MODES", "blocks", "build_model"]
+
+# name: (trunk, its own width, its own norm)
+MODELS: dict[str, tuple[Callable[..., tuple[dict[str, nn.Module], int]], int, str]] = {
+    "resnet18": (partial(resnet_trunk, 18), 64, "batch"),
+    "resnet34": (partial(resnet_trunk, 34), 64, "batch"),
+    "resnet50": (partial(resnet_trunk, 50), 64, "batch"),
+    "convnext": (convnext_trunk, 96, "layer"),
+}
+PLANE_MODES = ("stacked", "towers")
+
+
+def build_model(
+    name: str,
+    *,
+    planes: int,
+    num_classes: int,
+    width: int | None = None,
+    norm: str | None = None,
+    plane_mode: str = "stacked",
+    target: str | None = None,
+) -> nn.Module:
+    """A network from (N, planes, wires, ticks) to scores (N, num_classes), for images of any size.
+
+    Args:
+        name: one of MODELS; of no consequence when `target` is given.
+        planes: wire planes of an event.
+        num_classes: scores per event.
+        width: channels of the first stage; None takes the network's own (64, ConvNeXt 96).
+        norm: batch, group or layer; None takes the network's own (batch, ConvNeXt layer).
+        plane_mode: planes stacked as channels, or towers of shared weights.
+        target: "my_pkg.module:function", called as function(planes=..., num_classes=...) in place of all this.
+
+    Raises:
+        UserError: an unknown name, norm or plane mode, a width below 1, or a target that yields no nn.Module.
+    """
+    if target is not None:
+        if (width, norm, plane_mode) != (None, None, "stacked"):
+            raise UserError(
+                f"model.target = {target!r} builds the whole network, so model.width, model.norm and model.planes have "
+                f"no effect (given: {width!r}, {norm!r}, {plane_mode!r}); remove them"
+            )
+        return _from_target(target, planes, num_classes)
+    if name not in MODELS:
+        raise UserError(f"model.name = {name!r} is not known; choose one of {', '.join(MODELS)}, or set model.target")
+    if plane_mode not in PLANE_MODES:
+        raise UserError(f"model.planes = {plane_mode!r} is not known; choose one of {', '.join(PLANE_MODES)}")
+    if width is not None and width < 1:
+        raise UserError(f"model.width = {width} must be at least 1; leave it out for the network's own")
+    make_trunk, own_width, own_norm = MODELS[name]
+    towers = plane_mode == "towers"
+    trunk, channels = make_trunk(
+        planes=1 if towers else planes,
+        width=own_width if width is None else width,
+        norm=own_norm if norm is None else norm,
+    )
+    if towers:
+        return nn.Sequential(OrderedDict(tower_blocks(trunk, channels, planes, num_classes)))
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(channels, num_classes))
+    return nn.Sequential(OrderedDict({**trunk, "head": head}))
+
+
+def blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The flat sequence of named blocks of a model: run in order, they compute model(x).
+
+    An nn.Sequential is its own sequence; any other model supplies it by a method `blocks()`.
+
+    Raises:
+        UserError: the model has no such method, or what it gives is not a sequence that holds every parameter once.
+    """
+    name = type(model).__name__
+    supplied = getattr(model, "blocks", None)
+    if callable(supplied) and not isinstance(supplied, nn.Module):  # many networks have a ModuleList of that name
+        sequence = list(supplied())
+    elif isinstance(model, nn.Sequential):
+        sequence = list(model._modules.items())  # named_children() would drop a block that is used twice
+    else:
+        raise UserError(
+            f"model {name} has no blocks() -> list[tuple[str, nn.Module]]; pipeline stages (layout.pipe > 1), "
+            "streaming (memory.stream_strips), block recomputation (memory.recompute) and a named layout.gather_at "
+            "need it; add the method or leave those keys out"
+        )
+    _check_blocks(name, model, sequence)
+    return sequence
+
+
+def _check_blocks(name: str, model: nn.Module, sequence: list[tuple[str, nn.Module]]) -> None:
+    for entry in sequence:
+        match entry:
+            case (str(), nn.Module()):
+                continue
+        raise UserError(f"blocks() of model {name} must give (name, nn.Module) pairs, got {entry!r}")
+    names = [block for block, _ in sequence]
+    if len(set(names)) < len(names):
+        raise UserError(f"blocks() of model {name} gives a name twice: {', '.join(names)}")
+    held = {parameter for _, module in sequence for parameter in module.parameters()}
+    missing = [key for key, parameter in model.named_parameters() if parameter not in held]
+    if missing:
+        raise UserError(f"blocks() of model {name} leaves out parameters: {', '.join(missing)}")
+
+
+def _from_target(target: str, planes: int, num_classes: int) -> nn.Module:
+    told = f"model.target = {target!r}"
+    if not re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", target):
+        raise UserError(f"{told} must read 'my_pkg.module:function'")
+    module_name, function_name = target.split(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(
+            f"{told}: cannot import {module_name} ({error}); install it or add its folder to PYTHONPATH"
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        found = "has no such name" if function is None else f"holds a {type(function).__name__}, which is not callable"
+        raise UserError(f"{told}: {module_name} {found}; name a function of (planes, num_classes)")
+    try:
+        inspect.signature(function).bind(planes=planes, num_classes=num_classes)
+    except TypeError as error:
+        raise UserError(f"{told}: must accept function(planes=..., num_classes=...) ({error})") from error
+    model = function(planes=planes, num_classes=num_classes)
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{told}: returned a {type(model).__name__}; it must return a torch.nn.Module")
+    return model

@@ -1,0 +1,84 @@
+"""The engine against plain PyTorch: the same parameters after 3 steps on the combined batch, 1 and 2 ranks, ZeRO 0 to 3.
+
+fp32 and SGD: DeepSpeed's ZeRO keeps its partitions in fp32, and Adam would blow rounding up.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lartpc_ds import recipes
+from lartpc_ds.ds_config import complete
+from lartpc_ds.engine import Engine, finish, start
+from lartpc_ds.layout import Layout
+from lartpc_ds.models.build import build_model
+from tests.ranks import run_ranks
+
+STEPS, GLOBAL_BATCH, CLIP, TOLERANCE = 3, 4, 0.5, 1e-6
+SGD = 'ds.optimizer={type="SGD",params={lr=0.01,momentum=0.9}}'
+
+
+def model() -> nn.Module:
+    torch.manual_seed(3)
+    return build_model("resnet18", planes=2, num_classes=3, width=4, norm="group")
+
+
+def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(5)
+    return [
+        (torch.randn(GLOBAL_BATCH, 2, 65, 97, generator=generator), torch.arange(GLOBAL_BATCH) % 3) for _ in range(STEPS)
+    ]
+
+
+def reference() -> dict[str, torch.Tensor]:
+    net = model()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+    for images, labels in batches():
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(images), labels).backward()
+        norm = nn.utils.clip_grad_norm_(net.parameters(), CLIP)
+        assert norm > CLIP, "the test must clip"
+        optimizer.step()
+    moved = max(float((new - old).detach().abs().max()) for new, old in zip(net.parameters(), model().parameters(), strict=True))
+    assert moved > 1000 * TOLERANCE, "a tolerance says something only beside what the steps changed"
+    return net.state_dict()
+
+
+def engine_run(ds: dict[str, Any], layout: Layout, micro: int) -> tuple[dict[str, torch.Tensor], list[float]]:
+    groups, device = start(layout)
+    engine = Engine(model(), ds, groups, device)
+    losses = []
+    for images, labels in batches():
+        starts = [(part * layout.data + groups.data_rank) * micro for part in range(engine.micro_steps)]
+        result = engine.step((images[s : s + micro], labels[s : s + micro]) for s in starts)
+        losses.append(float(groups.gather_rows([result.loss_sum], device).sum()) / GLOBAL_BATCH)
+    weights = engine.full_state_dict()
+    finish()
+    return weights, losses
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_same_parameters_as_plain_torch(stage: int, ranks: int, accumulate: int) -> None:
+    micro = GLOBAL_BATCH // ranks // accumulate
+    config, ds = recipes.load(
+        "quickstart",
+        [
+            f'train.ds_config="zero{stage}_fp32"',
+            SGD,
+            'ds.scheduler={type="constant",params={}}',
+            f"ds.gradient_clipping={CLIP}",
+            'train.lr_scaling="none"',
+            f"data.batch={micro}",
+            f"train.accumulate={accumulate}",
+        ],
+    )
+    layout = Layout(data=ranks)
+    expected = reference()
+    for weights, losses in run_ranks(ranks, engine_run, complete(ds, config, layout, STEPS), layout, micro):
+        assert len(losses) == STEPS
+        for name, value in expected.items():
+            assert float((weights[name] - value).abs().max()) <= TOLERANCE, name

@@ -1,0 +1,96 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from lartpc_ds.data.event import EventId
+from lartpc_ds.data.split import assign
+from lartpc_ds.errors import UserError
+
+SHARES = {"train": 0.7, "validation": 0.2, "test": 0.1}
+KNOWN = [
+    "train",
+    "train",
+    "train",
+    "train",
+    "train",
+    "train",
+    "train",
+    "validation",
+    "test",
+    "train",
+    "train",
+    "validation",
+]
+
+
+def events(number: int, file: str = "a.h5") -> list[EventId]:
+    return [EventId(file, index, 1, 0, index) for index in range(number)]
+
+
+def without_numbers(number: int, file: str) -> list[EventId]:
+    return [EventId(file, index, -1, -1, -1) for index in range(number)]
+
+
+def test_known_answer():
+    # fixed for ever: a changed hash would move events between training and test of published runs
+    assert assign(events(12), SHARES, seed=7).tolist() == KNOWN
+
+
+def test_shares_are_met():
+    counts = Counter(assign(events(20_000), SHARES, seed=1).tolist())
+    for name, share in SHARES.items():
+        # five standard deviations of a binomial
+        assert abs(counts[name] - 20_000 * share) < 5 * np.sqrt(20_000 * share * (1 - share))
+
+
+def test_split_depends_on_identity_alone():
+    ids = events(300)
+    split = dict(zip(ids, assign(ids, SHARES, seed=1), strict=True))
+    fewer = ids[::-3]
+    assert assign(fewer, SHARES, seed=1).tolist() == [split[event] for event in fewer]
+    moved = [EventId("other/b.h5", 7 + event.index, event.run, event.subrun, event.event) for event in ids]
+    assert assign(moved, SHARES, seed=1).tolist() == list(split.values())
+    assert assign(ids, SHARES, seed=2).tolist() != list(split.values())
+
+
+def test_moving_a_folder_moves_no_event_without_numbers():
+    here, there = (assign(without_numbers(200, file), SHARES, 1) for file in ("here/a.h5", "/there/a.h5"))
+    assert here.tolist() == there.tolist()
+    assert here.tolist() != assign(without_numbers(200, "here/b.h5"), SHARES, 1).tolist()
+
+
+def test_same_name_in_two_folders_is_no_duplicate():
+    assert len(assign(without_numbers(50, "x/a.h5") + without_numbers(50, "y/a.h5"), SHARES, 1)) == 100
+
+
+def test_share_zero_gets_nothing():
+    assert set(assign(events(50), {"train": 1.0, "validation": 0.0, "test": 0.0}, seed=3)) == {"train"}
+    assert set(assign(events(50), {"test": 1.0}, seed=3)) == {"test"}
+    assert set(assign(events(50), {"train": 0.5, "validation": 0.0, "test": 0.5}, seed=3)) == {"train", "test"}
+
+
+def test_empty_split():
+    with pytest.raises(UserError, match=r"data\.split\.test = 0\.001 got none of 5 events"):
+        assign(events(5), {"train": 0.999, "test": 0.001}, seed=0)
+
+
+def test_duplicates_name_both_places():
+    ids = [*events(3, "a.h5"), *events(3, "b.h5")[1:2]]
+    with pytest.raises(UserError, match=r"event 1/0/1 .* in a\.h5 at index 1 and in b\.h5 at index 1"):
+        assign(ids, SHARES, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ({"train": 0.5, "test": 0.4}, r"sum to 0\.9; expected 1"),
+        ({"train": 1.5, "test": -0.5}, r"data\.split\.train = 1\.5; expected 0 to 1"),
+        ({"train": 0.5, "dev": 0.5}, r"data\.split: dev unknown"),
+        ({"train": float("nan")}, r"data\.split\.train = nan"),
+        ({}, r"sum to 0"),
+    ],
+)
+def test_wrong_shares(shares, message):
+    with pytest.raises(UserError, match=message):
+        assign(events(10), shares, seed=0)

@@ -1,0 +1,105 @@
+import io
+import json
+from pathlib import Path
+
+import h5py
+import pytest
+from rich.console import Console
+
+from lartpc_ds.data.files import open_files
+from lartpc_ds.data.larcv3 import Larcv3Writer
+from lartpc_ds.report.inspect import inspect_files, print_inspection
+
+REAL = "sbnd_2events_larcv3.h5"
+
+
+@pytest.fixture
+def folder(real_events, tmp_path) -> Path:
+    """good.h5 is the real file, bad.h5 a copy whose event 0 has an impossible voxel, cut.h5 is truncated."""
+    data = (real_events / REAL).read_bytes()
+    for name in ("good.h5", "bad.h5"):
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "cut.h5").write_bytes(data[:5000])
+    with h5py.File(tmp_path / "bad.h5", "r+") as file:
+        voxels = file["Data/sparse2d_sbndwire_group/voxels"]
+        first = voxels[:10]
+        first["id"][3] = 2048 * 1280
+        voxels[:10] = first
+    return tmp_path
+
+
+def shown(report) -> str:
+    console = Console(width=300, file=io.StringIO())
+    print_inspection(console, report)
+    return console.file.getvalue()
+
+
+def test_real_file(real_events):
+    report = inspect_files([str(real_events / REAL)])
+    assert json.loads(json.dumps(report)) == report
+    path = str(real_events / REAL)
+    line = {"file": path, "format": "larcv3", "events": 2, "planes": 3, "product": "sbndwire", "truth": "sbndneutrino"}
+    assert report["files"] == [{**line, "problems": []}]
+    assert report["problems"] == []
+    assert [event["label"] for event in report["events"]] == ["numu", "nue"]
+    first = report["events"][0]
+    assert list(first) == ["file", "index", "run", "subrun", "event", "label", "planes"]
+    assert [first[key] for key in ("file", "index", "run", "subrun", "event")] == [path, 0, -1, -1, -1]
+    assert first["planes"][2] == {
+        "plane": 2,
+        "shape": [2048, 1280],
+        "nonzero": 10084,
+        "sum": pytest.approx(463207.088, abs=1e-3),
+        "max": pytest.approx(448.7843, abs=1e-4),
+    }
+
+
+def test_tables_show_what_a_reader_asks_for(real_events):
+    text = shown(inspect_files([str(real_events / REAL)]))
+    for piece in (REAL, "larcv3", "sbndwire", "2048 x 1280", "0.922%", "23223 to 25094", "numu", "50.0%"):
+        assert piece in text
+    assert "no problems in 2 events" in text
+
+
+def test_broken_files_do_not_hide_the_others(folder):
+    report = inspect_files([f"{folder}/*.h5", f"{folder}/*.root"])
+    lines = {Path(line["file"]).name: line for line in report["files"]}
+    assert {name: (line["events"], len(line["problems"])) for name, line in lines.items()} == {
+        "bad.h5": (2, 1),
+        "cut.h5": (None, 1),
+        "good.h5": (2, 0),
+    }
+    assert [(Path(event["file"]).name, event["index"]) for event in report["events"]] == [
+        ("bad.h5", 1),
+        ("good.h5", 0),
+        ("good.h5", 1),
+    ]
+    assert report["events"][0]["label"] == "nue"
+    text = shown(report)
+    for piece in ("*.root' matches no file", "event 0, plane 0: voxel id 2621440 lies outside", "truncated"):
+        assert sum(piece in problem for problem in report["problems"]) == 1
+        assert piece in text
+    assert "no problems" not in text
+
+
+def test_files_of_two_detectors_and_without_truth(folder):
+    files = open_files([f"{folder}/good.h5"])
+    event = files.read(0)
+    files.close()
+    with Larcv3Writer(folder / "two.h5") as writer:
+        writer.write(type(event)(event.id, event.planes[:2], event.particles[:0]))
+    with h5py.File(folder / "two.h5", "r+") as file:
+        del file["Data/particle_mctruth_group"]
+    report = inspect_files([f"{folder}/good.h5", f"{folder}/two.h5"])
+    assert len(report["problems"]) == 1
+    assert "number of planes" in report["problems"][0] and "two.h5" in report["problems"][0]
+    assert [event["label"] for event in report["events"]] == ["numu", "nue", None]
+    assert "no truth in the file" in shown(report)
+
+
+def test_product_is_passed_on(real_events):
+    report = inspect_files([str(real_events / REAL)], product="sbnd_cosmicseg")
+    assert report["files"][0]["product"] == "sbnd_cosmicseg" and report["problems"] == []
+    assert report["events"][0]["planes"][0]["nonzero"] < 23223
+    wrong = inspect_files([str(real_events / REAL)], product="none")
+    assert wrong["events"] == [] and "--product" in wrong["problems"][0]
