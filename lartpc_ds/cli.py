@@ -7,12 +7,15 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lartpc_ds import __version__
 from lartpc_ds.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["main"]
 
@@ -67,7 +70,9 @@ def train(
 @app.command()
 def evaluate(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    files: Annotated[list[str] | None, typer.Option(help="Event files or globs (default: the held-out events).")] = None,
+    files: Annotated[
+        list[str] | None, typer.Option(help="Event files or globs (default: the held-out events).")
+    ] = None,
     checkpoint: Annotated[str, typer.Option(help="best, last or step_<number>.")] = "last",
     devices: Devices = None,
     verbose: Verbose = False,
@@ -193,7 +198,7 @@ def bench_step(
     print(json.dumps(result) if as_json else json.dumps(result, indent=2))
 
 
-def _console():  # type: ignore[no-untyped-def]  # rich.console.Console, imported late
+def _console() -> "Console":
     from rich.console import Console
 
     return Console()

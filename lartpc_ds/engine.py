@@ -123,7 +123,10 @@ class Engine:
 
     def full_state_dict(self) -> dict[str, torch.Tensor]:
         """Whole fp32 weights and buffers on the host; a collective under ZeRO-3. Buffers are averaged over data."""
-        with deepspeed.zero.GatheredParameters(list(self.module.parameters())), averaged_buffers(self.module, self.groups):
+        with (
+            deepspeed.zero.GatheredParameters(list(self.module.parameters())),
+            averaged_buffers(self.module, self.groups),
+        ):
             return {name: value.detach().cpu().clone() for name, value in self.module.state_dict().items()}
 
 

@@ -63,7 +63,9 @@ def record_lost_ranks(logs: Path) -> bool:
     """In the parent: ranks that were killed; is any rank known to have failed?"""
     for rank, pid in rank_pids(logs).items():
         if not _lives(pid) and not (logs / "failures" / f"rank{rank}.json").exists():
-            message = f"rank {rank} (process {pid}) was killed: out of memory, or from outside; see {logs}/rank{rank}.log"
+            message = (
+                f"rank {rank} (process {pid}) was killed: out of memory, or from outside; see {logs}/rank{rank}.log"
+            )
             _record(logs, rank, {"by_user": False, "message": message, "trace": "", "lost": True})
     return any((logs / "failures").glob("*.json"))
 
@@ -92,6 +94,6 @@ def _write(path: Path, text: str) -> None:
 
 def _lives(pid: int) -> bool:
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False

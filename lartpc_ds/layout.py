@@ -20,6 +20,9 @@ class Layout:
     rows: int = 1
     cols: int = 1
 
+    def __str__(self) -> str:
+        return f"pipe {self.pipe} x data {self.data} x rows {self.rows} x cols {self.cols}"
+
     @property
     def world_size(self) -> int:
         """Ranks of the whole job."""
@@ -43,6 +46,6 @@ class Layout:
             wanted = inner if data is None else layout.world_size
             raise UserError(
                 f"layout: pipe {pipe} x data {layout.data} x rows {rows} x cols {cols} needs {wanted} ranks"
-                f"{' or a multiple' if data is None else ''}, but --devices is {devices}; change --devices or layout.data"
+                f"{' or a multiple' if data is None else ''}, but --devices is {devices}; change one of them"
             )
         return layout

@@ -57,9 +57,7 @@ def wilson(successes: int, trials: int) -> Interval:
     return Interval(share, min(share, float(centre - half)), max(share, float(centre + half)))
 
 
-def confusion_matrix(
-    truths: NDArray[np.int64], predictions: NDArray[np.int64], num_classes: int
-) -> NDArray[np.int64]:
+def confusion_matrix(truths: NDArray[np.int64], predictions: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
     """Counts, (true class, predicted class)."""
     flat = np.bincount(truths * num_classes + predictions, minlength=num_classes**2)
     return flat.reshape(num_classes, num_classes)

@@ -97,8 +97,8 @@ def image_shape(config: RunConfig, files: EventFiles) -> tuple[int, int]:
     shape = detector(config.data.detector).image_shape
     if largest[0] > shape[0] or largest[1] > shape[1]:
         raise UserError(
-            f"data.detector = {config.data.detector!r}: its image is {shape[0]} wires x {shape[1]} ticks, but the files "
-            f'hold planes of up to {largest[0]} x {largest[1]}; take the right detector, or "auto"'
+            f"data.detector = {config.data.detector!r}: its image is {shape[0]} wires x {shape[1]} ticks, but the "
+            f'files hold planes of up to {largest[0]} x {largest[1]}; take the right detector, or "auto"'
         )
     return shape
 

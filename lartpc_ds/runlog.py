@@ -80,7 +80,7 @@ class RunFolder:
         """
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UserError(
-                f"--run-dir {self.path}: already exists and is not empty; choose another, or add --resume to continue it"
+                f"--run-dir {self.path}: already exists and is not empty; choose another, or continue it by --resume"
             )
         try:
             self.logs.mkdir(parents=True)

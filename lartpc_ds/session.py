@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import lartpc_ds
 from lartpc_ds import checkpoint, engine
@@ -21,6 +22,7 @@ from lartpc_ds.config import RunConfig
 from lartpc_ds.data.dataset import EventDataset
 from lartpc_ds.data.event_index import EventIndex, read_index
 from lartpc_ds.data.files import EventFiles
+from lartpc_ds.memory import PeakMemory
 from lartpc_ds.prepare import Job, class_weights, make_model, open_events, preprocessing
 from lartpc_ds.runlog import RunFolder, write_atomically
 from lartpc_ds.train import Predictions, Run, Stopped, fit, predict
@@ -47,6 +49,7 @@ def train(folder: RunFolder, *, resume: bool, stop_requested: Callable[[], bool]
     """Train to the end or to a stop request; returns whether it was stopped early."""
     run, ds = open_run(folder)
     groups, device = engine.start(run.job.layout)
+    memory = PeakMemory(device)  # counts from here: after imports, before the model
     torch.manual_seed(run.config.train.seed)
     model = make_model(run.config, run.job.planes, len(run.job.classes))
     if run.config.model.weights is not None:
@@ -64,6 +67,7 @@ def train(folder: RunFolder, *, resume: bool, stop_requested: Callable[[], bool]
             _dataset(run, files, run.index.positions("train")),
             _dataset(run, files, held_out) if len(held_out) else None,
             progress,
+            memory,
             stop_requested,
         )
     except Stopped:
@@ -85,7 +89,9 @@ def evaluate(folder: RunFolder, request: dict[str, Any]) -> None:
     """
     run, ds = open_run(folder)
     job = Job.from_dict({**run.job.as_dict(), "layout": request["layout"]})
-    config = run.config.model_copy(update={"data": run.config.data.model_copy(update={"files": tuple(request["files"])})})
+    config = run.config.model_copy(
+        update={"data": run.config.data.model_copy(update={"files": tuple(request["files"])})}
+    )
     index = read_index(Path(request["events"]), job.classes)
     run = Run(folder, config, job, index, run.facts)
     groups, device = engine.start(job.layout)
@@ -101,13 +107,13 @@ def evaluate(folder: RunFolder, request: dict[str, Any]) -> None:
     engine.finish()
 
 
-def _dataset(run: Run, files: EventFiles, positions: "np.ndarray[Any, np.dtype[np.int64]]") -> EventDataset:
+def _dataset(run: Run, files: EventFiles, positions: NDArray[np.int64]) -> EventDataset:
     pre = preprocessing(run.config, run.job.image_shape)
     return EventDataset(files, pre, positions, run.index.label[positions])
 
 
 def write_predictions(
-    path: Path, index: EventIndex, positions: "np.ndarray[Any, np.dtype[np.int64]]", predictions: Predictions, job: Job
+    path: Path, index: EventIndex, positions: NDArray[np.int64], predictions: Predictions, job: Job
 ) -> None:
     """The score table: who the event is, its true class, the predicted one, and the softmax score of every class."""
     scores = torch.from_numpy(predictions.logits).double().softmax(1).numpy()

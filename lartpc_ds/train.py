@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 
 from lartpc_ds import checkpoint, metrics
 from lartpc_ds.checkpoint import Progress
@@ -42,15 +43,17 @@ class Run:
 class Predictions:
     """Scores of a dataset in its own order, whole on every rank: (events, classes) float32 logits and int64 truths."""
 
-    logits: np.ndarray[Any, np.dtype[np.float32]]
-    truths: np.ndarray[Any, np.dtype[np.int64]]
+    logits: NDArray[np.float32]
+    truths: NDArray[np.int64]
 
     def evaluate(self, classes: tuple[str, ...]) -> metrics.Evaluation:
         """The figures."""
         return metrics.evaluate(self.logits, self.truths, classes)
 
 
-def predict(forward: Predict, dataset: EventDataset, config: RunConfig, groups: Groups, num_classes: int) -> Predictions:
+def predict(
+    forward: Predict, dataset: EventDataset, config: RunConfig, groups: Groups, num_classes: int
+) -> Predictions:
     """Run the whole dataset, shared over the data ranks; each event counts once whatever their number."""
     logits = torch.zeros(len(dataset), num_classes)
     for images, positions, valid in evaluation_batches(dataset, config, groups):
@@ -67,6 +70,7 @@ def fit(
     train_events: EventDataset,
     held_out: EventDataset | None,
     progress: Progress,
+    memory: PeakMemory,
     stop_requested: Callable[[], bool],
 ) -> Predictions | None:
     """Train from `progress` to the last step; a stop request ends it after the step at hand, with a checkpoint.
@@ -78,7 +82,6 @@ def fit(
         Stopped: on a stop request, after its checkpoint is written.
     """
     config, job = run.config, run.job
-    memory = PeakMemory(engine.device)
     predictions = None
     steps = training_steps(train_events, config, engine.groups, progress.step, job.max_steps)
     started = time.perf_counter()
@@ -117,7 +120,9 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _evaluate(engine: Engine, run: Run, held_out: EventDataset, progress: Progress) -> tuple[Predictions, Progress, bool]:
+def _evaluate(
+    engine: Engine, run: Run, held_out: EventDataset, progress: Progress
+) -> tuple[Predictions, Progress, bool]:
     started = time.perf_counter()
     with averaged_buffers(engine.module, engine.groups):
         predictions = predict(engine.predict, held_out, run.config, engine.groups, len(run.job.classes))

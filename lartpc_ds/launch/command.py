@@ -56,8 +56,8 @@ def check_devices(devices: int, ds: Mapping[str, Any]) -> None:
     compiler = os.environ.get("CXX", "g++")
     if offload.get("device") == "cpu" and ds["zero_force_ds_cpu_optimizer"] and shutil.which(compiler) is None:
         raise UserError(
-            "zero_optimization.offload_optimizer: DeepSpeed compiles its CPU Adam at first use and finds no C++ compiler "
-            f"({compiler}); install one (Debian: apt-get install g++), or set "
+            "zero_optimization.offload_optimizer: DeepSpeed compiles its CPU Adam at first use and finds no C++ "
+            f"compiler ({compiler}); install one (Debian: apt-get install g++), or set "
             "ds.zero_force_ds_cpu_optimizer=false and ds.optimizer.params.torch_adam=true"
         )
 

@@ -21,9 +21,9 @@ def simulated_events(config: RunConfig, out: Path, console: Console) -> RunConfi
     data = config.data
     if data.labels != "particle" or isinstance(data.classes, dict) or data.detector == "auto":
         raise UserError(
-            "data.files: is empty. Give files, for example --set 'data.files=[\"events/*.h5\"]'; the simulation that stands "
-            'in otherwise makes single particles only: it needs labels = "particle", classes as a list of species and a '
-            "detector by name"
+            "data.files: is empty. Give files, for example --set 'data.files=[\"events/*.h5\"]'; the simulation that "
+            'stands in otherwise makes single particles only: it needs labels = "particle", classes as a list of '
+            "species and a detector by name"
         )
     simulate_with_progress(
         out,

@@ -58,7 +58,12 @@ def evaluate(request: EvaluateRequest, console: Console) -> int:
     figures_file = predictions.with_name(predictions.name.replace("predictions", "evaluation")).with_suffix(".json")
     events_file = folder.logs / f"{predictions.stem}-events.csv"
     write_index(index, events_file)
-    ask = {"checkpoint": str(chosen), "files": config.data.files, "events": str(events_file), "positions": positions}
+    ask: dict[str, Any] = {
+        "checkpoint": str(chosen),
+        "files": config.data.files,
+        "events": str(events_file),
+        "positions": positions,
+    }
     ask |= {"layout": {"data": layout.data}, "predictions": str(predictions), "evaluation": str(figures_file)}
     request_file = folder.logs / f"{predictions.stem}-request.json"
     write_atomically(request_file, json.dumps(ask))
@@ -68,7 +73,9 @@ def evaluate(request: EvaluateRequest, console: Console) -> int:
     if code == 0:
         figures: dict[str, Any] = json.loads(figures_file.read_text())
         print_evaluation(console, figures)
-        console.print(f"checkpoint: {chosen}\nscores: {predictions}\nfigures: {figures_file}", soft_wrap=True, highlight=False)
+        console.print(
+            f"checkpoint: {chosen}\nscores: {predictions}\nfigures: {figures_file}", soft_wrap=True, highlight=False
+        )
     return code
 
 

@@ -128,9 +128,7 @@ def _session(pid: int) -> int | None:
         return None
 
 
-def _exit_code(
-    launcher_code: int, folder: RunFolder, result: Path, stop_count: int, say: Callable[[str], None]
-) -> int:
+def _exit_code(launcher_code: int, folder: RunFolder, result: Path, stop_count: int, say: Callable[[str], None]) -> int:
     if result.exists():
         return 0
     failure = failures.first_failure(folder.logs)

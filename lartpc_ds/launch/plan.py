@@ -43,9 +43,15 @@ def _rows(
         *[(f"  {split}", _counts(index, split)) for split in ("train", "validation", "test")],
         ("image", f"{job.planes} planes x {rows} wires x {cols} ticks"),
         ("model", f"{config.model.target or config.model.name}, {job.parameters / 1e6:.2f} M parameters"),
-        ("layout", f"{layout.world_size} rank(s): pipe {layout.pipe} x data {layout.data} x rows {layout.rows} x cols {layout.cols}"),
+        (
+            "layout",
+            f"{layout.world_size} rank(s): {layout}",
+        ),
         ("DeepSpeed", f"{config.train.ds_config}: ZeRO-{zero['stage']}, {precision(ds)}, optimizer offload {offload}"),
-        ("global batch", f"{events} events = {config.data.batch} x {config.train.accumulate} accumulated x {layout.data} data"),
+        (
+            "global batch",
+            f"{events} events = batch {config.data.batch} x accumulate {config.train.accumulate} x data {layout.data}",
+        ),
         ("optimizer", f"{optimizer['type']}, learning rate {optimizer['params']['lr']:.3g}, {scheduler}"),
         ("steps", str(job.max_steps)),
     ]

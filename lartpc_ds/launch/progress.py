@@ -40,7 +40,9 @@ class _Tail:
 class JobDisplay:
     """One live line on a terminal, a plain line now and then elsewhere; `poll` brings it up to date."""
 
-    def __init__(self, folder: RunFolder, max_steps: int, console: Console, *, verbose: bool, start_step: int = 0) -> None:
+    def __init__(
+        self, folder: RunFolder, max_steps: int, console: Console, *, verbose: bool, start_step: int = 0
+    ) -> None:
         self._metrics = _Tail(folder.metrics_file)
         self._logs = [_Tail(folder.logs / name) for name in ("launcher.log", "rank0.log")] if verbose else []
         self._console = console

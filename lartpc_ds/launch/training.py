@@ -94,7 +94,9 @@ def _run(command: Command, folder: RunFolder, job: Job, console: Console, reques
     if code == 0:
         print_summary(console, [folder])
     elif code == 75:
-        console.print(f"stopped early; continue with the same command and: --run-dir {folder.path} --resume", soft_wrap=True)
+        console.print(
+            f"stopped early; continue with the same command and: --run-dir {folder.path} --resume", soft_wrap=True
+        )
     return code
 
 

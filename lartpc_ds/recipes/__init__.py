@@ -68,7 +68,7 @@ def _parse(text: str) -> tuple[list[str], Any]:
     try:
         return path, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        hint = f"{key}=\"{value.strip()}\""
+        hint = f'{key}="{value.strip()}"'
         raise UserError(f"--set {text!r}: VALUE must be TOML; if a string is meant: --set '{hint}'") from None
 
 

@@ -2,7 +2,7 @@
 
 A track is one pixel wide in up to 3456 x 6048, a panel some 600 pixels: sampling the image would lose it, so pixels are
 pooled to the canvas by their largest value. The view is the bounding box of the charge unless `full` is asked for, with
-the same ticks in all planes, since drift time is what they share; pixels of noise do not count for the box. The scale
+the same ticks in all planes, since drift time is what they share; noise does not count for the box. The scale
 ends at a percentile of the charge, or one Bragg peak would darken every minimum-ionising track.
 """
 
@@ -26,8 +26,8 @@ _PANEL_PIXELS = 700
 _DPI = 150
 _SCALE_PERCENTILE = 99.0
 _MARGIN = 0.06
-# share of the scale below which a pixel does not stretch the view
-_FAINT = 0.1
+# a pulse lasts longer than noise stays above the zero suppression: fewer ticks in a row do not stretch the view
+_PULSE_TICKS = 4
 
 
 def truth_text(event: Event) -> str:
@@ -63,13 +63,14 @@ def draw_event(event: Event, out: Path, *, title: str | None = None, full: bool 
     from matplotlib import colormaps
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     # the square root of the scale lifts faint tracks; a Figure without pyplot: no global state and no display server
     figure = Figure(figsize=(5.2 * len(event.planes) + 0.9, 5.6), dpi=_DPI, layout="constrained")
     panels = figure.subplots(1, len(event.planes), sharey=True, squeeze=False)[0]
     top = _scale_top(event)
     norm, colours = PowerNorm(0.5, vmin=0, vmax=top), colormaps["inferno"].with_extremes(bad="black")
-    wires, ticks = _full_view(event) if full else _charge_view(event, _FAINT * top)
+    wires, ticks = _full_view(event) if full else _charge_view(event)
     for panel, plane, plane_wires in zip(panels, event.planes, wires, strict=True):
         image, extent = _pooled(plane, plane_wires, ticks)
         picture = panel.imshow(
@@ -77,6 +78,7 @@ def draw_event(event: Event, out: Path, *, title: str | None = None, full: bool 
         )
         panel.set_title(f"plane {plane.plane}: {np.count_nonzero(plane.values):,} pixels", fontsize=10)
         panel.set_xlabel("wire")
+        panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     panels[0].set_ylabel("time tick")
     figure.colorbar(picture, ax=list(panels), label="charge per pixel (units of the file)", extend="max", pad=0.01)
     figure.suptitle(_title(event) if title is None else title, fontsize=12)
@@ -103,11 +105,19 @@ def _full_view(event: Event) -> tuple[list[Range], Range]:
     return [(0, plane.shape[0]) for plane in event.planes], (0, max(plane.shape[1] for plane in event.planes))
 
 
-def _charge_view(event: Event, faint: float) -> tuple[list[Range], Range]:
-    """The wires of each plane with charge above `faint`, and the ticks of all of them."""
-    bright = [np.divmod(plane.ids[plane.values > faint], plane.shape[1]) for plane in event.planes]
-    wires = [_view(wire, plane.shape[0]) for (wire, _), plane in zip(bright, event.planes, strict=True)]
-    return wires, _view(np.concatenate([tick for _, tick in bright]), _full_view(event)[1][1])
+def _charge_view(event: Event) -> tuple[list[Range], Range]:
+    """The wires of each plane that saw a pulse, and the ticks of all pulses."""
+    pulses = [np.divmod(_pulse_ids(plane), plane.shape[1]) for plane in event.planes]
+    wires = [_view(wire, plane.shape[0]) for (wire, _), plane in zip(pulses, event.planes, strict=True)]
+    return wires, _view(np.concatenate([tick for _, tick in pulses]), _full_view(event)[1][1])
+
+
+def _pulse_ids(plane: Plane) -> NDArray[np.int64]:
+    """First and last ids of every `_PULSE_TICKS` consecutive ticks with charge; all ids if there is no such run."""
+    ids = plane.ids[plane.values != 0]
+    reach = _PULSE_TICKS - 1
+    starts = ids[:-reach][ids[reach:] - ids[:-reach] == reach]
+    return np.concatenate([starts, starts + reach]) if len(starts) else ids
 
 
 def _view(positions: NDArray[np.int64], size: int) -> Range:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from lartpc_ds.layout import Layout
 from lartpc_ds.metrics import Interval
 from lartpc_ds.runlog import RunFolder
 
@@ -26,13 +27,13 @@ def summarise(folder: RunFolder) -> dict[str, str]:
     lines = list(folder.metrics())
     steps = [line for line in lines if "loss" in line]
     evaluations = [line["evaluation"] for line in lines if "evaluation" in line]
-    layout, factors = job["layout"], config["data"]["downsample"]
+    factors = config["data"]["downsample"]
     wires, ticks = job["image_shape"]
     block = (factors, factors) if isinstance(factors, int) else tuple(factors)
     rows = {
         "trained": f"{config['model'].get('target') or config['model']['name']} on {job['planes']} x "
         f"{-(-wires // block[0])} x {-(-ticks // block[1])} (planes x wires x ticks), {config['train']['ds_config']}",
-        "layout": f"pipe {layout['pipe']} x data {layout['data']} x rows {layout['rows']} x cols {layout['cols']}",
+        "layout": str(Layout(**job["layout"])),
         "steps": f"{steps[-1]['step'] if steps else 0} of {job['max_steps']}"
         + (f", {steps[-1]['events']} events" if steps else "")
         + ("" if folder.done_file.exists() else " (not finished)"),

@@ -1,4 +1,4 @@
-"""The engine against plain PyTorch: the same parameters after 3 steps on the combined batch, 1 and 2 ranks, ZeRO 0 to 3.
+"""The engine against plain PyTorch: the same parameters after 3 steps on the combined batch; 1, 2 ranks, ZeRO 0 to 3.
 
 fp32 and SGD: DeepSpeed's ZeRO keeps its partitions in fp32, and Adam would blow rounding up.
 """
@@ -27,9 +27,8 @@ def model() -> nn.Module:
 
 def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
     generator = torch.Generator().manual_seed(5)
-    return [
-        (torch.randn(GLOBAL_BATCH, 2, 65, 97, generator=generator), torch.arange(GLOBAL_BATCH) % 3) for _ in range(STEPS)
-    ]
+    labels = torch.arange(GLOBAL_BATCH) % 3
+    return [(torch.randn(GLOBAL_BATCH, 2, 65, 97, generator=generator), labels) for _ in range(STEPS)]
 
 
 def reference() -> dict[str, torch.Tensor]:
@@ -41,7 +40,8 @@ def reference() -> dict[str, torch.Tensor]:
         norm = nn.utils.clip_grad_norm_(net.parameters(), CLIP)
         assert norm > CLIP, "the test must clip"
         optimizer.step()
-    moved = max(float((new - old).detach().abs().max()) for new, old in zip(net.parameters(), model().parameters(), strict=True))
+    pairs = zip(net.parameters(), model().parameters(), strict=True)
+    moved = max(float((new - old).detach().abs().max()) for new, old in pairs)
     assert moved > 1000 * TOLERANCE, "a tolerance says something only beside what the steps changed"
     return net.state_dict()
 

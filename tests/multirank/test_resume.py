@@ -1,4 +1,4 @@
-"""10 steps straight equal 5 + resume + 5, bit for bit: weights, buffers, losses; for every ZeRO stage and 1 or 2 ranks."""
+"""10 steps straight equal 5 + resume + 5, bit for bit: weights, buffers, losses; every ZeRO stage, 1 and 2 ranks."""
 
 from pathlib import Path
 

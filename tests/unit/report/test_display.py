@@ -9,12 +9,10 @@ from lartpc_ds.report import display
 from lartpc_ds.report.display import display_event, draw_event, truth_text
 
 
-def track(shape: tuple[int, int], wire: int, tick: int, length: int, faint: bool = False) -> Event:
-    """A track along the wires, one tick wide, and if `faint` a pixel of noise in the corner."""
+def track(shape: tuple[int, int], wire: int, tick: int, length: int) -> Event:
+    """A track along the wires, one tick wide."""
     ids = np.arange(wire, wire + length) * shape[1] + tick
     values = np.full(length, 50, np.float32)
-    if faint:
-        ids, values = np.r_[0, ids], np.r_[np.float32(1), values]
     particles = np.zeros(1, PARTICLE)
     particles["pdg"], particles["pz"], particles["current_type"] = -321, 0.45, -1
     return Event(
@@ -42,11 +40,19 @@ def test_thin_track_stays_visible_in_the_full_view(tmp_path):
 
 
 def test_view_is_the_charge_with_a_margin_and_ignores_noise():
-    event = track((3456, 6048), 1000, 3001, 800, faint=True)
-    wires, ticks = display._charge_view(event, faint=5)
-    assert wires == [(950, 1850)] * 2
-    assert ticks == (2999, 3004)
+    # a pulse of 9 ticks on each of 800 wires, and noise of 3 ticks in two corners
+    wire, tick = np.divmod(np.arange(800 * 9), 9)
+    pulse = (wire + 1000) * 6048 + 3001 + tick
+    ids = np.r_[0, 1, 2, pulse, 3456 * 6048 - 3 + np.arange(3)]
+    event = track((3456, 6048), 0, 0, 1)
+    plane = Plane(0, (3456, 6048), ids, np.ones(len(ids), np.float32))
+    event = Event(event.id, (plane, plane), event.particles)
+    assert display._charge_view(event) == ([(950, 1850)] * 2, (2999, 3012))
     assert display._full_view(event) == ([(0, 3456)] * 2, (0, 6048))
+
+
+def test_view_without_any_pulse_holds_all_pixels():
+    assert display._charge_view(track((3456, 6048), 1000, 3001, 800)) == ([(950, 1850)] * 2, (2999, 3004))
 
 
 def test_pooling_keeps_the_largest_value_of_each_block():

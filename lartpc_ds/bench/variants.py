@@ -1,0 +1,76 @@
+"""One variant of a benchmark, in a process of its own: `python -m lartpc_ds.bench.variants ours|plain RUN_DIR`.
+
+`ours` is the production path, from the run folder to the metrics lines. `plain` is what a physicist would write by hand
+for the same network, events, precision and optimizer, without this project's engine. Both read the same run folder.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lartpc_ds import session
+from lartpc_ds.data.dataset import EventDataset
+from lartpc_ds.memory import PeakMemory
+from lartpc_ds.prepare import make_model, open_events, preprocessing
+from lartpc_ds.runlog import RunFolder
+
+__all__ = ["main"]
+
+
+def ours(folder: RunFolder) -> list[dict[str, Any]]:
+    """Train as `lartpc-ds train` does, on one rank without the launcher; the metrics lines of the steps."""
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    folder.metrics_file.unlink(missing_ok=True)
+    session.train(folder, resume=False, stop_requested=lambda: False)
+    return [line for line in folder.metrics() if "loss" in line]
+
+
+def plain(folder: RunFolder) -> list[dict[str, Any]]:
+    """The hand-written loop."""
+    run, ds = session.open_run(folder)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    memory = PeakMemory(device)
+    model = make_model(run.config, run.job.planes, len(run.job.classes)).to(device).train()
+    params = {key: ds["optimizer"]["params"][key] for key in ("lr", "betas", "eps", "weight_decay")}
+    optimizer = torch.optim.AdamW(model.parameters(), **params)
+    positions = run.index.positions("train")
+    pre = preprocessing(run.config, run.job.image_shape)
+    dataset = EventDataset(open_events(run.config), pre, positions, run.index.label[positions])
+    loader = DataLoader(dataset, batch_size=run.config.data.batch, shuffle=True, drop_last=True)
+    autocast = ds["torch_autocast"]
+    lines: list[dict[str, Any]] = []
+    started = time.perf_counter()
+    while len(lines) < run.job.max_steps:
+        for images, labels, _ in loader:
+            images = images.to(device).contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, getattr(torch, autocast["dtype"]), enabled=autocast["enabled"]):
+                scores = model(images)
+            loss = nn.functional.cross_entropy(scores.float(), labels.to(device))
+            torch.autograd.backward(loss)
+            nn.utils.clip_grad_norm_(model.parameters(), ds["gradient_clipping"])
+            optimizer.step()
+            optimizer.zero_grad()
+            loss_value, now = loss.item(), time.perf_counter()
+            lines.append({"loss": loss_value, "step_seconds": now - started, "peak_bytes": memory.peak_bytes()})
+            started = now
+            if len(lines) == run.job.max_steps:
+                break
+    return lines
+
+
+def main() -> None:
+    """Run one variant and print its lines as one JSON list."""
+    name, path = sys.argv[1], Path(sys.argv[2])
+    lines = {"ours": ours, "plain": plain}[name](RunFolder(path))
+    print(json.dumps(lines))
+
+
+if __name__ == "__main__":
+    main()
