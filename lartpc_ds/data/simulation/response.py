@@ -67,8 +67,8 @@ def _summed(
 ) -> Blocks:
     """Adds up `pulses` (K, width) that start at `first_tick` (K,) of `wire` (K,)."""
     width = pulses.shape[1]
-    # room before and after the window, so that no pulse runs into the next wire's blocks
-    margin = width + BLOCK_TICKS
+    # room before and after the window for pulses that stick out of it, or they would run into another wire
+    margin = width
     per_wire = (num_ticks + 2 * margin) // BLOCK_TICKS + 2
     start = first_tick + margin
     block = wire * per_wire + start // BLOCK_TICKS
