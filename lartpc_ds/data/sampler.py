@@ -6,6 +6,8 @@ batch is shared among data ranks and accumulated micro-batches does not change i
 ranks see.
 """
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,10 +19,16 @@ def global_batch(step: int, global_batch_size: int, num_events: int, seed: int) 
     stream = np.arange(step * global_batch_size, (step + 1) * global_batch_size)
     epochs, within = np.divmod(stream, num_events)
     parts = [
-        np.random.default_rng([seed, epoch]).permutation(num_events)[within[epochs == epoch]]
+        _shuffled(seed, epoch, num_events)[within[epochs == epoch]]
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
     ]
-    return np.concatenate(parts).astype(np.int64)
+    return np.concatenate(parts)
+
+
+@lru_cache(maxsize=2)  # a batch meets at most the end of one epoch and the start of the next, unless epochs are tiny
+def _shuffled(seed: int, epoch: int, num_events: int) -> NDArray[np.int64]:
+    """The order of one epoch; for a million events it takes longer than reading the batch."""
+    return np.random.default_rng([seed, epoch]).permutation(num_events).astype(np.int64)
 
 
 def micro_batch(
