@@ -42,7 +42,11 @@ class _Table:
         if self.waiting:
             done = self.dataset.shape[0]
             self.dataset.resize((self.rows,))
-            self.dataset[done:] = np.concatenate(self.waiting, dtype=self.dtype)
+            # zeros first: what C++ pads would else hold old memory, and equal events would make unequal files
+            block = np.zeros(self.rows - done, self.dtype)
+            for name in self.dtype.names or ():
+                block[name] = np.concatenate([rows[name] for rows in self.waiting])
+            self.dataset[done:] = block
             self.waiting.clear()
 
 

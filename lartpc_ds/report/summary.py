@@ -72,17 +72,26 @@ def print_summary(console: Console, folders: Sequence[RunFolder]) -> None:
 
 
 def print_evaluation(console: Console, figures: dict[str, Any]) -> None:
-    """Confusion matrix (rows: truth, shares of the row), efficiency and purity of each class."""
+    """Confusion matrix (shares of each true class), then efficiency and purity of each class with 95 % intervals."""
     classes = figures["classes"]
-    table = Table(title=f"{figures['events']} events; rows: truth", title_justify="left", title_style="bold")
-    for heading in ("", *classes, "efficiency", "purity", "events"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    shares = _table("truth (rows) and prediction (columns)", ["", *classes])
+    quality = _table("each class, 95 % intervals", ["", "events", "efficiency", "purity"])
     for row, name in enumerate(classes):
         counts = figures["confusion"][row]
-        shares = [f"{count / sum(counts):.3f}" if sum(counts) else "-" for count in counts]
+        shares.add_row(name, *(f"{count / sum(counts):.3f}" if sum(counts) else "-" for count in counts))
         intervals = [str(Interval(**figures[key][row])) for key in ("efficiency", "purity")]
-        table.add_row(name, *shares, *intervals, str(sum(counts)))
-    console.print(table)
+        quality.add_row(name, str(sum(counts)), *intervals)
+    console.print(shares)
+    console.print(quality)
     for key in ("accuracy", "balanced_accuracy"):
-        console.print(f"{key.replace('_', ' ')}: {Interval(**figures[key])} (95 %)", highlight=False)
+        console.print(
+            f"{key.replace('_', ' ')}: {Interval(**figures[key])} on {figures['events']} events", highlight=False
+        )
     console.print(f"loss: {figures['loss']:.4f}", highlight=False)
+
+
+def _table(title: str, headings: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    return table

@@ -6,7 +6,9 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout
 
 
-@pytest.mark.parametrize("layout", [Layout(), Layout(2, 3, 2, 2), Layout(data=4), Layout(1, 2, 3, 1), Layout(3, 1, 1, 2)])
+@pytest.mark.parametrize(
+    "layout", [Layout(), Layout(2, 3, 2, 2), Layout(data=4), Layout(1, 2, 3, 1), Layout(3, 1, 1, 2)]
+)
 def test_the_rightmost_axis_varies_fastest(layout: Layout) -> None:
     axes = (range(size) for size in (layout.pipe, layout.data, layout.rows, layout.cols))
     coordinates = list(itertools.product(*axes))  # in rank order

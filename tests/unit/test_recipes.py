@@ -1,0 +1,155 @@
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lartpc_ds import recipes
+from lartpc_ds.data.labels import class_names
+from lartpc_ds.detectors import detector
+from lartpc_ds.errors import UserError
+from lartpc_ds.models import build_model
+
+MINE = """
+[data]
+files = ["a.h5"]
+
+[train]
+ds_config = "zero0_fp32"
+max_steps = 4
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> str:
+    path = tmp_path / "mine.toml"
+    path.write_text(MINE)
+    return str(path)
+
+
+def test_the_recipes_that_readers_are_told_of_are_shipped() -> None:
+    assert recipes.names() == ["argoneut", "microboone-full", "microboone-raw", "quickstart", "sbnd"]
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_loads_and_means_something(name: str) -> None:
+    config, ds = recipes.load(name)
+    assert ds["optimizer"]["params"]["lr"] > 0
+    names = class_names(config.data.labels, config.data.classes)
+    build_model(config.model.name, planes=3, num_classes=len(names), width=2, norm=config.model.norm)
+    if config.data.detector != "auto":
+        assert detector(config.data.detector).image_shape
+    else:
+        assert "data.files" in recipes.path_of(name).read_text(), "it cannot simulate, so it must say what it needs"
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_a_recipe_begins_with_what_it_is_for(name: str) -> None:
+    assert recipes.path_of(name).read_text().startswith("# ")
+
+
+def test_a_users_file_is_found_by_its_path(mine: str) -> None:
+    config, ds = recipes.load(mine)
+    assert config.data.files == ("a.h5",)
+    assert ds["zero_optimization"]["stage"] == 0
+
+
+@pytest.mark.parametrize("run", ["", ".", "missing", "dir/missing.toml"])
+def test_an_unknown_run_lists_the_recipes(run: str) -> None:
+    with pytest.raises(UserError, match=r"RUN = .*no such file.*quickstart, sbnd"):
+        recipes.load(run)
+
+
+@pytest.mark.parametrize("content", [b"[data\n", b"\xff\xfe"])
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"bad\.toml: not TOML"):
+        recipes.load(str(path))
+
+
+def test_a_bad_key_is_reported_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(MINE + "step = 1\n")
+    with pytest.raises(UserError, match=r"bad\.toml:\n  train\.step: unknown key"):
+        recipes.load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "expected"),
+    [
+        ("train.max_steps=7", "train", "max_steps", 7),
+        ("train.max_steps = 7", "train", "max_steps", 7),
+        ("train.epochs=0.5", "train", "epochs", 0.5),
+        ('model.name="resnet34"', "model", "name", "resnet34"),
+        ("model.target='my_pkg.nets:make=1'", "model", "target", "my_pkg.nets:make=1"),
+        ('data.files=["b.h5", "c*.h5"]', "data", "files", ("b.h5", "c*.h5")),
+        ("data.classes={track = [13, -13], shower = [11]}", "data", "classes", {"track": (13, -13), "shower": (11,)}),
+        ("data.downsample=[2, 4]", "data", "downsample", (2, 4)),
+    ],
+)
+def test_set_reaches_a_key_of_the_run(mine: str, override: str, section: str, key: str, expected: Any) -> None:
+    config, _ = recipes.load(mine, [override])
+    assert getattr(getattr(config, section), key) == expected
+    assert Path(mine).read_text() == MINE
+
+
+def test_set_reaches_nested_keys_and_whole_tables(mine: str) -> None:
+    config, _ = recipes.load(mine, ["data.simulate.momentum=[0.3, 0.4]", "data.split={train=0.6, validation=0.4}"])
+    assert config.data.simulate.momentum == (0.3, 0.4)
+    assert (config.data.split.train, config.data.split.validation, config.data.split.test) == (0.6, 0.4, 0.0)
+
+
+def test_the_last_of_several_sets_holds(mine: str) -> None:
+    assert recipes.load(mine, ["train.seed=1", "train.seed=2"])[0].train.seed == 2
+
+
+def test_set_ds_reaches_into_the_json_that_the_run_ends_up_with(mine: str) -> None:
+    overrides = ["ds.optimizer.params.lr=3e-4", 'train.ds_config="zero3_bf16"', "ds.tensorboard.enabled=true"]
+    _, ds = recipes.load(mine, overrides)
+    assert ds["zero_optimization"]["stage"] == 3
+    assert ds["optimizer"]["params"]["lr"] == 3e-4
+    assert ds["tensorboard"]["enabled"] is True
+    assert recipes.load(mine)[1]["optimizer"]["params"]["lr"] == 1e-3, "a load leaves nothing behind"
+
+
+@pytest.mark.parametrize("text", ["train.max_steps", "=3", "ds=3", "ds.=3", ".=3", "train..seed=1", ""])
+def test_a_set_that_is_not_key_value_is_refused(mine: str, text: str) -> None:
+    with pytest.raises(UserError, match=r"--set .*must be KEY=VALUE, such as train\.max_steps=10"):
+        recipes.load(mine, [text])
+
+
+def test_a_string_without_quotes_is_answered_with_the_right_spelling(mine: str) -> None:
+    with pytest.raises(UserError) as caught:
+        recipes.load(mine, ["train.ds_config=zero2_fp32"])
+    hint = str(caught.value).rpartition("--set ")[2].strip("'")
+    assert hint == 'train.ds_config="zero2_fp32"'
+    assert recipes.load(mine, [hint])[0].train.ds_config == "zero2_fp32"
+
+
+def test_a_set_holds_one_value(mine: str) -> None:
+    with pytest.raises(UserError, match="--set"):
+        recipes.load(mine, ["train.seed=1\nmax_steps=2"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.max_steps='7'", r"train\.max_steps: .*valid integer.*'7'"),
+        ("train.sed=1", r"train\.sed: unknown key; allowed here: .*seed"),
+        ("train.max_steps.a=3", r"train\.max_steps: a value|train\.max_steps.*(is a value|valid integer)"),
+        ("ds.optimizer.params.lr.a=3", "lr is a value, not a section"),
+        ("ds.gradient_cliping=1", "gradient_cliping: unknown key"),
+        ("ds.train_batch_size=8", r"train_batch_size: belongs to data\.batch"),
+        ('train.ds_config="zero7"', r"train\.ds_config = 'zero7'"),
+    ],
+)
+def test_a_set_is_checked_like_the_file(mine: str, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        recipes.load(mine, [override])
+
+
+def test_recipes_parse_as_plain_toml_with_a_known_json() -> None:
+    for name in recipes.names():
+        tree = tomllib.loads(recipes.path_of(name).read_text())
+        assert set(tree) <= {"data", "model", "layout", "train"}
