@@ -34,7 +34,7 @@ class Progress:
 
     step: int = 0
     events: int = 0
-    best_score: float = float("-inf")
+    best_score: float | None = None
 
 
 def save(engine: Engine, folder: Path, progress: Progress, facts: Mapping[str, Any], *, best: bool) -> None:

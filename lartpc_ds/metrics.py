@@ -4,9 +4,10 @@ All come from the confusion matrix of whole predictions, gathered once, so that 
 or on batch order (a mean of per-rank means does). Intervals are Wilson's: sane at 0 and 1, unlike sqrt(e(1-e)/N).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from math import isnan
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,17 @@ class Interval:
     low: float
     high: float
 
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, float | None]) -> Self:
+        """The inverse of `as_dict`."""
+        return cls(**{name: float("nan") if value is None else value for name, value in tree.items()})
+
+    def as_dict(self) -> dict[str, float | None]:
+        """Plain data for JSON, which has no NaN."""
+        return {name: None if isnan(value) else value for name, value in asdict(self).items()}
+
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return "-" if isnan(self.value) else f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +53,9 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return asdict(self)
+        intervals = {name: getattr(self, name).as_dict() for name in ("accuracy", "balanced_accuracy")}
+        lists = {name: [one.as_dict() for one in getattr(self, name)] for name in ("efficiency", "purity")}
+        return {**asdict(self), **intervals, **lists}
 
 
 def wilson(successes: int, trials: int) -> Interval:

@@ -131,5 +131,5 @@ def _evaluate(
     line = {"step": progress.step, "evaluation": evaluation.as_dict(), "seconds": time.perf_counter() - started}
     if engine.groups.rank == 0:
         run.folder.append_metrics(line)
-    best = score > progress.best_score
-    return predictions, replace(progress, best_score=max(score, progress.best_score)), best
+    best = progress.best_score is None or score > progress.best_score
+    return predictions, replace(progress, best_score=score) if best else progress, best

@@ -46,7 +46,7 @@ def summarise(folder: RunFolder) -> dict[str, str]:
 
 
 def _accuracy(evaluation: dict[str, Any], job: dict[str, Any]) -> str:
-    interval = Interval(**evaluation["balanced_accuracy"])
+    interval = Interval.from_dict(evaluation["balanced_accuracy"])
     return f"{interval} on {evaluation['events']} held-out events (chance {1 / len(job['classes']):.3f})"
 
 
@@ -79,13 +79,14 @@ def print_evaluation(console: Console, figures: dict[str, Any]) -> None:
     for row, name in enumerate(classes):
         counts = figures["confusion"][row]
         shares.add_row(name, *(f"{count / sum(counts):.3f}" if sum(counts) else "-" for count in counts))
-        intervals = [str(Interval(**figures[key][row])) for key in ("efficiency", "purity")]
+        intervals = [str(Interval.from_dict(figures[key][row])) for key in ("efficiency", "purity")]
         quality.add_row(name, str(sum(counts)), *intervals)
     console.print(shares)
     console.print(quality)
     for key in ("accuracy", "balanced_accuracy"):
         console.print(
-            f"{key.replace('_', ' ')}: {Interval(**figures[key])} on {figures['events']} events", highlight=False
+            f"{key.replace('_', ' ')}: {Interval.from_dict(figures[key])} on {figures['events']} events",
+            highlight=False,
         )
     console.print(f"loss: {figures['loss']:.4f}", highlight=False)
 

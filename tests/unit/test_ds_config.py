@@ -1,5 +1,4 @@
 import copy
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,9 @@ from lartpc_ds.layout import Layout
 FOLDER = Path(__file__).parents[2] / "ds_configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 NAME = re.compile(r"zero(?P<stage>[0-3])(?P<offload>_offload)?_(?P<precision>fp32|bf16|fp16)")
-STAGE_3_KEYS = {
-    "sub_group_size",
-    "stage3_prefetch_bucket_size",
-    "stage3_param_persistence_threshold",
-    "stage3_max_live_parameters",
-    "stage3_max_reuse_distance",
-    "stage3_gather_16bit_weights_on_model_save",
+STAGE_3_KEYS = {"sub_group_size"} | {
+    f"stage3_{key}"
+    for key in ("prefetch_bucket_size", "param_persistence_threshold", "max_live_parameters", "max_reuse_distance")
 }
 
 
@@ -65,8 +60,9 @@ def test_a_shipped_file_says_what_its_name_says_and_nothing_else(name: str) -> N
     zero = expected["zero_optimization"]
     zero["stage"] = stage
     if stage == 3:
-        assert set(found["zero_optimization"]) >= STAGE_3_KEYS
-        zero |= {key: found["zero_optimization"][key] for key in STAGE_3_KEYS}
+        assert all(found["zero_optimization"][key] > 0 for key in STAGE_3_KEYS)
+        zero |= {key: read("zero3_fp32")["zero_optimization"][key] for key in STAGE_3_KEYS}
+        zero["stage3_gather_16bit_weights_on_model_save"] = False
     if offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": False, "ratio": 1.0}
         expected["zero_force_ds_cpu_optimizer"] = True  # DeepSpeed's own CPU Adam,
@@ -93,26 +89,14 @@ def test_deepspeed_accepts_every_completed_file(name: str) -> None:
     assert parsed.zero_optimization_stage == int(name[4])
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "gradient_clippping",
-        "zero_optimization.stagee",
-        "zero_optimization.offload_optimizer.devise",
-        "torch_autocast.enable",
-        "optimizer.parameters",
-        "optimizer.params.learning_rate",
-        "scheduler.params.warmup_steps",
-        "tensorboard.enabld",
-        "csv_monitor.path",
-        "wandb.projekt",
-        "flops_profiler.depth",
-        "comms_logger.verbos",
-    ],
-)
+UNKNOWN = """gradient_clippping zero_optimization.stagee zero_optimization.offload_optimizer.devise torch_autocast.enable
+optimizer.parameters optimizer.params.learning_rate scheduler.params.warmup_steps tensorboard.enabld csv_monitor.path
+wandb.projekt flops_profiler.depth comms_logger.verbos""".split()
+
+
+@pytest.mark.parametrize("path", UNKNOWN)
 def test_an_unknown_key_is_refused_at_every_level(path: str) -> None:
-    key = path.rpartition(".")[2]
-    assert any(path in line and "unknown" in line for line in problems(changed(path, 1))), key
+    assert any(line.startswith(f"{path}: ") and "unknown" in line for line in problems(changed(path, 1)))
 
 
 def test_an_unknown_parameter_comes_with_the_known_ones() -> None:
@@ -124,18 +108,18 @@ def test_an_unknown_parameter_comes_with_the_known_ones() -> None:
     assert "gradient_clipping" in line
 
 
-@pytest.mark.parametrize(
-    ("key", "owner"),
-    [
-        ("train_batch_size", "data.batch, train.accumulate and layout.data"),
-        ("train_micro_batch_size_per_gpu", "data.batch"),
-        ("gradient_accumulation_steps", "train.accumulate"),
-        ("activation_checkpointing", "run TOML"),
-        ("pipeline", "layout.pipe"),
-        ("bf16", "torch_autocast with dtype bfloat16"),
-        ("fp16", "torch_autocast with dtype float16"),
-    ],
-)
+OWNERS = {
+    "train_batch_size": "data.batch, train.accumulate and layout.data",
+    "train_micro_batch_size_per_gpu": "data.batch",
+    "gradient_accumulation_steps": "train.accumulate",
+    "activation_checkpointing": "the run TOML",
+    "pipeline": "layout.pipe",
+    "bf16": "torch_autocast with dtype bfloat16",
+    "fp16": "torch_autocast with dtype float16",
+}
+
+
+@pytest.mark.parametrize(("key", "owner"), OWNERS.items())
 def test_a_key_with_another_owner_is_refused_naming_it(key: str, owner: str) -> None:
     (line,) = problems(changed(key, {}))
     assert line.startswith(f"{key}: belongs to {owner}") and line.endswith("remove it")
@@ -152,40 +136,32 @@ def test_every_problem_is_reported_at_once() -> None:
     wrong |= {"gradient_clipping": -1, "bf16": {}, "typo": 1, "steps_per_print": "often"}
     wrong["zero_optimization"]["stage"] = 5
     wrong["scheduler"]["type"] = "Cosine"
-    assert sorted(line.partition(":")[0] for line in problems(wrong)) == [
-        *("bf16", "gradient_clipping", "optimizer.params.lr", "scheduler.type", "steps_per_print", "typo"),
-        "zero_optimization.stage",
-    ]
+    expected = "bf16 gradient_clipping optimizer.params.lr scheduler.type steps_per_print typo zero_optimization.stage"
+    assert sorted(line.partition(":")[0] for line in problems(wrong)) == expected.split()
 
 
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        ("optimizer.type", "Adamm"),
-        ("optimizer.type", "lr_scheduler"),
-        ("optimizer.params.lr", True),
-        ("optimizer.params.lr", "1e-3"),
-        ("optimizer.params.lr", float("nan")),
-        ("optimizer.params.lr", float("inf")),
-        ("scheduler.params.total_num_steps", "many"),
-        ("scheduler.type", "CosineAnnealingLR"),
-        ("torch_autocast.enabled", "true"),
-        ("torch_autocast.dtype", "bf16"),
-        ("zero_optimization.stage", "2"),
-        ("zero_optimization.stage", True),
-        ("zero_optimization.stage", 4),
-        ("zero_optimization", 2),
-        ("gradient_clipping", float("nan")),
-        ("steps_per_print", 0),
-    ],
-)
+IMPOSSIBLE = {
+    "optimizer": [3],
+    "optimizer.type": ["Adamm", "lr_scheduler"],
+    "optimizer.params.lr": [0, True, "1e-3", float("nan"), float("inf")],
+    "scheduler.type": ["CosineAnnealingLR"],
+    "scheduler.params.total_num_steps": ["many", 2.5],
+    "torch_autocast.enabled": ["true", 1],
+    "torch_autocast.dtype": ["bf16"],
+    "zero_optimization": [2],
+    "zero_optimization.stage": ["2", True, 4],
+    "gradient_clipping": [-1, "1", float("nan")],
+    "steps_per_print": [0],
+}
+
+
+@pytest.mark.parametrize(("path", "value"), [(path, value) for path, values in IMPOSSIBLE.items() for value in values])
 def test_a_value_that_cannot_work_is_refused(path: str, value: Any) -> None:
-    assert any(line.startswith(path) for line in problems(changed(path, value)))
+    assert any(line.startswith(f"{path}: ") for line in problems(changed(path, value)))
 
 
 def test_a_torch_optimizer_brings_its_own_parameters() -> None:
-    whole = tree()
-    whole["optimizer"] = {"type": "SGD", "params": {"lr": 0.1, "momentum": 0.9, "nesterov": True}}
+    whole = changed("optimizer", {"type": "SGD", "params": {"lr": 0.1, "momentum": 0.9, "nesterov": True}})
     whole["scheduler"] = {"type": "constant", "params": {}}
     before = copy.deepcopy(whole)
     check(whole, "my.json")
@@ -206,20 +182,20 @@ def test_a_name_or_a_path_finds_a_file(tmp_path: Path) -> None:
         find(str(tmp_path / "other.json"))
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('{"a": 1,}', "not JSON"),
-        ("", "not JSON"),
-        ("[1]", "must hold a JSON object, not list"),
-        ('{"a": 1, "b": 2, "a": 3}', "key given twice: a$"),
-        ('{"x": {"b": 1, "b": 1}}', "key given twice: b$"),
-        (b"\xff\xfe\x00", "not JSON"),
-    ],
-)
-def test_an_unreadable_file_is_refused(tmp_path: Path, text: str | bytes, message: str) -> None:
+UNREADABLE = {
+    b'{"a": 1,}': "not JSON",
+    b"": "not JSON",
+    b"\xff\xfe\x00": "not JSON",
+    b"[1]": "must hold a JSON object, not list",
+    b'{"a": 1, "b": 2, "a": 3}': "key given twice: a$",
+    b'{"x": {"b": 1, "b": 1}}': "key given twice: b$",
+}
+
+
+@pytest.mark.parametrize(("content", "message"), UNREADABLE.items())
+def test_an_unreadable_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "mine.json"
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    path.write_bytes(content)
     with pytest.raises(UserError, match=message) as caught:
         read(str(path))
     assert str(path) in str(caught.value)
@@ -249,16 +225,11 @@ def test_the_learning_rate_grows_with_the_events_of_a_step(law: str, factor: flo
 def test_auto_is_filled_from_the_length_of_the_run() -> None:
     start = tree()
     before = copy.deepcopy(start)
-    found = completed({}, Layout(), start)
+    filled = completed({}, Layout(), start)["scheduler"]["params"]
     assert start == before
-    assert found["scheduler"]["params"] == {
-        **before["scheduler"]["params"],
-        "total_num_steps": 200,
-        "warmup_num_steps": 10,
-    }
+    assert filled == {**before["scheduler"]["params"], "total_num_steps": 200, "warmup_num_steps": 10}
     start["scheduler"]["params"] |= {"total_num_steps": 50, "warmup_num_steps": 0}
     assert completed({}, Layout(), start)["scheduler"] == start["scheduler"]
-    assert "auto" not in json.dumps(found)
 
 
 def test_a_constant_schedule_is_none_for_deepspeed() -> None:

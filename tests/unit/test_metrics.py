@@ -112,7 +112,15 @@ def test_the_balanced_interval_covers_the_truth_as_often_as_it_says() -> None:
 
 def test_an_evaluation_goes_through_json() -> None:
     found = evaluated([0, 1, 2], [0, 1, 1])
-    tree = json.loads(json.dumps(found.as_dict()))
-    assert Interval(**tree["balanced_accuracy"]) == found.balanced_accuracy
+    tree = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert Interval.from_dict(tree["balanced_accuracy"]) == found.balanced_accuracy
+    assert tuple(Interval.from_dict(one) for one in tree["efficiency"]) == found.efficiency
+    assert tree["purity"][2] == {"value": None, "low": None, "high": None}, "nothing was called muon; JSON has no NaN"
+    assert math.isnan(Interval.from_dict(tree["purity"][2]).value)
     assert tree["confusion"] == [[1, 0, 0], [0, 1, 0], [0, 1, 0]]
+
+
+def test_an_interval_reads_as_its_value_and_ends() -> None:
     assert str(Interval(0.5, 0.41234, 0.6)) == "0.500 [0.412, 0.600]"
+    assert str(wilson(0, 0)) == "-"
+    assert str(wilson(0, 2)) == "0.000 [0.000, 0.658]"

@@ -1,0 +1,263 @@
+"""Bad input ends before anything runs or is written, with exit code 2 and one message that names what is wrong.
+
+The commands run in this process, because none of them should come as far as to start another.
+"""
+
+import logging
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import h5py
+import pytest
+
+from lartpc_ds import cli, session
+from lartpc_ds.data.larcv3 import Larcv3Writer
+from lartpc_ds.runlog import RunFolder
+from tests.integration.cli import overrides, run_cli
+from tests.ranks import run_ranks
+from tests.small_runs import prepared, random_event, write_events, write_run_toml
+
+Refuse = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with run.toml, events.h5 and a finished run in `run`."""
+    folder = tmp_path_factory.mktemp("finished")
+    toml = write_run_toml(folder / "run.toml", write_events(folder / "events.h5", 40))
+    run_ranks(1, train_one_rank, prepared(folder / "run", toml).path)
+    assert (folder / "run" / "DONE").exists()
+    return folder
+
+
+def train_one_rank(path: Path) -> None:
+    session.train(RunFolder(path), resume=False, stop_requested=lambda: False)
+
+
+@pytest.fixture
+def work(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of `finished`, in which commands run; its run still reads the original events."""
+    shutil.copytree(finished, tmp_path / "work", symlinks=True)
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+@pytest.fixture
+def refuse(work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Refuse]:
+    """Run a command that must be refused; returns its message."""
+
+    def run(*arguments: str) -> str:
+        before = contents(work)
+        monkeypatch.setattr(sys, "argv", ["lartpc-ds", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        streams = capsys.readouterr()
+        assert ended.value.code == 2, streams.out + streams.err
+        assert streams.out == "" and "Traceback" not in streams.err
+        assert streams.err.startswith("lartpc-ds: ") and streams.err.count("lartpc-ds: ") == 1
+        assert contents(work) == before
+        return streams.err
+
+    yield run
+    logging.disable(logging.NOTSET)  # main() silences DeepSpeed
+
+
+def contents(folder: Path) -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def says(message: str, words: Sequence[str]) -> None:
+    missing = [word for word in words if word not in message]
+    assert not missing, f"{missing} not in: {message}"
+
+
+def training(*settings: str, run_dir: str = "new", run: str = "run.toml") -> list[str]:
+    return ["train", run, *overrides(settings), "--devices", "1", "--run-dir", run_dir]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["data.bach=4"], ["data.bach", "batch"]),
+        (["data.batch=0", "train.epochs=-1"], ["data.batch", "train.epochs"]),
+        (["train.max_steps"], ["--set 'train.max_steps'", "KEY=VALUE"]),
+        (["model.name=resnet18"], ["--set 'model.name=resnet18'", 'model.name="resnet18"']),
+        (["model.name.deep=1"], ["model.name.deep", "not a section"]),
+        (['model.name="resnet19"'], ["model.name", "resnet19", "resnet18"]),
+        (["ds.gradient_cliping=1.0"], ["gradient_cliping", "unknown key"]),
+        (["ds.zero_optimization.stagee=2"], ["zero_optimization.stagee", "unknown key"]),
+        (["ds.train_batch_size=4"], ["train_batch_size", "data.batch"]),
+        (["ds.optimizer.params.learning_rate=0.1"], ["optimizer.params.learning_rate", "lr"]),
+        (['train.ds_config="zero9_fp32"'], ["zero9_fp32", "zero2_bf16"]),
+        (["layout.data=3"], ["data 3", "--devices is 1"]),
+        (["layout.rows=2"], ["layout.rows"]),
+        (['data.classes=["electron","kaon"]'], ["data.classes", "no events of kaon"]),
+        (['data.classes=["electron","axion"]'], ["data.classes", "axion", "kaon"]),
+        (["data.split={train=0.5,validation=0.6}"], ["data.split", "1.1"]),
+        (['data.detector="argoneut"', 'data.product="raw"'], ["data.product", "raw", "wire"]),
+        (['data.detector="icarus"'], ["icarus", "microboone"]),
+        (['data.files=["nowhere/*.h5"]'], ["data.files", "nowhere/*.h5"]),
+        (['model.weights="nowhere.pt"'], ["model.weights", "nowhere.pt"]),
+        (['model.weights="run.toml"'], ["model.weights", "run.toml"]),
+        (["model.width=8", 'model.weights="run/checkpoints/last/model.pt"'], ["model.weights", "model.pt"]),
+    ],
+    ids=lambda value: value[-1] if "=" in value[-1] or "." in value[-1] else "",
+)
+def test_impossible_configurations(refuse: Refuse, settings: list[str], words: list[str]) -> None:
+    says(refuse(*training(*settings)), words)
+
+
+def test_every_problem_is_named_at_once(refuse: Refuse) -> None:
+    settings = ["data.bach=4", 'model.width="wide"', "train.accumulate=0"]
+    says(refuse(*training(*settings)), ["data.bach", "model.width", "train.accumulate"])
+
+
+def test_an_unknown_run(refuse: Refuse) -> None:
+    says(refuse(*training(run="sbdn")), ["'sbdn'", "sbnd", "quickstart"])
+
+
+def test_a_run_that_is_no_toml(refuse: Refuse) -> None:
+    says(refuse(*training(run="events.h5")), ["events.h5", "not TOML"])
+
+
+def test_an_existing_run_folder(refuse: Refuse) -> None:
+    says(refuse(*training(run_dir="run")), ["already exists", "--resume"])
+
+
+def test_no_devices(refuse: Refuse) -> None:
+    says(refuse("train", "run.toml", "--devices", "0"), ["--devices 0"])
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def replace_by_text(path: Path) -> None:
+    path.write_text("run,event,charge\n" * 100)
+
+
+def drop_images(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        del file["Data/sparse2d_wire_group"]
+
+
+def drop_truth(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        del file["Data/particle_mctruth_group"]
+
+
+def drop_column(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        voxels = file["Data/sparse2d_wire_group/voxels"]
+        ids = voxels["id"]
+        del file["Data/sparse2d_wire_group/voxels"]
+        file["Data/sparse2d_wire_group/voxels"] = ids.astype([("id", "<u8")])
+
+
+def stretch_extent(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        extents = file["Data/sparse2d_wire_group/voxel_extents"]
+        row = extents[2 * 3]
+        row["N"] = 10**9
+        extents[2 * 3] = row
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (truncate, ["truncated"]),
+        (replace_by_text, ["not an HDF5 file"]),
+        (drop_images, ["sparse2d_<product>_group"]),
+        (drop_truth, ["particle_<name>_group"]),
+        (drop_column, ["sparse2d_wire_group/voxels", "value"]),
+        (stretch_extent, ["sparse2d_wire_group/voxel_extents", "1000000000"]),
+    ],
+)
+def test_damaged_files(refuse: Refuse, work: Path, damage: Callable[[Path], None], words: list[str]) -> None:
+    damage(work / "events.h5")
+    says(refuse(*training('data.files=["events.h5"]')), ["events.h5", *words])
+
+
+def test_an_empty_split_of_non_zero_share(refuse: Refuse, work: Path) -> None:
+    write_events(work / "two.h5", 2)
+    settings = ['data.files=["two.h5"]', 'data.classes=["electron","gamma"]', "data.split={train=0.99,validation=0.01}"]
+    says(refuse(*training(*settings)), ["data.split.validation", "0.01", "none of 2 events"])
+
+
+def test_fp16_needs_cuda(work: Path) -> None:
+    """In a process of its own, which is told that there is none."""
+    finished = run_cli(work, *training('train.ds_config="zero2_fp16"'))
+    assert finished.code == 2 and finished.out == "" and "Traceback" not in finished.err
+    says(finished.err, ["fp16", "CUDA", "zero2_bf16"])
+    assert not (work / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "key"),
+    [
+        ("model.width=8", "model.width: was 4, is 8"),
+        ('model.name="convnext"', "model.name"),
+        ("data.batch=4", "data.batch"),
+        ("data.seed=5", "data.seed"),
+        ('data.classes=["electron","muon"]', "data.classes"),
+        ("ds.optimizer.params.weight_decay=0.5", "ds.optimizer.params.weight_decay"),
+        ('train.ds_config="zero3_fp32"', "train.ds_config"),
+    ],
+)
+def test_resume_of_another_run(refuse: Refuse, finished: Path, setting: str, key: str) -> None:
+    files = f'data.files=["{finished / "events.h5"}"]'
+    says(refuse(*training(files, setting, run_dir="run"), "--resume"), ["--resume", "another run", key])
+
+
+def test_resume_on_other_ranks(refuse: Refuse, finished: Path) -> None:
+    files = f'data.files=["{finished / "events.h5"}"]'
+    arguments = ["train", "run.toml", *overrides([files]), "--devices", "2", "--run-dir", "run", "--resume"]
+    says(refuse(*arguments), ["layout.data: was 1, is 2"])
+
+
+def test_resume_without_a_folder(refuse: Refuse) -> None:
+    says(refuse("train", "run.toml", "--devices", "1", "--resume"), ["--resume", "--run-dir"])
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "."])
+def test_resume_of_no_run(refuse: Refuse, folder: str) -> None:
+    says(refuse(*training(run_dir=folder), "--resume"), ["not a run folder"])
+
+
+@pytest.mark.parametrize("folder", ["nowhere", ".", "events.h5"])
+@pytest.mark.parametrize("command", ["evaluate", "report"])
+def test_no_run(refuse: Refuse, command: str, folder: str) -> None:
+    says(refuse(command, folder), ["not a run folder"])
+
+
+def test_evaluate_an_unknown_checkpoint(refuse: Refuse) -> None:
+    says(refuse("evaluate", "run", "--checkpoint", "step_0000099"), ["step_0000099", "best, last, step_0000004"])
+
+
+def write_of_shapes(path: Path, *shapes: tuple[int, int]) -> None:
+    with Larcv3Writer(path) as writer:
+        for index in range(6):
+            writer.write(random_event(index, shapes))
+
+
+def test_evaluate_files_of_another_image_size(refuse: Refuse, work: Path) -> None:
+    write_of_shapes(work / "larger.h5", (65, 97), (65, 97))
+    says(refuse("evaluate", "run", "--files", "larger.h5"), ["--files", "(65, 97)", "(33, 49)"])
+
+
+def test_evaluate_files_with_another_number_of_planes(refuse: Refuse, work: Path) -> None:
+    write_of_shapes(work / "three.h5", (33, 49), (33, 49), (33, 49))
+    says(refuse("evaluate", "run", "--files", "three.h5"), ["--files", "3 planes", "2"])
+
+
+def test_evaluate_files_that_are_damaged(refuse: Refuse, work: Path) -> None:
+    truncate(work / "events.h5")
+    says(refuse("evaluate", "run", "--files", "events.h5"), ["events.h5", "truncated"])
+
+
+def test_evaluate_a_checkpoint_of_another_model(refuse: Refuse, work: Path) -> None:
+    config = work / "run" / "config.toml"
+    config.write_text(config.read_text().replace("width = 4", "width = 8"))
+    says(refuse("evaluate", "run"), ["checkpoint", "not the weights of this model"])

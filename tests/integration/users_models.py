@@ -1,0 +1,32 @@
+"""Models as a user brings them by `model.target`, with the faults that a test needs."""
+
+import os
+import time
+
+import torch
+from torch import nn
+
+
+class Faulty(nn.Module):
+    """Pools and classifies; at its third training step it does `fault` first, if this is rank `rank`."""
+
+    def __init__(self, planes: int, num_classes: int, rank: str, fault: str) -> None:
+        super().__init__()
+        self.head = nn.Linear(planes, num_classes)
+        self.rank, self.fault, self.steps = rank, fault, 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.steps += self.training
+        if self.steps == 3 and os.environ.get("RANK") == self.rank:
+            if self.fault == "raise":
+                raise ZeroDivisionError("the user's own mistake")
+            time.sleep(600)
+        return self.head(images.mean((2, 3)))
+
+
+def raises_on_rank_1(planes: int, num_classes: int) -> nn.Module:
+    return Faulty(planes, num_classes, "1", "raise")
+
+
+def hangs_on_rank_0(planes: int, num_classes: int) -> nn.Module:
+    return Faulty(planes, num_classes, "0", "sleep")

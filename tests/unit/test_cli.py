@@ -1,0 +1,164 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from lartpc_ds import __version__, recipes
+from lartpc_ds.cli import app, main
+
+SET, DEVICES, VERBOSE = "--set", "--devices", "--verbose"
+# Adding an option? It may not repeat a config key; then add it here and to the documentation.
+OPTIONS = {
+    "train": {SET, "--run-dir", DEVICES, "--resume", "--dry-run", VERBOSE},
+    "evaluate": {"--files", "--checkpoint", DEVICES, VERBOSE},
+    "report": set(),
+    "simulate": {"--detector", "--events", "--classes", "--momentum", "--seed", "--workers"},
+    "inspect": {"--product", "--truth", "--json"},
+    "display": {"--event", "--out", "--full", "--product", "--truth"},
+    "config list": set(),
+    "config init": set(),
+    "bench step": {SET, "--repeats", "--steps", "--json"},
+}
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Exit code of the command line in this process."""
+    monkeypatch.setattr(sys, "argv", ["lartpc-ds", *arguments])
+    monkeypatch.setattr("logging.disable", lambda _: None)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def in_a_process(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-m", "lartpc_ds", *arguments], capture_output=True, text=True)
+
+
+def options_of(command: object, name: str = "") -> dict[str, set[str]]:
+    if hasattr(command, "commands"):
+        below = (options_of(sub, f"{name} {key}") for key, sub in command.commands.items())
+        return {path: options for tree in below for path, options in tree.items()}
+    params = command.params  # type: ignore[attr-defined]  # click's, of which typer carries its own copy
+    return {name.strip(): {opt for param in params for opt in param.opts if opt.startswith("-")} - {"--help"}}
+
+
+def test_commands_and_options_are_frozen() -> None:
+    assert options_of(typer.main.get_command(app)) == OPTIONS
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"], ["bench", "step", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        f"sys.argv = ['lartpc-ds', *{arguments!r}]\n"
+        "from lartpc_ds.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as ended:\n    assert not ended.code, ended.code\n"
+        "heavy = {'torch', 'deepspeed', 'h5py', 'numpy', 'matplotlib'} & sys.modules.keys()\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "lartpc-ds" in done.stdout
+
+
+def test_the_module_is_the_command() -> None:
+    done = in_a_process("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"lartpc-ds {__version__}\n", "")
+
+
+def test_a_users_mistake_is_one_message_and_exit_code_2() -> None:
+    done = in_a_process("config", "init", "no-such-recipe")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("lartpc-ds: ") and "quickstart" in done.stderr
+    assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [["train"], ["trian"], ["train", "quickstart", "--epochs", "3"], ["config", "x"]])
+def test_an_unknown_command_or_option_is_the_users_mistake(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert run(monkeypatch, *arguments) == 2
+    assert "Usage:" in capsys.readouterr().err
+
+
+def test_config_list_names_the_recipes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "config", "list") == 0
+    assert capsys.readouterr().out.split() == recipes.names()
+
+
+def test_config_init_copies_a_recipe_with_its_comments(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, "config", "init", "sbnd") == 0
+    assert capsys.readouterr().out == "sbnd.toml\n"
+    assert (tmp_path / "sbnd.toml").read_text() == recipes.path_of("sbnd").read_text()
+    assert run(monkeypatch, "config", "init", "sbnd", "other.toml") == 0
+    assert recipes.load("other.toml") == recipes.load("sbnd")
+
+
+def test_config_init_overwrites_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    target = tmp_path / "mine.toml"
+    target.write_text("mine")
+    assert run(monkeypatch, "config", "init", "sbnd", str(target)) == 2
+    assert "mine.toml: exists" in capsys.readouterr().err
+    assert target.read_text() == "mine"
+
+
+def test_config_init_into_a_folder_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run(monkeypatch, "config", "init", "sbnd", str(tmp_path / "missing" / "mine.toml")) == 2
+    assert "missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("momentum", ["0.2", "0.2-1.0", "low:high", "1.0:0.2", "-1:1", "0:1", "nan:1", "0.2:inf"])
+def test_a_momentum_range_that_is_none_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, momentum: str
+) -> None:
+    out = tmp_path / "out.h5"
+    arguments = ["simulate", str(out), "--detector", "argoneut", "--events", "1", f"--momentum={momentum}"]
+    assert run(monkeypatch, *arguments) == 2
+    assert "momentum" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_inspect_ends_with_code_2_for_a_problem(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "inspect", "missing.h5", "--json") == 2
+    assert "missing.h5" in json.loads(capsys.readouterr().out.splitlines()[-1])["problems"][0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["train", "quickstart", "--set", "train.epoch=1"], "train.epoch: unknown key"),
+        (["train", "quickstart", "--devices", "0"], "--devices 0"),
+        (["train", "quickstart", "--resume"], "--run-dir"),
+        (["train", "sbnd", "--set", 'data.files=["missing.h5"]'], "missing.h5"),
+        (["evaluate", "missing"], "missing"),
+        (["report", "missing"], "not a run folder"),
+        (["display", "missing.h5"], "missing.h5"),
+        (["bench", "step", "missing"], "RUN = 'missing'"),
+    ],
+)
+def test_bad_input_is_named_and_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[str],
+    named: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, *arguments) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("lartpc-ds: ") and named in shown
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() or path.name.startswith("sbnd")]

@@ -1,0 +1,140 @@
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from lartpc_ds.config import RunConfig
+from lartpc_ds.data.dataset import EventDataset
+from lartpc_ds.data.files import open_files
+from lartpc_ds.data.images import Preprocessing
+from lartpc_ds.data.sampler import global_batch
+from lartpc_ds.errors import UserError
+from lartpc_ds.layout import Layout
+from lartpc_ds.loader import MicroBatch, evaluation_batches, training_steps
+from lartpc_ds.parallel.groups import Groups
+from tests.small_runs import random_event, write_events
+
+EVENTS = 11
+SHAPE = (33, 49)
+
+
+@pytest.fixture(scope="module")
+def event_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_events(tmp_path_factory.mktemp("loader") / "events.h5", EVENTS)
+
+
+def dataset(path: Path) -> EventDataset:
+    positions = np.arange(EVENTS)
+    return EventDataset(open_files([str(path)]), Preprocessing(SHAPE), positions, positions)  # the label is the event
+
+
+def config(*, batch: int = 2, accumulate: int = 1, workers: int = 0, seed: int = 5) -> RunConfig:
+    data = {"batch": batch, "workers": workers, "seed": seed}
+    return RunConfig.parse({"data": data, "train": {"max_steps": 9, "accumulate": accumulate}}, "test")
+
+
+def groups(rank: int = 0, data: int = 1) -> Groups:
+    return Groups(Layout(data=data), rank, 0, cast(dist.ProcessGroup, None))  # the loader needs no collective
+
+
+def read(steps: Iterator[Iterator[MicroBatch]]) -> list[list[MicroBatch]]:
+    return [list(micro_batches) for micro_batches in steps]
+
+
+def labels(steps: list[list[MicroBatch]]) -> list[list[int]]:
+    return [torch.cat([part for _, part in step]).tolist() for step in steps]
+
+
+def same(one: list[list[MicroBatch]], other: list[list[MicroBatch]]) -> bool:
+    pairs = zip(itertools.chain(*one), itertools.chain(*other), strict=True)
+    return all(torch.equal(a, b) for first, second in pairs for a, b in zip(first, second, strict=True))
+
+
+def test_a_step_holds_its_micro_batches(event_file: Path) -> None:
+    steps = read(training_steps(dataset(event_file), config(accumulate=3), groups(), 0, 4))
+    assert [len(step) for step in steps] == [3] * 4
+    for images, part in itertools.chain(*steps):
+        assert images.shape == (2, 2, *SHAPE) and images.dtype == torch.float32
+        assert part.shape == (2,) and part.dtype == torch.int64
+    assert labels(steps) == [global_batch(step, 6, EVENTS, 5).tolist() for step in range(4)]
+
+
+def test_an_image_comes_with_its_own_label(event_file: Path) -> None:
+    for step in training_steps(dataset(event_file), config(), groups(), 0, 3):
+        for images, part in step:
+            for image, label in zip(images, part.tolist(), strict=True):
+                expected = sum(float(plane.values.sum()) for plane in random_event(label).planes)
+                assert float(image.sum()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_one_rank_that_accumulates_sees_what_two_ranks_see(event_file: Path) -> None:
+    alone = labels(read(training_steps(dataset(event_file), config(accumulate=2), groups(), 0, 6)))
+    pair = [labels(read(training_steps(dataset(event_file), config(), groups(rank, 2), 0, 6))) for rank in range(2)]
+    assert alone == [one + other for one, other in zip(*pair, strict=True)]
+
+
+def test_a_resumed_stream_is_the_tail_of_the_whole(event_file: Path) -> None:
+    events, run = dataset(event_file), config(accumulate=2)
+    whole = read(training_steps(events, run, groups(), 0, 8))
+    assert same(read(training_steps(events, run, groups(), 5, 8)), whole[5:])
+    assert not same(whole[:3], whole[5:]), "or the test would show nothing"
+
+
+def test_the_seed_orders_the_events(event_file: Path) -> None:
+    one, other = (
+        labels(read(training_steps(dataset(event_file), config(seed=seed), groups(), 0, 5))) for seed in (1, 2)
+    )
+    assert one != other
+
+
+def test_reading_leaves_the_random_state_alone(event_file: Path) -> None:
+    before = torch.random.get_rng_state()
+    read(training_steps(dataset(event_file), config(), groups(), 0, 2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("ranks", "batch"), [(1, 4), (2, 2), (3, 4)])
+def test_evaluation_takes_every_event_once(event_file: Path, ranks: int, batch: int) -> None:
+    counted, batches = [], []
+    for rank in range(ranks):
+        found = list(evaluation_batches(dataset(event_file), config(batch=batch), groups(rank, ranks)))
+        batches.append(len(found))
+        for images, positions, valid in found:
+            assert images.shape[0] == len(positions) == len(valid) == batch
+            counted += positions[valid].tolist()
+            first = random_event(int(positions[0])).planes[0]
+            assert float(images[0, 0].sum()) == pytest.approx(float(first.values.sum()), rel=1e-5)
+    assert sorted(counted) == list(range(EVENTS))
+    assert len(set(batches)) == 1, "collectives need as many on every rank"
+
+
+def test_reader_processes_change_nothing(event_file: Path) -> None:
+    before = torch.random.get_rng_state()
+    alone, helped = (
+        read(training_steps(dataset(event_file), config(accumulate=2, workers=workers), groups(), 1, 4))
+        for workers in (0, 2)
+    )
+    assert same(alone, helped)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_event_is_named_alike_from_a_reader_process(tmp_path: Path, workers: int) -> None:
+    path = write_events(tmp_path / "bad.h5", EVENTS)
+    with h5py.File(path, "r+") as file:
+        voxels = file["Data/sparse2d_wire_group/voxels"]
+        row = voxels[0]
+        row["value"] = np.nan
+        voxels[0] = row
+    run = config(batch=EVENTS, workers=workers)
+    with pytest.raises(UserError) as caught:
+        read(training_steps(dataset(path), run, groups(), 0, 1))
+    message = str(caught.value)
+    assert message.startswith(str(path)) and "event 0" in message and "nan" in message
+    assert "Traceback" not in message and "worker" not in message and "\n" not in message
