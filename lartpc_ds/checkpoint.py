@@ -8,7 +8,6 @@ because it is written before the other ranks have finished.
 """
 
 import json
-import pickle
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,12 +17,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
-from torch import nn
 
 from lartpc_ds.engine import Engine
 from lartpc_ds.errors import UserError
 
-__all__ = ["Progress", "latest", "load", "load_weights", "manifest", "resolve", "save"]
+__all__ = ["Progress", "latest", "load", "manifest", "resolve", "save"]
 
 _MANIFEST = "manifest.json"
 
@@ -126,23 +124,3 @@ def load(engine: Engine, path: Path) -> Progress:
     torch.set_rng_state(state["torch_rng"])
     get_accelerator().set_rng_state(state["device_rng"])
     return Progress(**manifest(path)["progress"])
-
-
-def load_weights(model: nn.Module, path: Path, source: str) -> None:
-    """Fill a model from a `model.pt`.
-
-    Raises:
-        UserError: naming `source`: not such a file, or of another model.
-    """
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-        problems = model.load_state_dict(weights, strict=False)
-    except FileNotFoundError:
-        raise UserError(f"{source}: {path}: no such file") from None
-    except (RuntimeError, AttributeError, TypeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(f"{source}: {path}: not the weights of this model: {str(error)[:300]}") from None
-    if problems.missing_keys or problems.unexpected_keys:
-        raise UserError(
-            f"{source}: {path}: not the weights of this model: it lacks {problems.missing_keys[:3]} and has "
-            f"{problems.unexpected_keys[:3]} besides; set model.* as that run had it"
-        )

@@ -134,9 +134,11 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Say what is in event files, and what is wrong with them."""
+    from rich.console import Console
+
     from lartpc_ds.report.inspect import inspect_files, print_inspection
 
-    result = inspect_files(files, product, truth)
+    result = inspect_files(files, product, truth, console=Console(stderr=True))
     if as_json:
         print(json.dumps(result))
     else:
@@ -176,9 +178,13 @@ def config_init(
     """Copy a recipe out, to change it."""
     from lartpc_ds import recipes
 
+    if recipe not in recipes.names():
+        raise UserError(f"{recipe!r}: no such recipe; there are {', '.join(recipes.names())}")
     target = out or Path(f"{recipe}.toml")
     if target.exists():
         raise UserError(f"{target}: exists; choose another name")
+    if not target.parent.is_dir():
+        raise UserError(f"{target}: no such folder {target.parent}; make it first")
     target.write_text(recipes.path_of(recipe).read_text())
     print(target)
 

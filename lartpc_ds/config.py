@@ -6,6 +6,8 @@ JSON instead, which `train.ds_config` names; a knob has one owner. Rejected: hyd
 because a strict pydantic tree reports every problem at once with its path.
 """
 
+import json
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -49,6 +51,13 @@ class SimulateConfig(_Section):
     momentum: tuple[float, float] = (0.2, 1.0)
     """GeV/c, drawn uniformly between the two."""
     seed: NonNegative = 1
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        low, high = self.momentum
+        if not 0 < low <= high:
+            raise ValueError(f"momentum must be [low, high] with 0 < low <= high, in GeV/c, is [{low:g}, {high:g}]")
+        return self
 
 
 class DataConfig(_Section):
@@ -166,15 +175,15 @@ class RunConfig(_Section):
 
 
 def _as_json(tree: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(tree, default=str)
+    # TOML's dates have no JSON; as {} they meet the message of whatever type the key wants
+    return json.dumps(tree, default=lambda _: {})
 
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     lines = []
     for problem in error.errors():
-        path = [str(part) for part in problem["loc"]]
+        # pydantic adds the member of a union that it tried, such as `tuple[str, ...]`; no user wrote that
+        path = [str(part) for part in problem["loc"] if re.fullmatch(r"\w+", str(part))]
         message = problem["msg"].removeprefix("Value error, ")
         key = ".".join(path)
         if problem["type"] == "extra_forbidden":

@@ -7,6 +7,7 @@ The sections for which DeepSpeed has pydantic models are checked by those; the o
 
 import inspect
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,6 +32,7 @@ _OWNERS = {
     "bf16": "torch_autocast with dtype bfloat16 (the engine's own bf16 fails on BatchNorm)",
     "fp16": "torch_autocast with dtype float16 (the engine's own fp16 fails on BatchNorm)",
 }
+_FILLED = ("total_num_steps", "warmup_num_steps")
 _ADAM = {"lr", "betas", "eps", "weight_decay", "torch_adam", "adam_w_mode"}
 
 
@@ -105,7 +107,7 @@ def read(name: str) -> dict[str, Any]:
     path = find(name)
     try:
         tree = json.loads(path.read_text(), object_pairs_hook=lambda pairs: _without_duplicates(pairs, path))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not JSON: {error}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: must hold a JSON object, not {type(tree).__name__}")
@@ -176,7 +178,7 @@ def _deepspeed_problems(tree: Mapping[str, Any]) -> list[str]:
         if isinstance(section, dict):
             problems += _problems(lambda model=model, section=section: model(**section), f"{name}.")  # type: ignore[misc]
     zero = tree.get("zero_optimization")
-    if isinstance(zero, dict) and not isinstance(zero.get("stage"), int):
+    if isinstance(zero, dict) and type(zero.get("stage")) is not int:  # True is an int to isinstance
         problems.append(f"zero_optimization.stage: must be 0, 1, 2 or 3 (given: {zero.get('stage')!r})")
     return problems
 
@@ -196,8 +198,8 @@ def _optimizer_problems(kind: str, params: Mapping[str, Any]) -> list[str]:
         if key not in allowed
     ]
     lr = params.get("lr")
-    if isinstance(lr, bool) or not isinstance(lr, int | float) or lr <= 0:
-        problems.append(f"optimizer.params.lr: must be a number above 0 (given: {lr!r})")
+    if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < math.inf:
+        problems.append(f"optimizer.params.lr: must be a finite number above 0 (given: {lr!r})")
     return problems
 
 
@@ -210,10 +212,15 @@ def _scheduler_problems(kind: str, params: Mapping[str, Any]) -> list[str]:
         names = ", ".join(["constant", *lr_schedules.VALID_LR_SCHEDULES])
         return [f"scheduler.type: unknown (given: {kind!r}); allowed: {names}"]
     allowed = set(inspect.signature(getattr(lr_schedules, kind)).parameters) - {"optimizer", "last_batch_iteration"}
-    return [
+    unknown = [
         f"scheduler.params.{key}: unknown for {kind}; allowed: {', '.join(sorted(allowed))}"
         for key in params
         if key not in allowed
+    ]
+    return unknown + [
+        f'scheduler.params.{key}: must be a whole number of at least 0, or "auto" (given: {params[key]!r})'
+        for key in _FILLED
+        if key in params and params[key] != "auto" and (type(params[key]) is not int or params[key] < 0)
     ]
 
 
@@ -239,7 +246,7 @@ def complete(tree: Mapping[str, Any], config: RunConfig, layout: Layout, max_ste
         if key in params:
             params[key] *= factor
     # a twentieth of the run: the share that Goyal et al. (arXiv:1706.02677) warm up, 5 of 90 epochs
-    filled = {"total_num_steps": max_steps, "warmup_num_steps": max(2, round(max_steps / 20))}
+    filled = dict(zip(_FILLED, (max_steps, max(2, round(max_steps / 20))), strict=True))
     resolved["scheduler"]["params"] = {k: filled[k] if v == "auto" and k in filled else v for k, v in params.items()}
     return resolved
 

@@ -65,8 +65,8 @@ def wilson(successes: int, trials: int) -> Interval:
     share, z2 = successes / trials, _Z**2
     centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = _Z / (1 + z2 / trials) * np.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
-    # rounding may put the end beyond the share itself where it is 0 or 1
-    return Interval(share, min(share, float(centre - half)), max(share, float(centre + half)))
+    # rounding may put an end beyond 0, 1 or the share itself
+    return Interval(share, max(0.0, min(share, float(centre - half))), min(1.0, max(share, float(centre + half))))
 
 
 def confusion_matrix(truths: NDArray[np.int64], predictions: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:

@@ -24,10 +24,11 @@ from lartpc_ds.detectors import detector
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout
 from lartpc_ds.models.build import build_model
+from lartpc_ds.weights import check_weights
 
 __all__ = [
     "Job",
-    "absolute_patterns",
+    "absolute_paths",
     "class_weights",
     "index_events",
     "make_job",
@@ -141,6 +142,8 @@ def make_job(config: RunConfig, layout: Layout, files: EventFiles, index: EventI
             f"model {config.model.target or config.model.name}: must give scores of shape {wanted} (events, classes), "
             f"gives {tuple(getattr(scores, 'shape', ())) or type(scores).__name__}"
         )
+    if config.model.weights is not None:
+        check_weights(model, Path(config.model.weights), "model.weights")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     steps = max_steps(config, layout, len(index.positions("train")))
     return Job(layout, steps, files.num_planes, shape, index.class_names, parameters)
@@ -170,6 +173,13 @@ def with_files(config: RunConfig, files: tuple[str, ...]) -> RunConfig:
     return config.model_copy(update={"data": config.data.model_copy(update={"files": files})})
 
 
-def absolute_patterns(config: RunConfig, base: Path) -> RunConfig:
-    """The same run with file patterns that hold from any working directory."""
-    return with_files(config, tuple(os.path.normpath(base / Path(name).expanduser()) for name in config.data.files))
+def absolute_paths(config: RunConfig, base: Path) -> RunConfig:
+    """The same run with paths that hold from any working directory."""
+
+    def absolute(name: str) -> str:
+        return os.path.normpath(base / Path(name).expanduser())
+
+    if config.model.weights is not None:
+        weights = {"weights": absolute(config.model.weights)}
+        config = config.model_copy(update={"model": config.model.model_copy(update=weights)})
+    return with_files(config, tuple(absolute(name) for name in config.data.files))

@@ -26,6 +26,7 @@ from lartpc_ds.memory import PeakMemory
 from lartpc_ds.prepare import Job, class_weights, make_model, open_events, preprocessing
 from lartpc_ds.runlog import RunFolder, write_atomically
 from lartpc_ds.train import Predictions, Run, Stopped, fit, predict
+from lartpc_ds.weights import load_weights
 
 __all__ = ["evaluate", "open_run", "train"]
 
@@ -53,7 +54,7 @@ def train(folder: RunFolder, *, resume: bool, stop_requested: Callable[[], bool]
     torch.manual_seed(run.config.train.seed)
     model = make_model(run.config, run.job.planes, len(run.job.classes))
     if run.config.model.weights is not None:
-        checkpoint.load_weights(model, Path(run.config.model.weights), "model.weights")
+        load_weights(model, Path(run.config.model.weights), "model.weights")
     trainer = engine.Engine(model.to(device), ds, groups, device, class_weights(run.config, run.index))
     torch.manual_seed(run.config.train.seed + groups.rank)
     start = checkpoint.latest(folder.checkpoints) if resume else None
@@ -96,7 +97,7 @@ def evaluate(folder: RunFolder, request: dict[str, Any]) -> None:
     run = Run(folder, config, job, index, run.facts)
     groups, device = engine.start(job.layout)
     model = make_model(config, job.planes, len(job.classes))
-    checkpoint.load_weights(model, Path(request["checkpoint"]) / "model.pt", "checkpoint")
+    load_weights(model, Path(request["checkpoint"]) / "model.pt", "checkpoint")
     forward = engine.inference(model.to(device), ds, device)
     positions = np.array(request["positions"], np.int64)
     predictions = predict(forward, _dataset(run, open_events(config), positions), config, groups, len(job.classes))

@@ -12,7 +12,7 @@ from lartpc_ds.data.larcv3 import Larcv3Writer
 from lartpc_ds.data.schema import PARTICLE
 from lartpc_ds.launch.training import prepare_run
 from lartpc_ds.layout import Layout
-from lartpc_ds.prepare import absolute_patterns
+from lartpc_ds.prepare import absolute_paths
 from lartpc_ds.runlog import RunFolder
 
 PDGS = (11, 22, 13)  # electron, gamma, muon
@@ -66,5 +66,5 @@ def prepared(folder: Path, toml: Path, overrides: Sequence[str] = (), ranks: int
     config, ds = recipes.load(str(toml), overrides)
     run = RunFolder(folder)
     run.claim()
-    prepare_run(absolute_patterns(config, Path.cwd()), ds, Layout.fit(ranks), run, Console(quiet=True))
+    prepare_run(absolute_paths(config, Path.cwd()), ds, Layout.fit(ranks), run, Console(quiet=True))
     return run

@@ -26,7 +26,7 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.launch.command import check_devices
 from lartpc_ds.launch.training import prepare_run
 from lartpc_ds.layout import Layout
-from lartpc_ds.prepare import absolute_patterns
+from lartpc_ds.prepare import absolute_paths
 from lartpc_ds.runlog import RunFolder
 from lartpc_ds.session import versions
 
@@ -85,7 +85,7 @@ def _run_folder(recipe: str, overrides: Sequence[str], steps: int, progress: Con
                 update={"split": config.data.split.model_validate({"train": 1.0, "validation": 0.0})}
             )
         }
-        prepare_run(absolute_patterns(config.model_copy(update=everything), Path.cwd()), ds, Layout(), folder, progress)
+        prepare_run(absolute_paths(config.model_copy(update=everything), Path.cwd()), ds, Layout(), folder, progress)
         yield folder
 
 

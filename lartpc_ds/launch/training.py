@@ -1,8 +1,9 @@
 """`lartpc-ds train`: check everything, claim the folder, show the plan, run the job, show the result."""
 
 import json
-import os
+import shlex
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from lartpc_ds.launch.job import run_job
 from lartpc_ds.launch.plan import print_plan
 from lartpc_ds.launch.progress import JobDisplay
 from lartpc_ds.layout import Layout
-from lartpc_ds.prepare import Job, absolute_patterns, index_events, make_job, open_events, with_files
+from lartpc_ds.prepare import Job, absolute_paths, index_events, make_job, open_events, with_files
 from lartpc_ds.report.summary import print_summary
 from lartpc_ds.runlog import RunFolder
 from lartpc_ds.session import open_run
@@ -64,7 +65,7 @@ def train(request: TrainRequest, console: Console) -> int:
         UserError: before any process starts and before anything is written, for whatever cannot work.
     """
     config, ds = recipes.load(request.run, request.overrides)
-    config = absolute_patterns(config, Path.cwd())
+    config = absolute_paths(config, Path.cwd())
     devices = default_devices() if request.devices is None else request.devices
     check_devices(devices, ds)
     layout = Layout.fit(devices, data=config.layout.data)
@@ -180,22 +181,20 @@ def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, An
 def _dry_run(request: TrainRequest, config: RunConfig, ds: dict[str, Any], layout: Layout, console: Console) -> int:
     """Everything but the job: in a folder that is thrown away."""
     path = request.run_dir.absolute() if request.run_dir else _fresh_path(request.run)
-    folder = RunFolder(path.with_name(f"{path.name}.dry-run-{os.getpid()}"))
-    try:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = RunFolder(Path(scratch) / "run")
         folder.claim()
         resolved = _resolve(config, ds, layout, folder, console)
         if not config.data.files:
             resolved = replace(resolved, config=with_files(resolved.config, (str(path / SIMULATED),)))
         print_plan(console, RunFolder(path), resolved.config, resolved.ds, resolved.job, resolved.index)
-    finally:
-        shutil.rmtree(folder.path, ignore_errors=True)
     command = local_command("train", path, layout.world_size, ["--resume"] if request.resume else [])
     settings = [f"{name}={value}" for name, value in command.variables.items() if value is not None]
     tree = resolved.config.model_dump(mode="json", exclude_none=True)
     for title, text in (
         ("# config.toml", tomli_w.dumps(tree)),
         ("# ds_config.json", json.dumps(resolved.ds, indent=2)),
-        ("# command", " ".join([*settings, *command.arguments])),
+        ("# command", " ".join([*settings, shlex.join(command.arguments)])),
     ):
         console.print(f"\n{title}\n{text}", markup=False, highlight=False, soft_wrap=True)
     return 0

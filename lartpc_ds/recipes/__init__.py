@@ -66,10 +66,13 @@ def _parse(text: str) -> tuple[list[str], Any]:
     if not equals or not all(path) or path == ["ds"]:
         raise UserError(f"--set {text!r}: must be KEY=VALUE, such as train.max_steps=10")
     try:
-        return path, tomllib.loads(f"value = {value}")["value"]
+        tree = tomllib.loads(f"value = {value}")
     except tomllib.TOMLDecodeError:
         hint = f'{key}="{value.strip()}"'
         raise UserError(f"--set {text!r}: VALUE must be TOML; if a string is meant: --set '{hint}'") from None
+    if len(tree) > 1:
+        raise UserError(f"--set {text!r}: holds more than one key; give each its own --set")
+    return path, tree["value"]
 
 
 def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:

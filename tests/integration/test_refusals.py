@@ -255,9 +255,3 @@ def test_evaluate_files_with_another_number_of_planes(refuse: Refuse, work: Path
 def test_evaluate_files_that_are_damaged(refuse: Refuse, work: Path) -> None:
     truncate(work / "events.h5")
     says(refuse("evaluate", "run", "--files", "events.h5"), ["events.h5", "truncated"])
-
-
-def test_evaluate_a_checkpoint_of_another_model(refuse: Refuse, work: Path) -> None:
-    config = work / "run" / "config.toml"
-    config.write_text(config.read_text().replace("width = 4", "width = 8"))
-    says(refuse("evaluate", "run"), ["checkpoint", "not the weights of this model"])

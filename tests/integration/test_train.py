@@ -154,7 +154,7 @@ def test_verbose_shows_deepspeed_and_its_csv_monitor_writes(work: Path) -> None:
     assert finished.code == 0, finished.out + finished.err
     assert CHATTER.search(finished.out)
     written = {path.stem: path.read_text().splitlines() for path in (work / "csv").rglob("*.csv")}
-    assert "Train_Samples_lr" in written and "Train_Samples_train_loss" in written
+    assert any("lr" in name for name in written) and any("loss" in name for name in written), list(written)
     for lines in written.values():
         assert len(lines) == 1 + 4  # a heading, and a row a step
 

@@ -123,12 +123,17 @@ def test_a_run_has_a_length() -> None:
         RunConfig.parse({}, "my.toml")
 
 
+def test_python_callers_get_no_conversion_either() -> None:
+    with pytest.raises(ValidationError, match="valid integer"):
+        TrainConfig.model_validate({"max_steps": "3"})
+
+
 def test_a_configuration_is_frozen() -> None:
     config = parse()
     with pytest.raises(ValidationError, match="frozen"):
-        config.train.max_steps = 2  # type: ignore[misc]  # the point of the test
+        config.train.max_steps = 2
     with pytest.raises(ValidationError, match="frozen"):
-        config.train = TrainConfig(max_steps=2)  # type: ignore[misc]  # the point of the test
+        config.train = TrainConfig(max_steps=2)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout
 from lartpc_ds.prepare import (
     Job,
-    absolute_patterns,
+    absolute_paths,
     class_weights,
     image_shape,
     index_events,
@@ -180,7 +180,7 @@ def test_a_class_that_nobody_trains_on_has_a_finite_weight() -> None:
 def test_patterns_hold_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/physicist")
     run = with_files(config("x"), ("events/*.h5", "../a.h5", "/data/b.h5", "~/c.h5"))
-    found = absolute_patterns(run, Path("/runs/mine")).data.files
+    found = absolute_paths(run, Path("/runs/mine")).data.files
     assert found == ("/runs/mine/events/*.h5", "/runs/a.h5", "/data/b.h5", "/home/physicist/c.h5")
-    assert absolute_patterns(run, Path("/runs/mine")).model == run.model
+    assert absolute_paths(run, Path("/runs/mine")).model == run.model
     assert run.data.files[0] == "events/*.h5"

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,7 +70,7 @@ def test_a_last_line_cut_short_is_left_out_and_rewinding_removes_it(folder: RunF
 
 
 def test_rewinding_drops_what_a_resumed_run_writes_again(folder: RunFolder) -> None:
-    lines = [{"step": 1}, {"step": 2, "evaluation": {}}, {"step": 2}, {"step": 3}]
+    lines: list[dict[str, Any]] = [{"step": 1}, {"step": 2, "evaluation": {}}, {"step": 2}, {"step": 3}]
     for line in lines:
         folder.append_metrics(line)
     folder.rewind_metrics(2)

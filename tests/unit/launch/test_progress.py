@@ -1,12 +1,12 @@
 import io
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from lartpc_ds.launch import progress
 from lartpc_ds.launch.progress import JobDisplay
 from lartpc_ds.runlog import RunFolder
 
@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> RunFolder:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds since some start; a test moves it."""
     now = [1000.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 
