@@ -21,7 +21,12 @@ def _conv(channels_in: int, channels_out: int, kernel: int, stride: int = 1) -> 
 def _shortcut(channels_in: int, channels_out: int, stride: int, norm: str) -> nn.Module:
     if stride == 1 and channels_in == channels_out:
         return nn.Identity()
-    return nn.Sequential(_conv(channels_in, channels_out, 1, stride), make_norm(norm, channels_out))
+    project = (_conv(channels_in, channels_out, 1), make_norm(norm, channels_out))
+    if stride == 1:
+        return nn.Sequential(*project)
+    # a pool of one pixel is the stride of a 1x1 convolution, exactly; torch 2.13 on CPU writes past its memory in the
+    # backward of a channels-last 1x1 convolution with a stride and fewer than 16 channels
+    return nn.Sequential(nn.AvgPool2d(1, stride), *project)
 
 
 class BasicBlock(nn.Module):

@@ -1,7 +1,7 @@
-"""The command line as a user starts it: `python -m lartpc_ds ...` in a process of its own, and the care of a test for it.
+"""The command line as a user starts it: `python -m lartpc_ds ...` in a process of its own.
 
-Every process of a job inherits one variable of the environment, whatever session, group or parent it moves to; so a test
-can ask which processes are left without trusting the code under test.
+Every process of a job inherits one variable of the environment, whatever session, group or parent it moves to; so a
+test can ask which processes are left without trusting the code under test.
 """
 
 import os

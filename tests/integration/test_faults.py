@@ -1,16 +1,21 @@
 """What goes wrong in a running job: stop requests, killed processes, failing ranks, bad events. Nothing may be left."""
 
+import itertools
 import os
 import signal
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import h5py
 import pytest
 
+from lartpc_ds import session
 from lartpc_ds.failures import rank_pids
+from lartpc_ds.runlog import RunFolder
 from tests.integration.cli import Job, overrides, run_cli, started, steps, wait_until
-from tests.small_runs import write_events, write_run_toml
+from tests.ranks import run_ranks
+from tests.small_runs import prepared, write_events, write_run_toml
 
 LONG = "train.max_steps=1000000"
 
@@ -29,8 +34,8 @@ def users_work(work: Path) -> Path:
     return work
 
 
-def training(*settings: str, ranks: int) -> list[str]:
-    return ["train", "run.toml", *overrides(settings), "--devices", str(ranks), "--run-dir", "run"]
+def training(*settings: str, ranks: int, run_dir: str = "run") -> list[str]:
+    return ["train", "run.toml", *overrides(settings), "--devices", str(ranks), "--run-dir", run_dir]
 
 
 def assert_nothing_left(job: Job) -> None:
@@ -49,12 +54,19 @@ def test_a_stop_request_saves_and_the_run_resumes(work: Path) -> None:
     assert steps(job.folder) == list(range(1, stopped_at + 4))
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT], ids=lambda number: number.name)
-def test_other_signals_stop_as_well(work: Path, number: signal.Signals) -> None:
-    with started(work, *training(LONG, ranks=1)) as job:
-        job.wait_for_step(2)
-        job.process.send_signal(number)
-        assert_stopped_and_saved(job)
+def test_other_signals_stop_as_well(work: Path) -> None:
+    with ExitStack() as stack:
+        jobs = {
+            number: stack.enter_context(
+                started(work, *training(LONG, ranks=1, run_dir=number.name), run_dir=number.name)
+            )
+            for number in (signal.SIGUSR1, signal.SIGINT)
+        }
+        for number, job in jobs.items():
+            job.wait_for_step(2)
+            job.process.send_signal(number)
+        for job in jobs.values():
+            assert_stopped_and_saved(job)
 
 
 def test_a_stop_request_to_every_process_saves_too(work: Path) -> None:
@@ -135,24 +147,50 @@ def test_the_traceback_of_the_rank_that_failed_first_is_shown(users_work: Path) 
     assert steps(job.folder) == [1, 2] and not job.folder.done_file.exists()
 
 
-@pytest.mark.parametrize(("ranks", "workers"), [(2, 0), (1, 1)])
-def test_a_bad_event_is_named(work: Path, ranks: int, workers: int) -> None:
+def test_a_bad_event_is_named(work: Path) -> None:
     with h5py.File(work / "events.h5", "r+") as file:
         voxels, extents = (file[f"Data/sparse2d_wire_group/{name}"] for name in ("voxels", "voxel_extents"))
         bad = int(extents["first"][2 * 7 + 1])  # the second plane of event 7
         row = voxels[bad]
         row["value"] = float("nan")
         voxels[bad] = row
-    settings = ["train.max_steps=20", "data.split={train=1.0,validation=0.0}", f"data.workers={workers}"]
-    with started(work, *training(*settings, ranks=ranks)) as job:
-        finished = job.finish()
-        assert_nothing_left(job)
-    assert finished.code == 2, finished.out + finished.err
+    settings = ["train.max_steps=20", "data.split={train=1.0,validation=0.0}"]
+    plain = training(*settings, ranks=2, run_dir="plain")
+    with_readers = training(*settings, "data.workers=1", ranks=1, run_dir="readers")
+    with started(work, *plain, run_dir="plain") as first, started(work, *with_readers, run_dir="readers") as second:
+        for job in (first, second):
+            assert_bad_event_named(job, work / "events.h5")
+
+
+def assert_bad_event_named(job: Job, file: Path) -> None:
+    finished = job.finish()
+    assert_nothing_left(job)
     shown = finished.out + finished.err
-    for word in (str(work / "events.h5"), "sparse2d_wire_group", "event 7, plane 1", "nan"):
+    assert finished.code == 2, shown
+    for word in (str(file), "sparse2d_wire_group", "event 7, plane 1", "nan"):
         assert word in shown
     assert "Traceback" not in shown
     assert not job.folder.done_file.exists()
+
+
+def test_a_running_run_may_be_evaluated_but_not_started_again(work: Path) -> None:
+    run = prepared(work / "run", work / "run.toml")
+    run_ranks(1, train_two_steps, run.path)
+    with started(work, *training(LONG, ranks=1), "--resume") as job:
+        job.wait_for_step(4)
+        evaluated = run_cli(work, "evaluate", "run")
+        assert evaluated.code == 0, evaluated.out + evaluated.err
+        again = run_cli(work, *training(LONG, ranks=1), "--resume", timeout_seconds=60)
+        assert again.code == 2 and "running" in again.err, again.out + again.err
+        job.process.send_signal(signal.SIGTERM)
+        assert_stopped_and_saved(job)
+    done = steps(run)
+    assert done == list(range(1, len(done) + 1))
+
+
+def train_two_steps(path: Path) -> None:
+    asked = itertools.count(1)
+    session.train(RunFolder(path), resume=False, stop_requested=lambda: next(asked) == 2)
 
 
 def importable() -> dict[str, str]:

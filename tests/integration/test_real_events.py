@@ -1,4 +1,4 @@
-"""The `sbnd` recipe on two real events, two ranks: the ZeRO stages are one algorithm, so they give one series of losses."""
+"""The `sbnd` recipe on two real events, two ranks: the ZeRO stages are one algorithm, so their losses are equal."""
 
 from contextlib import ExitStack
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A whole small run as a user makes it: train on two ranks, evaluate on one and two, report; what lies in the folder."""
+"""A whole small run as a user makes it: train on two ranks, evaluate on one and two, report; and what it leaves."""
 
 import csv
 import json
