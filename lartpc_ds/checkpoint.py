@@ -59,6 +59,11 @@ def save(engine: Engine, folder: Path, progress: Progress, facts: Mapping[str, A
         dist.barrier()
         if rank == 0:
             partial.rename(final)
+            for script in (
+                "zero_to_fp32.py",
+                "zero_to_torch.py",
+            ):  # they want DeepSpeed's `latest`; model.pt is at hand
+                (folder / script).unlink(missing_ok=True)
     if rank == 0:
         _link(folder / "last", final.name)
         if best:

@@ -75,13 +75,12 @@ def evaluate(
     ] = None,
     checkpoint: Annotated[str, typer.Option(help="best, last or step_<number>.")] = "last",
     devices: Devices = None,
-    verbose: Verbose = False,
 ) -> None:
     """Evaluate a checkpoint: figures, confusion matrix and a table of scores."""
     from lartpc_ds.launch.evaluation import EvaluateRequest
     from lartpc_ds.launch.evaluation import evaluate as run_evaluation
 
-    raise typer.Exit(run_evaluation(EvaluateRequest(run_dir, files or [], checkpoint, devices, verbose), _console()))
+    raise typer.Exit(run_evaluation(EvaluateRequest(run_dir, files or [], checkpoint, devices), _console()))
 
 
 @app.command()

@@ -111,6 +111,11 @@ class Engine:
             logits: torch.Tensor = self.deepspeed(_channels_last(images, self.device))
         return logits.float().cpu()
 
+    def monitor(self, values: Mapping[str, float], events: int) -> None:
+        """Hand values to the monitors that the JSON switches on; DeepSpeed itself reports the learning rate only."""
+        if self.deepspeed.monitor.enabled:
+            self.deepspeed.monitor.write_events([(f"Train/Samples/{name}", v, events) for name, v in values.items()])
+
     def _losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         losses = F.cross_entropy(logits, labels, reduction="none")
         return losses if self.class_weights is None else losses * self.class_weights[labels]

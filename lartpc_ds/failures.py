@@ -10,7 +10,7 @@ import os
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import psutil
 
 from lartpc_ds.errors import UserError
 
-__all__ = ["Failure", "alive", "clear", "first_failure", "rank_pids", "record_failure", "record_lost_ranks"]
+__all__ = ["Failure", "alive", "clear", "first_failure", "forget", "rank_pids", "record_failure", "record_lost_ranks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,21 @@ def alive(logs: Path, rank: int) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink()
+        forget(logs, rank)
+
+
+def forget(logs: Path, rank: int) -> None:
+    """In a rank that ends on purpose: nobody need ask what killed it."""
+    (logs / f"rank{rank}.pid").unlink(missing_ok=True)
 
 
 def rank_pids(logs: Path) -> dict[int, int]:
     """Process ids of the ranks that live, or were killed, by rank."""
-    return {int(path.stem.removeprefix("rank")): int(path.read_text()) for path in logs.glob("rank*.pid")}
+    pids = {}
+    for path in logs.glob("rank*.pid"):
+        with suppress(FileNotFoundError):  # it ended between the look and the reading
+            pids[int(path.stem.removeprefix("rank"))] = int(path.read_text())
+    return pids
 
 
 def record_failure(logs: Path, rank: int, error: BaseException) -> None:

@@ -30,6 +30,7 @@ __all__ = [
     "Job",
     "absolute_paths",
     "class_weights",
+    "image_shape",
     "index_events",
     "make_job",
     "make_model",

@@ -4,9 +4,11 @@ A fresh run claims a folder that does not exist or is empty; nothing in it is ev
 written last and by a run that succeeded, because the launcher's exit code cannot be trusted (it can be 0 after a kill).
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,20 @@ class RunFolder:
         """Raise UserError unless this is the folder of a run."""
         if not self.config_file.is_file() or not self.job_file.is_file():
             raise UserError(f"{self.path}: not a run folder (no config.toml and job.json in it)")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Held while a job trains in the folder; a second one would write over the first.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        with (self.logs / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"--run-dir {self.path}: a job is running in it; wait for it or stop it") from None
+            yield
 
     def write(self, config: RunConfig, ds: Mapping[str, Any], job: Mapping[str, Any]) -> None:
         """The resolved configurations and the job."""

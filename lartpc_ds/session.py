@@ -55,6 +55,9 @@ def train(folder: RunFolder, *, resume: bool, stop_requested: Callable[[], bool]
     model = make_model(run.config, run.job.planes, len(run.job.classes))
     if run.config.model.weights is not None:
         load_weights(model, Path(run.config.model.weights), "model.weights")
+    for monitor in ("tensorboard", "csv_monitor"):
+        if monitor in ds:  # a relative path means the run folder, wherever the launcher was started
+            ds[monitor]["output_path"] = str(folder.path / ds[monitor].get("output_path", ""))
     trainer = engine.Engine(model.to(device), ds, groups, device, class_weights(run.config, run.index))
     torch.manual_seed(run.config.train.seed + groups.rank)
     start = checkpoint.latest(folder.checkpoints) if resume else None

@@ -99,6 +99,7 @@ def fit(
         line |= {"events": progress.events, "step_seconds": step_seconds, "peak_bytes": peak_bytes}
         if engine.groups.rank == 0:
             run.folder.append_metrics(line)
+            engine.monitor({name: line[name] for name in ("loss", "accuracy", "step_seconds")}, progress.events)
 
         last = progress.step == job.max_steps
         best = False

@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from types import FrameType
 
+import psutil
+
 from lartpc_ds import failures
 from lartpc_ds.runlog import RunFolder
 
@@ -40,19 +42,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="lartpc_ds.worker")
     parser.add_argument("mode", choices=["train", "evaluate"])
     parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--logs", type=Path, required=True, help="folder for what this job tells its parent")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--request", type=Path, help="JSON file that says what to evaluate")
     arguments = parser.parse_args()
-    folder = RunFolder(arguments.run_dir)
-    rank = int(os.environ["RANK"])
+    logs, rank = arguments.logs, int(os.environ["RANK"])
     stop = _StopFlag()
-    _redirect_output(folder.logs / f"rank{rank}.log")
-    _die_with_parents()
-    with failures.alive(folder.logs, rank):
+    _redirect_output(logs / f"rank{rank}.log")
+    _die_with_parents(logs, rank)
+    with failures.alive(logs, rank):
         try:
-            stopped = _run(arguments, folder, stop)
+            stopped = _run(arguments, RunFolder(arguments.run_dir), stop)
         except BaseException as error:
-            failures.record_failure(folder.logs, rank, error)
+            failures.record_failure(logs, rank, error)
             raise
     sys.exit(_RESUMABLE if stopped else 0)
 
@@ -74,13 +76,16 @@ def _redirect_output(log: Path) -> None:
     os.close(descriptor)
 
 
-def _die_with_parents() -> None:
+def _die_with_parents(logs: Path, rank: int) -> None:
     """End this process when the launcher or the command line that started it is gone; nobody would end it otherwise."""
     launcher, command_line = os.getppid(), int(os.environ.get("LARTPC_DS_PARENT", "0"))
 
     def watch() -> None:
         while os.getppid() == launcher and (not command_line or os.path.exists(f"/proc/{command_line}")):
             time.sleep(1)
+        for child in psutil.Process().children(recursive=True):
+            child.kill()  # reader processes have the fork server for a parent, and would not notice
+        failures.forget(logs, rank)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

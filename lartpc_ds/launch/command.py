@@ -62,11 +62,12 @@ def check_devices(devices: int, ds: Mapping[str, Any]) -> None:
         )
 
 
-def local_command(mode: str, folder: Path, devices: int, options: Sequence[str] = ()) -> Command:
-    """`deepspeed` starting `python -m lartpc_ds.worker MODE FOLDER` on `devices` ranks of this machine."""
+def local_command(mode: str, folder: Path, logs: Path, devices: int, options: Sequence[str] = ()) -> Command:
+    """`deepspeed` starting `python -m lartpc_ds.worker MODE FOLDER --logs LOGS` on `devices` ranks of this machine."""
     arguments = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", os.devnull]
-    variables: dict[str, str | None] = {}
     accelerator = get_accelerator()
+    # ranks must not find a device that this process, which checked everything, did not see
+    variables: dict[str, str | None] = {"DS_ACCELERATOR": accelerator.device_name()}
     if accelerator.device_name() == "cpu":
         arguments += ["--num_gpus", str(devices)]
         # children of one job share the cores; torch would take all of them in every rank
@@ -78,7 +79,7 @@ def local_command(mode: str, folder: Path, devices: int, options: Sequence[str] 
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(accelerator.device_count())))
         variables["CUDA_VISIBLE_DEVICES"] = ",".join(visible.split(",")[:devices])
     arguments += ["--master_port", str(_free_port()), "--no_local_rank", "--module", "lartpc_ds.worker"]
-    return Command((*arguments, mode, str(folder), *options), variables)
+    return Command((*arguments, mode, str(folder), "--logs", str(logs), *options), variables)
 
 
 def _free_port() -> int:

@@ -1,6 +1,7 @@
 """`lartpc-ds evaluate`: a checkpoint of a run on its held-out events, or on files of the user's."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,11 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.launch.command import check_devices, default_devices, local_command
 from lartpc_ds.launch.job import run_job
 from lartpc_ds.layout import Layout
-from lartpc_ds.prepare import index_events, make_job, open_events
+from lartpc_ds.prepare import image_shape, index_events, open_events
 from lartpc_ds.report.summary import print_evaluation
 from lartpc_ds.runlog import RunFolder, write_atomically
 from lartpc_ds.session import open_run
+from lartpc_ds.train import Run
 
 __all__ = ["EvaluateRequest", "evaluate"]
 
@@ -31,7 +33,6 @@ class EvaluateRequest:
     files: Sequence[str] = ()
     checkpoint: str = "last"
     devices: int | None = None
-    verbose: bool = False
 
 
 def evaluate(request: EvaluateRequest, console: Console) -> int:
@@ -48,15 +49,18 @@ def evaluate(request: EvaluateRequest, console: Console) -> int:
     check_devices(devices, ds)
     layout = Layout.fit(devices)
     if request.files:
-        config, index, positions = _given_files(run.config, request.files, layout, run.job.image_shape)
+        config, index, positions = _given_files(run, request.files, layout)
     else:
         config, index = run.config, run.index
         positions = index.positions("test" if len(index.positions("test")) else "validation").tolist()
     if not positions:
         raise UserError(f"{folder.path}: the run has no held-out events (data.split); give some with --files")
-    predictions = folder.free_name("predictions", ".csv")
-    figures_file = predictions.with_name(predictions.name.replace("predictions", "evaluation")).with_suffix(".json")
-    events_file = folder.logs / f"{predictions.stem}-events.csv"
+    # the bare name predictions.csv is for the end of the training itself
+    predictions = folder.free_name(f"predictions-{chosen.name}", ".csv")
+    logs = folder.logs / predictions.stem
+    logs.mkdir()
+    figures_file = folder.path / f"{predictions.stem.replace('predictions', 'evaluation')}.json"
+    events_file = logs / "events.csv"
     write_index(index, events_file)
     ask: dict[str, Any] = {
         "checkpoint": str(chosen),
@@ -65,37 +69,34 @@ def evaluate(request: EvaluateRequest, console: Console) -> int:
         "positions": positions,
     }
     ask |= {"layout": {"data": layout.data}, "predictions": str(predictions), "evaluation": str(figures_file)}
-    request_file = folder.logs / f"{predictions.stem}-request.json"
+    request_file = logs / "request.json"
     write_atomically(request_file, json.dumps(ask))
-    command = local_command("evaluate", folder.path, devices, ["--request", str(request_file)])
+    command = local_command("evaluate", folder.path, logs, devices, ["--request", str(request_file)])
     with console.status(f"evaluating {chosen.name} on {len(positions)} events", spinner="line"):
-        code = run_job(command, folder, figures_file, say=lambda text: _say(console, text), on_poll=lambda: None)
-    if code == 0:
+        end = run_job(command, logs, figures_file, resumable=lambda: False, say=console.print, on_poll=lambda: None)
+    if end.report is not None:
+        print(end.report, file=sys.stderr)
+    if end.code == 0:
         figures: dict[str, Any] = json.loads(figures_file.read_text())
         print_evaluation(console, figures)
         console.print(
             f"checkpoint: {chosen}\nscores: {predictions}\nfigures: {figures_file}", soft_wrap=True, highlight=False
         )
-    return code
+    return end.code
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _given_files(
-    config: RunConfig, files: Sequence[str], layout: Layout, trained_shape: tuple[int, int]
-) -> tuple[RunConfig, EventIndex, list[int]]:
+def _given_files(run: Run, files: Sequence[str], layout: Layout) -> tuple[RunConfig, EventIndex, list[int]]:
     """All events of the files that belong to a class of the run."""
     everything = SplitConfig(train=1.0, validation=0.0, test=0.0)
     changes = {"files": tuple(str(Path(name).absolute()) for name in files), "split": everything}
-    config = config.model_copy(update={"data": config.data.model_copy(update=changes)})
+    config = run.config.model_copy(update={"data": run.config.data.model_copy(update=changes)})
     opened = open_events(config)
     index = index_events(config, opened)
-    job = make_job(config, layout, opened, index)
-    if job.image_shape != trained_shape:
+    given = (opened.num_planes, *image_shape(config, opened))
+    trained = (run.job.planes, *run.job.image_shape)
+    if given != trained:
         raise UserError(
-            f"--files: images of {job.image_shape} wires x ticks, but the run was trained on {trained_shape}; "
-            "name the detector in data.detector when training to fix the image size"
+            f"--files: images of {given[0]} planes x {given[1]} wires x {given[2]} ticks, but the run was trained on "
+            f"{trained[0]} planes x {trained[1]} x {trained[2]}; give data.detector when training to fix it"
         )
     return config, index, index.positions("train").tolist()

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -18,9 +19,8 @@ import psutil
 
 from lartpc_ds import failures
 from lartpc_ds.launch.command import Command
-from lartpc_ds.runlog import RunFolder
 
-__all__ = ["run_job"]
+__all__ = ["JobEnd", "run_job"]
 
 _RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -46,33 +46,45 @@ class _StopRequests:
         self.count += 1
 
 
+@dataclass(frozen=True, slots=True)
+class JobEnd:
+    """How a job ended: the command line's exit code (0, 1, 2 or 75), and what to tell the user of a failure."""
+
+    code: int
+    report: str | None = None
+
+
 def run_job(
-    command: Command, folder: RunFolder, result: Path, *, say: Callable[[str], None], on_poll: Callable[[], None]
-) -> int:
+    command: Command,
+    logs: Path,
+    result: Path,
+    *,
+    resumable: Callable[[], bool],
+    say: Callable[[str], None],
+    on_poll: Callable[[], None],
+) -> JobEnd:
     """Start the job, follow it to its end and leave no process behind.
 
     Args:
         command: the launcher's command line.
-        folder: the run folder, with `logs/`.
+        logs: folder of this job alone: logs, process ids, failures.
         result: the file that the ranks write last when they succeed.
+        resumable: is there a checkpoint to continue from?
         say: prints one message to the user.
         on_poll: called a few times a second, to show progress.
-
-    Returns:
-        0, 1, 2 or 75, as the command line's exit codes are defined.
     """
-    failures.clear(folder.logs)
+    failures.clear(logs)
     environment = command.environment() | {"LARTPC_DS_PARENT": str(os.getpid())}
-    with _StopRequests() as stops, (folder.logs / "launcher.log").open("wb") as log:
+    with _StopRequests() as stops, (logs / "launcher.log").open("wb") as log:
         launcher = subprocess.Popen(
             command.arguments, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
         )
         try:
-            _follow(launcher, folder.logs, stops, say, on_poll)
+            _follow(launcher, logs, stops, say, on_poll)
         finally:
             _end_session(launcher)
     on_poll()
-    return _exit_code(launcher.returncode, folder, result, stops.count, say)
+    return _job_end(launcher.returncode, logs, result, stops.count, resumable)
 
 
 def _follow(
@@ -103,6 +115,7 @@ def _follow(
         if failures.record_lost_ranks(logs) and deadline is None:
             # the other ranks may wait in a collective which the failed one will not join
             deadline = time.monotonic() + _GRACE_SECONDS
+    failures.record_lost_ranks(logs)  # the launcher may end between two looks
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
@@ -128,15 +141,15 @@ def _session(pid: int) -> int | None:
         return None
 
 
-def _exit_code(launcher_code: int, folder: RunFolder, result: Path, stop_count: int, say: Callable[[str], None]) -> int:
+def _job_end(launcher_code: int, logs: Path, result: Path, stop_count: int, resumable: Callable[[], bool]) -> JobEnd:
     if result.exists():
-        return 0
-    failure = failures.first_failure(folder.logs)
+        return JobEnd(0)
+    failure = failures.first_failure(logs)
     if failure is not None and stop_count < 2:
-        say(failure.report)
-        return 2 if failure.by_user else 1
+        return JobEnd(2 if failure.by_user else 1, failure.report)
     if launcher_code == _RESUMABLE or stop_count:
-        return _RESUMABLE if (folder.checkpoints / "last").exists() else 1
-    tail = (folder.logs / "launcher.log").read_text(errors="replace").splitlines()[-12:]
-    say("\n".join([f"the job ended without a result (launcher's exit code {launcher_code}); its last words:", *tail]))
-    return 1
+        return JobEnd(_RESUMABLE) if resumable() else JobEnd(1, "stopped before the first checkpoint")
+    # the runner exits with 0 when a signal ends the launcher proper
+    what = "failed" if launcher_code > 0 else "was killed, from outside or for lack of memory"
+    tail = (logs / "launcher.log").read_text(errors="replace").splitlines()[-12:]
+    return JobEnd(1, "\n".join([f"the deepspeed launcher {what} (exit code {launcher_code}); its last words:", *tail]))

@@ -34,6 +34,7 @@ def _rows(
     zero = ds["zero_optimization"]
     offload = (zero.get("offload_optimizer") or {}).get("device", "none")
     optimizer = ds["optimizer"]
+    compiles = offload == "cpu" and ds["zero_force_ds_cpu_optimizer"]
     unused = int(np.sum(index.label < 0))
     events = config.data.batch * config.train.accumulate * layout.data
     scheduler = ds.get("scheduler", {"type": "constant"})["type"]
@@ -48,6 +49,7 @@ def _rows(
             f"{layout.world_size} rank(s): {layout}",
         ),
         ("DeepSpeed", f"{config.train.ds_config}: ZeRO-{zero['stage']}, {precision(ds)}, optimizer offload {offload}"),
+        *([("", "the first use on a machine compiles DeepSpeed's CPU Adam, about 2 minutes")] if compiles else []),
         (
             "global batch",
             f"{events} events = batch {config.data.batch} x accumulate {config.train.accumulate} x data {layout.data}",

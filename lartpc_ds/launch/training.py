@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -75,30 +76,47 @@ def train(request: TrainRequest, console: Console) -> int:
         if request.run_dir is None:
             raise UserError("--resume: say which run with --run-dir DIR")
         folder = RunFolder(request.run_dir.absolute())
-        resolved = _reopen(folder, config, ds, layout)
-    else:
-        folder = RunFolder(request.run_dir.absolute() if request.run_dir else _fresh_path(request.run))
-        with _claimed(folder):
-            resolved = prepare_run(config, ds, layout, folder, console)
-    print_plan(console, folder, resolved.config, resolved.ds, resolved.job, resolved.index)
-    options = ["--resume"] if request.resume else []
-    return _run(local_command("train", folder.path, devices, options), folder, resolved.job, console, request)
+        folder.require()
+        with folder.locked():
+            return _run(folder, _reopen(folder, config, ds, layout), console, request)
+    folder = RunFolder(request.run_dir.absolute() if request.run_dir else _fresh_path(request.run))
+    with _claimed(folder):
+        resolved = prepare_run(config, ds, layout, folder, console)
+    with folder.locked():
+        return _run(folder, resolved, console, request)
 
 
-def _run(command: Command, folder: RunFolder, job: Job, console: Console, request: TrainRequest) -> int:
+def _run(folder: RunFolder, resolved: ResolvedRun, console: Console, request: TrainRequest) -> int:
+    job = resolved.job
+    print_plan(console, folder, resolved.config, resolved.ds, job, resolved.index)
+    command = _command(folder.path, job, request)
     start = checkpoint.latest(folder.checkpoints) if request.resume else None
     start_step = 0 if start is None else int(checkpoint.manifest(start)["progress"]["step"])
     folder.rewind_metrics(start_step)
     folder.done_file.unlink(missing_ok=True)
     with JobDisplay(folder, job.max_steps, console, verbose=request.verbose, start_step=start_step) as display:
-        code = run_job(command, folder, folder.done_file, say=display.say, on_poll=display.poll)
-    if code == 0:
+        end = run_job(
+            command,
+            folder.logs,
+            folder.done_file,
+            resumable=lambda: checkpoint.latest(folder.checkpoints) is not None,
+            say=display.say,
+            on_poll=display.poll,
+        )
+    if end.report is not None:
+        print(end.report, file=sys.stderr)
+    if end.code == 0:
         print_summary(console, [folder])
-    elif code == 75:
+    elif end.code == 75:
         console.print(
             f"stopped early; continue with the same command and: --run-dir {folder.path} --resume", soft_wrap=True
         )
-    return code
+    return end.code
+
+
+def _command(path: Path, job: Job, request: TrainRequest) -> Command:
+    options = ["--resume"] if request.resume else []
+    return local_command("train", path, path / "logs", job.layout.world_size, options)
 
 
 def _fresh_path(run: str) -> Path:
@@ -139,9 +157,8 @@ def _reopen(folder: RunFolder, config: RunConfig, ds: dict[str, Any], layout: La
     """The run as it was saved, with what a resumed run may change.
 
     Raises:
-        UserError: not a run folder, or the configurations ask for another run than the one it holds.
+        UserError: the configurations ask for another run than the one it holds.
     """
-    folder.require()
     run, saved_ds = open_run(folder)
     if not config.data.files:  # the embedded default lies in the folder
         config = with_files(config, run.config.data.files)
@@ -188,7 +205,7 @@ def _dry_run(request: TrainRequest, config: RunConfig, ds: dict[str, Any], layou
         if not config.data.files:
             resolved = replace(resolved, config=with_files(resolved.config, (str(path / SIMULATED),)))
         print_plan(console, RunFolder(path), resolved.config, resolved.ds, resolved.job, resolved.index)
-    command = local_command("train", path, layout.world_size, ["--resume"] if request.resume else [])
+    command = _command(path, resolved.job, request)
     settings = [f"{name}={value}" for name, value in command.variables.items() if value is not None]
     tree = resolved.config.model_dump(mode="json", exclude_none=True)
     for title, text in (

@@ -33,10 +33,13 @@ def option(found: Command, name: str) -> str:
 
 
 def test_the_command_starts_deepspeeds_launcher_on_our_worker(on_cpu: None) -> None:
-    found = local_command("train", Path("/runs/mine"), 2, ["--resume"])
+    found = local_command("train", Path("/runs/mine"), Path("/runs/mine/logs"), 2, ["--resume"])
     assert found.arguments[:3] == (sys.executable, "-m", "deepspeed.launcher.runner")
     module = found.arguments.index("--module")
-    assert found.arguments[module + 1 :] == ("lartpc_ds.worker", "train", "/runs/mine", "--resume")
+    assert found.arguments[module + 1 :] == (
+        *("lartpc_ds.worker", "train", "/runs/mine", "--logs", "/runs/mine/logs"),
+        "--resume",
+    )
     assert "--no_local_rank" in found.arguments[:module], "typer would refuse --local_rank"
     assert option(found, "--num_gpus") == "2"
     assert option(found, "--hostfile") == os.devnull, "a hostfile of the machine is not ours"
@@ -48,22 +51,22 @@ def test_ranks_on_cpu_share_the_cores(monkeypatch: pytest.MonkeyPatch, on_cpu: N
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     for ranks, threads in ((1, "8"), (3, "2"), (16, "1")):
-        environment = local_command("train", Path("run"), ranks).environment()
+        environment = local_command("train", Path("run"), Path("logs"), ranks).environment()
         assert environment["OMP_NUM_THREADS"] == threads
         assert "CUDA_VISIBLE_DEVICES" not in environment
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert local_command("train", Path("run"), 2).environment()["OMP_NUM_THREADS"] == "5"
+    assert local_command("train", Path("run"), Path("logs"), 2).environment()["OMP_NUM_THREADS"] == "5"
 
 
 def test_ranks_on_gpus_take_the_first_of_those_that_are_ours(
     monkeypatch: pytest.MonkeyPatch, on_four_gpus: None
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    found = local_command("train", Path("run"), 2)
+    found = local_command("train", Path("run"), Path("logs"), 2)
     assert found.environment()["CUDA_VISIBLE_DEVICES"] == "0,1"
     assert "--num_gpus" not in found.arguments
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3,6,1")
-    assert local_command("train", Path("run"), 3).environment()["CUDA_VISIBLE_DEVICES"] == "5,3,6"
+    assert local_command("train", Path("run"), Path("logs"), 3).environment()["CUDA_VISIBLE_DEVICES"] == "5,3,6"
 
 
 def test_the_environment_adds_and_unsets(monkeypatch: pytest.MonkeyPatch) -> None:
