@@ -108,6 +108,8 @@ class ModelConfig(_Section):
     """Channels of the first stage; none: the network's own."""
     norm: Literal["batch", "group", "layer"] | None = None
     """`layer` acts per pixel over channels; none: the network's own."""
+    stem_stride: tuple[Positive, Positive] | None = None
+    """(wires, ticks) of a ResNet's first convolution; none: 2 x 2."""
     planes: Literal["stacked", "towers"] = "stacked"
     """Wire planes as input channels, or through shared-weight towers joined late."""
 

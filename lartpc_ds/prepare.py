@@ -115,6 +115,7 @@ def make_model(config: RunConfig, planes: int, num_classes: int) -> nn.Module:
         width=model.width,
         norm=model.norm,
         plane_mode=model.planes,
+        stem_stride=model.stem_stride,
         target=model.target,
     )
 

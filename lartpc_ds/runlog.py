@@ -87,6 +87,7 @@ class RunFolder:
         try:
             self.logs.mkdir(parents=True)
             self.checkpoints.mkdir()
+            self._lock_file.touch()
         except OSError as error:
             raise UserError(f"--run-dir {self.path}: cannot be made: {error.strerror}") from None
 
@@ -95,6 +96,10 @@ class RunFolder:
         if not self.config_file.is_file() or not self.job_file.is_file():
             raise UserError(f"{self.path}: not a run folder (no config.toml and job.json in it)")
 
+    @property
+    def _lock_file(self) -> Path:
+        return self.logs / "lock"
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Held while a job trains in the folder; a second one would write over the first.
@@ -102,7 +107,7 @@ class RunFolder:
         Raises:
             UserError: another process holds it.
         """
-        with (self.logs / "lock").open("w") as lock:
+        with self._lock_file.open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -49,11 +49,15 @@ def main() -> None:
     logs, rank = arguments.logs, int(os.environ["RANK"])
     stop = _StopFlag()
     _redirect_output(logs / f"rank{rank}.log")
-    _die_with_parents(logs, rank)
+    parents = _Parents()
+    threading.Thread(target=_die_with, args=(parents, logs, rank), daemon=True).start()
     with failures.alive(logs, rank):
         try:
             stopped = _run(arguments, RunFolder(arguments.run_dir), stop)
         except BaseException as error:
+            if parents.are_gone():  # so are other ranks, and whatever failed here is an echo of that
+                failures.forget(logs, rank)
+                os._exit(1)
             failures.record_failure(logs, rank, error)
             raise
     sys.exit(_RESUMABLE if stopped else 0)
@@ -76,19 +80,26 @@ def _redirect_output(log: Path) -> None:
     os.close(descriptor)
 
 
-def _die_with_parents(logs: Path, rank: int) -> None:
-    """End this process when the launcher or the command line that started it is gone; nobody would end it otherwise."""
-    launcher, command_line = os.getppid(), int(os.environ.get("LARTPC_DS_PARENT", "0"))
+class _Parents:
+    """The launcher and the command line that started this process; nobody would end it if they were gone."""
 
-    def watch() -> None:
-        while os.getppid() == launcher and (not command_line or os.path.exists(f"/proc/{command_line}")):
-            time.sleep(1)
-        for child in psutil.Process().children(recursive=True):
-            child.kill()  # reader processes have the fork server for a parent, and would not notice
-        failures.forget(logs, rank)
-        os._exit(1)
+    def __init__(self) -> None:
+        self._launcher = os.getppid()
+        self._command_line = int(os.environ.get("LARTPC_DS_PARENT", "0"))
 
-    threading.Thread(target=watch, daemon=True).start()
+    def are_gone(self) -> bool:
+        """Is either?"""
+        command_line_lives = not self._command_line or os.path.exists(f"/proc/{self._command_line}")
+        return os.getppid() != self._launcher or not command_line_lives
+
+
+def _die_with(parents: _Parents, logs: Path, rank: int) -> None:
+    while not parents.are_gone():
+        time.sleep(1)
+    for child in psutil.Process().children(recursive=True):
+        child.kill()  # reader processes have the fork server for a parent, and would not notice
+    failures.forget(logs, rank)
+    os._exit(1)
 
 
 if __name__ == "__main__":

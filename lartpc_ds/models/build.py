@@ -38,6 +38,7 @@ def build_model(
     width: int | None = None,
     norm: str | None = None,
     plane_mode: str = "stacked",
+    stem_stride: tuple[int, int] | None = None,
     target: str | None = None,
 ) -> nn.Module:
     """A network from (N, planes, wires, ticks) to scores (N, num_classes), for images of any size.
@@ -48,6 +49,7 @@ def build_model(
         num_classes: scores per event.
         width: channels of the first stage; None takes the network's own (64, ConvNeXt 96).
         norm: batch, group or layer; None takes the network's own (batch, ConvNeXt layer).
+        stem_stride: (wires, ticks) of a ResNet's first convolution; None takes 2 x 2.
         plane_mode: planes stacked as channels, or towers of shared weights.
         target: "my_pkg.module:function", called as function(planes=..., num_classes=...) in place of all this.
 
@@ -55,10 +57,10 @@ def build_model(
         UserError: an unknown name, norm or plane mode, a width below 1, or a target that yields no nn.Module.
     """
     if target is not None:
-        if (width, norm, plane_mode) != (None, None, "stacked"):
+        if (width, norm, plane_mode, stem_stride) != (None, None, "stacked", None):
             raise UserError(
-                f"model.target = {target!r} builds the whole network, so model.width, model.norm and model.planes have "
-                f"no effect (given: {width!r}, {norm!r}, {plane_mode!r}); remove them"
+                f"model.target = {target!r} builds the whole network, so model.width, norm, planes and stem_stride "
+                f"have no effect (given: {width!r}, {norm!r}, {plane_mode!r}, {stem_stride!r}); remove them"
             )
         return _from_target(target, planes, num_classes)
     if name not in MODELS:
@@ -69,10 +71,13 @@ def build_model(
         raise UserError(f"model.width = {width} must be at least 1; leave it out for the network's own")
     make_trunk, own_width, own_norm = MODELS[name]
     towers = plane_mode == "towers"
+    if stem_stride is not None and not name.startswith("resnet"):
+        raise UserError(f"model.stem_stride = {list(stem_stride)} is for resnet networks, not {name}; remove it")
     trunk, channels = make_trunk(
         planes=1 if towers else planes,
         width=own_width if width is None else width,
         norm=own_norm if norm is None else norm,
+        **({} if stem_stride is None else {"stem_stride": stem_stride}),
     )
     if towers:
         return nn.Sequential(OrderedDict(tower_blocks(trunk, channels, planes, num_classes)))

@@ -18,6 +18,13 @@ def _conv(channels_in: int, channels_out: int, kernel: int, stride: int = 1) -> 
     return conv
 
 
+def _stem_conv(planes: int, width: int, stride: tuple[int, int]) -> nn.Conv2d:
+    kernel, padding = (2 * stride[0] + 3, 2 * stride[1] + 3), (stride[0] + 1, stride[1] + 1)
+    conv = nn.Conv2d(planes, width, kernel, stride, padding=padding, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv
+
+
 def _shortcut(channels_in: int, channels_out: int, stride: int, norm: str) -> nn.Module:
     if stride == 1 and channels_in == channels_out:
         return nn.Identity()
@@ -83,14 +90,18 @@ _STAGES: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] 
 }
 
 
-def resnet_trunk(depth: int, *, planes: int, width: int, norm: str) -> tuple[dict[str, nn.Module], int]:
+def resnet_trunk(
+    depth: int, *, planes: int, width: int, norm: str, stem_stride: tuple[int, int] | None = None
+) -> tuple[dict[str, nn.Module], int]:
     """Named blocks from (N, planes, H, W) to (N, channels, ~H/32, ~W/32), and `channels`.
 
-    `width` is the channels of the first stage; each later stage doubles it and halves the map.
+    `width` is the channels of the first stage; each later stage doubles it and halves the map. `stem_stride` (wires,
+    ticks) replaces the first convolution's 2 x 2: detectors whose ticks are far finer than their wires get nearly
+    square pixels at once, from every tick. Its kernel is 2 s + 3 wide, 7 x 7 for the usual stride.
     """
     block, repeats_of_stage = _STAGES[depth]
     trunk: dict[str, nn.Module] = {
-        "stem": nn.Sequential(_conv(planes, width, 7, 2), make_norm(norm, width), nn.ReLU(inplace=True)),
+        "stem": nn.Sequential(_stem_conv(planes, width, stem_stride or (2, 2)), make_norm(norm, width), nn.ReLU(True)),
         "pool": nn.MaxPool2d(3, stride=2, padding=1),
     }
     channels = width

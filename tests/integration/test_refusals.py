@@ -244,7 +244,7 @@ def write_of_shapes(path: Path, *shapes: tuple[int, int]) -> None:
 
 def test_evaluate_files_of_another_image_size(refuse: Refuse, work: Path) -> None:
     write_of_shapes(work / "larger.h5", (65, 97), (65, 97))
-    says(refuse("evaluate", "run", "--files", "larger.h5"), ["--files", "(65, 97)", "(33, 49)"])
+    says(refuse("evaluate", "run", "--files", "larger.h5"), ["--files", "65 wires x 97 ticks", "2 planes x 33 x 49"])
 
 
 def test_evaluate_files_with_another_number_of_planes(refuse: Refuse, work: Path) -> None:

@@ -87,3 +87,29 @@ def test_width_is_the_channels_of_the_first_stage() -> None:
 def test_a_wrong_setting_is_named(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build_model(**{"name": "resnet18", "planes": 3, "num_classes": 5, **settings})
+
+
+def test_resnets_have_no_strided_pointwise_convolution() -> None:
+    """Torch 2.13 corrupts memory in the CPU backward of a narrow one; a pool of one pixel is the same stride."""
+    for name in ("resnet18", "resnet50"):
+        model = build_model(name, planes=2, num_classes=3, width=8)
+        convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+        assert not [one for one in convolutions if one.kernel_size == (1, 1) and one.stride != (1, 1)]
+
+
+def test_the_shortcut_subsamples_as_a_strided_convolution() -> None:
+    shortcut = build_model("resnet18", planes=2, num_classes=3, width=8).layer2_0.shortcut
+    assert isinstance(shortcut, nn.Sequential)
+    images = torch.randn(2, 8, 13, 18)
+    expected = nn.functional.conv2d(images, shortcut[1].weight, stride=2)
+    assert torch.allclose(shortcut[1](shortcut[0](images)), expected, atol=1e-6)
+
+
+def test_the_stem_takes_the_stride_of_the_pixels() -> None:
+    usual = build_model("resnet18", planes=2, num_classes=3, width=4)
+    same = build_model("resnet18", planes=2, num_classes=3, width=4, stem_stride=(2, 2))
+    assert {k: v.shape for k, v in usual.state_dict().items()} == {k: v.shape for k, v in same.state_dict().items()}
+    tall = build_model("resnet18", planes=2, num_classes=3, width=4, stem_stride=(2, 8))
+    assert tall.stem(_image(1, 2, 33, 129)).shape == (1, 4, 17, 17)
+    with pytest.raises(UserError, match="stem_stride"):
+        build_model("convnext", planes=2, num_classes=3, stem_stride=(2, 8))
