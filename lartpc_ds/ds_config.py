@@ -9,6 +9,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -176,7 +177,7 @@ def _deepspeed_problems(tree: Mapping[str, Any]) -> list[str]:
     for name, model in sections.items():
         section = tree.get(name, {})
         if isinstance(section, dict):
-            problems += _problems(lambda model=model, section=section: model(**section), f"{name}.")  # type: ignore[misc]
+            problems += _problems(partial(model, **section), f"{name}.")
     zero = tree.get("zero_optimization")
     if isinstance(zero, dict) and type(zero.get("stage")) is not int:  # True is an int to isinstance
         problems.append(f"zero_optimization.stage: must be 0, 1, 2 or 3 (given: {zero.get('stage')!r})")
