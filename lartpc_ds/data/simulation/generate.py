@@ -7,6 +7,7 @@ gives the same file. One generator a worker would be simpler and would tie the e
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -106,9 +107,10 @@ def _events(job: _Job, num_events: int, workers: int) -> Iterator[Event]:
     if workers == 1:
         yield from map(make, range(num_events))
         return
-    # forkserver: a forked copy of a process that has threads (torch, h5py) can hang
-    with multiprocessing.get_context("forkserver").Pool(workers) as pool:
-        yield from pool.imap(make, range(num_events), chunksize=_CHUNK)
+    # forkserver: a forked copy of a process that has threads (torch, h5py) can hang; an executor: multiprocessing.Pool
+    # restarts a worker that cannot start (say, for a script on stdin) for ever
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver")) as pool:
+        yield from pool.map(make, range(num_events), chunksize=_CHUNK)
 
 
 def _indexed_event(job: _Job, index: int) -> Event:
