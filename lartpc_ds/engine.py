@@ -94,7 +94,9 @@ class Engine:
         """One optimizer step over `gradient_accumulation_steps` micro-batches of (images NCHW, labels N)."""
         self.deepspeed.train()
         loss_sum, correct, events = 0.0, 0, 0
-        for images, labels in self._on_device(micro_batches):
+        for micro_batch in micro_batches:
+            images, labels = _channels_last(micro_batch[0], self.device), micro_batch[1].to(self.device)
+            del micro_batch  # the host's images would stay beside the device's through the whole step
             logits = self.deepspeed(images).float()
             losses = self._losses(logits, labels)
             self.deepspeed.backward(losses.mean())
@@ -119,12 +121,6 @@ class Engine:
     def _losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         losses = F.cross_entropy(logits, labels, reduction="none")
         return losses if self.class_weights is None else losses * self.class_weights[labels]
-
-    def _on_device(
-        self, micro_batches: Iterable[tuple[torch.Tensor, torch.Tensor]]
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for images, labels in micro_batches:
-            yield _channels_last(images, self.device), labels.to(self.device)
 
     def full_state_dict(self) -> dict[str, torch.Tensor]:
         """Whole fp32 weights and buffers on the host; a collective under ZeRO-3. Buffers are averaged over data."""

@@ -7,6 +7,7 @@ at its step and needs no saved iterator.
 import itertools
 import multiprocessing
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -45,7 +46,8 @@ def training_steps(
     )
     batches = _read(dataset, positions, config.data.workers)
     for _ in range(first_step, last_step):
-        yield ((images, labels) for images, labels, _ in itertools.islice(batches, accumulate))
+        # map keeps no batch; a generator's frame would hold the host's images through the whole step
+        yield map(itemgetter(0, 1), itertools.islice(batches, accumulate))
 
 
 def evaluation_batches(
