@@ -19,7 +19,7 @@ import psutil
 
 from lartpc_ds.errors import UserError
 
-__all__ = ["Failure", "alive", "clear", "first_failure", "forget", "rank_pids", "record_failure", "record_lost_ranks"]
+__all__ = ["Failure", "alive", "clear", "first_failure", "forget", "living_ranks", "rank_pids", "record_failure", "record_lost_ranks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,11 @@ def rank_pids(logs: Path) -> dict[int, int]:
     return pids
 
 
+def living_ranks(logs: Path) -> list[int]:
+    """Ranks that are at work."""
+    return [rank for rank, pid in rank_pids(logs).items() if _lives(pid)]
+
+
 def record_failure(logs: Path, rank: int, error: BaseException) -> None:
     """In a failing rank: what happened."""
     trace = "".join(traceback.format_exception(error))
@@ -71,7 +76,9 @@ def record_failure(logs: Path, rank: int, error: BaseException) -> None:
 def record_lost_ranks(logs: Path) -> bool:
     """In the parent: ranks that were killed; is any rank known to have failed?"""
     for rank, pid in rank_pids(logs).items():
-        if not _lives(pid) and not (logs / "failures" / f"rank{rank}.json").exists():
+        # a rank that ends on purpose removes its pid file first, maybe since we read it
+        killed = not _lives(pid) and (logs / f"rank{rank}.pid").exists()
+        if killed and not (logs / "failures" / f"rank{rank}.json").exists():
             message = (
                 f"rank {rank} (process {pid}) was killed: out of memory, or from outside; see {logs}/rank{rank}.log"
             )

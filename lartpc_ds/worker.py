@@ -49,7 +49,7 @@ def main() -> None:
     logs, rank = arguments.logs, int(os.environ["RANK"])
     stop = _StopFlag()
     _redirect_output(logs / f"rank{rank}.log")
-    parents = _Parents()
+    parents = _Parents(stop)
     threading.Thread(target=_die_with, args=(parents, logs, rank), daemon=True).start()
     with failures.alive(logs, rank):
         try:
@@ -81,16 +81,21 @@ def _redirect_output(log: Path) -> None:
 
 
 class _Parents:
-    """The launcher and the command line that started this process; nobody would end it if they were gone."""
+    """The launcher and the command line that started this process; nobody would end it if they were gone.
 
-    def __init__(self) -> None:
+    A stop request to the whole job may end the launcher at once; then the command line alone waits for the checkpoint.
+    """
+
+    def __init__(self, stop: _StopFlag) -> None:
+        self._stop = stop
         self._launcher = os.getppid()
         self._command_line = int(os.environ.get("LARTPC_DS_PARENT", "0"))
 
     def are_gone(self) -> bool:
         """Is either?"""
-        command_line_lives = not self._command_line or os.path.exists(f"/proc/{self._command_line}")
-        return os.getppid() != self._launcher or not command_line_lives
+        if self._command_line and not os.path.exists(f"/proc/{self._command_line}"):
+            return True
+        return os.getppid() != self._launcher and not (self._stop.requested and self._command_line)
 
 
 def _die_with(parents: _Parents, logs: Path, rank: int) -> None:

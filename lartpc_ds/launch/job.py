@@ -94,11 +94,17 @@ def _follow(
     say: Callable[[str], None],
     on_poll: Callable[[], None],
 ) -> None:
-    """Until the launcher ends, a second stop request comes, or a rank has failed and the others had their grace."""
+    """Until the launcher ends, a second stop request comes, or a rank has failed and the others had their grace.
+
+    A batch system's stop request reaches every process, and the launcher dies of it while the ranks save: then they
+    are what is waited for.
+    """
     told: set[int] = set()
     announced = False
     deadline: float | None = None
-    while launcher.poll() is None and (deadline is None or time.monotonic() < deadline):
+    while launcher.poll() is None or (stops.count and failures.living_ranks(logs)):
+        if deadline is not None and time.monotonic() > deadline:
+            break
         time.sleep(_POLL_SECONDS)
         on_poll()
         if stops.count > 1:

@@ -69,12 +69,15 @@ def test_other_signals_stop_as_well(work: Path) -> None:
             assert_stopped_and_saved(job)
 
 
-def test_a_stop_request_to_every_process_saves_too(work: Path) -> None:
-    """Batch systems signal the whole job, launcher and ranks included."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("first", ["the command line", "the launcher"])
+def test_a_stop_request_to_every_process_saves_too(work: Path, number: signal.Signals, first: str) -> None:
+    """Batch systems signal the whole job, launcher and ranks included, in any order."""
     with started(work, *training(LONG, ranks=2)) as job:
         job.wait_for_step(2)
-        for process in job.processes():
-            process.send_signal(signal.SIGTERM)
+        processes = sorted(job.processes(), key=lambda process: process.pid, reverse=first == "the launcher")
+        for process in processes:
+            process.send_signal(number)
         assert_stopped_and_saved(job)
 
 
