@@ -19,7 +19,17 @@ import psutil
 
 from lartpc_ds.errors import UserError
 
-__all__ = ["Failure", "alive", "clear", "first_failure", "forget", "living_ranks", "rank_pids", "record_failure", "record_lost_ranks"]
+__all__ = [
+    "Failure",
+    "alive",
+    "clear",
+    "first_failure",
+    "forget",
+    "living_ranks",
+    "rank_pids",
+    "record_failure",
+    "record_lost_ranks",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,23 +12,43 @@ import torch
 import torch.distributed as dist
 
 from lartpc_ds.layout import Layout
+from lartpc_ds.parallel.tiles import Clock, Live, Tiles
 
 __all__ = ["Groups", "make_groups"]
 
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Who this rank is. `data` joins the ranks that hold the same tile of different events."""
+    """Who this rank is.
+
+    `tile` joins the ranks that share this rank's event; `data` those that hold the same tile of other events; `alone`
+    is this rank.
+    """
 
     layout: Layout
     rank: int
     local_rank: int
+    tile: dist.ProcessGroup
     data: dist.ProcessGroup
+    world: dist.ProcessGroup
+    alone: dist.ProcessGroup
 
     @property
     def data_rank(self) -> int:
         """Index of this rank's tile group."""
         return self.layout.data_rank(self.rank)
+
+    @property
+    def leads(self) -> bool:
+        """Is this the first rank of its tile group, which speaks for its events?"""
+        return self.rank % self.layout.tiles == 0
+
+    def tiles(self, *, norm_scope: str = "tiles", overlap: bool = True, clock: Clock | None = None) -> Tiles:
+        """What converted layers need to know."""
+        group, layout = Live(self.tile), self.layout
+        over_data = norm_scope == "all"
+        norm, whole_norm = (Live(self.world), Live(self.data)) if over_data else (group, Live(self.alone))
+        return Tiles(layout.rows, layout.cols, group, norm, whole_norm, overlap, clock or Clock())
 
     def gather_rows(self, row: Sequence[float], device: torch.device) -> torch.Tensor:
         """Every rank's row of numbers, (world, len(row)) float64 on the host: one small collective for all of them."""
@@ -41,7 +61,13 @@ class Groups:
 def make_groups(layout: Layout) -> Groups:
     """The groups of this rank; torch.distributed must be initialised on exactly the layout's ranks."""
     assert dist.get_world_size() == layout.world_size, (dist.get_world_size(), layout)
-    group = dist.group.WORLD
-    assert group is not None
-    # with the data axis alone, the world is the data group
-    return Groups(layout, dist.get_rank(), int(os.environ["LOCAL_RANK"]), group)
+    rank, world = dist.get_rank(), dist.group.WORLD
+    assert world is not None
+    groups = []
+    for members in (layout.tile_group, layout.data_group, lambda one: (one,)):
+        # every rank must make every group, in the same order
+        partition = sorted({tuple(members(one)) for one in range(layout.world_size)})
+        made = {ranks: world if len(ranks) == layout.world_size else dist.new_group(list(ranks)) for ranks in partition}
+        groups.append(made[tuple(members(rank))])
+    tile, data, alone = groups
+    return Groups(layout, rank, int(os.environ["LOCAL_RANK"]), tile, data, world, alone)

@@ -1,0 +1,110 @@
+"""How a map is cut into tiles, while a model is traced; and the calls that the trace leaves behind for the ranks."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from lartpc_ds.errors import UserError
+from lartpc_ds.layout import Bounds
+from lartpc_ds.parallel.tiles import Tiles
+from lartpc_ds.windows import AxisPlan, Here
+
+__all__ = [
+    "RESHAPES",
+    "Call",
+    "Cut",
+    "EmptyTile",
+    "Key",
+    "Plans",
+    "Run",
+    "key_of",
+    "numbers_of",
+    "tensors_of",
+    "view_of",
+]
+
+RESHAPES = frozenset({"reshape", "view", "flatten", "unflatten", "expand", "repeat"})
+
+Key = tuple[str, tuple[tuple[int, ...], ...]]
+"""A call at run time: the function's name and its tensors' shapes without the batch."""
+
+Plans = tuple[AxisPlan, AxisPlan]
+"""Rows and columns of one operator."""
+
+Run = Callable[..., Any]
+"""What stands for a function on tiles: called as run(tiles, function, args, kwargs)."""
+
+
+class EmptyTile(UserError):
+    """An operator would leave some rank without a pixel, or with fewer than are worth a tile."""
+
+    layer = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """`dims` are the row and the column dimension of a tensor, `bounds` where they are cut."""
+
+    dims: tuple[int, int]
+    bounds: tuple[Bounds, Bounds]
+
+    def local_shape(self, shape: tuple[int, ...], row: int, col: int) -> tuple[int, ...]:
+        """Of the tile at (row, col)."""
+        local = list(shape)
+        for dim, bounds, at in zip(self.dims, self.bounds, (row, col), strict=True):
+            local[dim] = bounds[at + 1] - bounds[at]
+        return tuple(local)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a torch function on a cut map: who made it, on what, and what stands for it on tiles."""
+
+    owner: str
+    name: str
+    where: str
+    tensors: tuple[tuple[tuple[int, ...], Cut | None], ...]
+    """Shape and cut of every tensor among its arguments."""
+    run: Run | None
+    """None: torch's own function does the right thing on a tile."""
+    numbers: tuple[float, ...] = ()
+    """Plain numbers among the arguments: where torch's own function runs, they must not depend on the tile."""
+
+    @property
+    def compared(self) -> tuple[float, ...]:
+        """The numbers that a tile's call must have too; reshapes have the tile's sizes, planned calls do not care."""
+        return () if self.run is not None or self.name in RESHAPES else self.numbers
+
+    def key(self, row: int, col: int) -> Key:
+        """The call as the rank at (row, col) makes it."""
+        shapes = (shape if cut is None else cut.local_shape(shape, row, col) for shape, cut in self.tensors)
+        return self.name, tuple(shape[1:] for shape in shapes)
+
+
+def key_of(name: str, tensors: Iterable[Tensor]) -> Key:
+    """The call as it is made at run time."""
+    return name, tuple(tuple(tensor.shape[1:]) for tensor in tensors)
+
+
+def tensors_of(args: Any, kwargs: Any) -> list[Tensor]:
+    """Every tensor among the arguments, in a fixed order."""
+    return [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+
+
+def numbers_of(args: Any, kwargs: Any) -> tuple[float, ...]:
+    """Every plain number among the arguments, in a fixed order."""
+    return tuple(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, int | float))
+
+
+@lru_cache(maxsize=4096)
+def _here(plans: Plans, row: int, col: int) -> Here:
+    return Here.of(*plans, row, col)
+
+
+def view_of(plans: Plans, tiles: Tiles) -> Here:
+    """This rank's view of an operator."""
+    return _here(plans, tiles.row, tiles.col)

@@ -1,0 +1,219 @@
+"""What stands for each spatial torch function on tiles, with the signature of the function it stands for.
+
+Every class here is a frozen value made while the model is traced: it knows the whole map's cut before and after, and
+computes this rank's part when it is called. Two calls are the same operator if they are equal.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from lartpc_ds.layout import Bounds
+from lartpc_ds.parallel.convolution import Geometry, convolve
+from lartpc_ds.parallel.cuts import Plans, view_of
+from lartpc_ds.parallel.halo import padded
+from lartpc_ds.parallel.tiles import Tiles
+from lartpc_ds.windows import Rect
+
+__all__ = [
+    "AveragePool",
+    "Convolution",
+    "Gather",
+    "MaxPool",
+    "Pad",
+    "Realign",
+    "Resample",
+    "TransposedConvolution",
+    "outputs_of",
+]
+
+Function = Callable[..., Any]
+Pair = tuple[int, int]
+OutBounds = tuple[Bounds, Bounds]
+
+
+def outputs_of(bounds: OutBounds, tiles: Tiles) -> Rect:
+    """What this rank owns of a map that is cut at `bounds`."""
+    (rows, cols), r, c = bounds, tiles.row, tiles.col
+    return Rect((rows[r], rows[r + 1]), (cols[c], cols[c + 1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """F.conv2d."""
+
+    plans: Plans
+    bounds: OutBounds
+    geometry: Geometry
+
+    def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
+        """This rank's outputs."""
+        return self._run(tiles, *args, **kwargs)
+
+    def _run(
+        self,
+        tiles: Tiles,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *_: Any,
+        **__: Any,
+    ) -> Tensor:
+        groups = input.shape[1] // weight.shape[1]
+        x, weight, bias = _autocast(input, weight, bias)
+        outputs = outputs_of(self.bounds, tiles).shape
+        return convolve(tiles, view_of(self.plans, tiles), self.geometry, outputs, x, weight, bias, groups)
+
+
+def _autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What torch.autocast does to a convolution's tensors; it does not reach into autograd functions."""
+    device = x.device.type
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return x, weight, bias
+    dtype = torch.get_autocast_dtype(device)
+    return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class TransposedConvolution:
+    """F.conv_transpose2d: torch's own on the inputs that reach this rank's outputs, cut to them."""
+
+    plans: Plans
+    bounds: OutBounds
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+
+    def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
+        """This rank's outputs."""
+        return self._run(tiles, *args, **kwargs)
+
+    def _run(
+        self, tiles: Tiles, input: Tensor, weight: Tensor, bias: Tensor | None = None, *_: Any, **__: Any
+    ) -> Tensor:
+        here = view_of(self.plans, tiles)
+        x = padded(tiles, input, here)
+        y = F.conv_transpose2d(x, weight, None, self.stride, 0, 0, self.groups, self.dilation)
+        pads: list[int] = []
+        for axis, wanted in enumerate(outputs_of(self.bounds, tiles)):
+            start = here.need[axis][0] * self.stride[axis] - self.padding[axis]
+            pads = [start - wanted[0], wanted[1] - start - y.shape[2 + axis], *pads]
+        y = F.pad(y, pads) if any(pads) else y
+        return y if bias is None else y + bias.to(y.dtype)[:, None, None]
+
+
+@dataclass(frozen=True, slots=True)
+class MaxPool:
+    """F.max_pool2d: outside the image is minus infinity, for torch as for us."""
+
+    plans: Plans
+    bounds: OutBounds
+    kernel: Pair
+    stride: Pair
+    dilation: Pair
+
+    def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
+        """This rank's outputs."""
+        x = args[0] if args else kwargs["input"]
+        x = padded(tiles, x, view_of(self.plans, tiles), -torch.inf)
+        return F.max_pool2d(x, self.kernel, self.stride, 0, self.dilation)
+
+
+@dataclass(frozen=True, slots=True)
+class AveragePool:
+    """F.avg_pool2d: sums, then the divisors of the outputs' positions in the whole image."""
+
+    plans: Plans
+    bounds: OutBounds
+    kernel: Pair
+    stride: Pair
+    divisors: tuple[tuple[int, ...], tuple[int, ...]]
+    """Of rows and columns of the whole output; an output is divided by their product."""
+
+    def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
+        """This rank's outputs."""
+        x = args[0] if args else kwargs["input"]
+        rows, cols = (self.divisors[axis][slice(*out)] for axis, out in enumerate(outputs_of(self.bounds, tiles)))
+        x = padded(tiles, x, view_of(self.plans, tiles))
+        if len({*rows}) == len({*cols}) == 1:
+            return F.avg_pool2d(x, self.kernel, self.stride, divisor_override=rows[0] * cols[0])
+        sums = F.avg_pool2d(x, self.kernel, self.stride, divisor_override=1)
+        divisors = [torch.tensor(values, dtype=sums.dtype, device=sums.device) for values in (rows, cols)]
+        return sums / (divisors[0][:, None] * divisors[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Pad:
+    """F.pad with a constant."""
+
+    plans: Plans
+    bounds: OutBounds
+    value: float
+
+    def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
+        """This rank's outputs."""
+        x = args[0] if args else kwargs["input"]
+        return padded(tiles, x, view_of(self.plans, tiles), self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Resample:
+    """F.interpolate, nearest or bilinear: on each axis two pixels, `first` and `last`, by the `weights` of the last."""
+
+    plans: Plans
+    bounds: OutBounds
+    weights: tuple[tuple[float, ...], tuple[float, ...]]
+    first: tuple[tuple[int, ...], tuple[int, ...]]
+    last: tuple[tuple[int, ...], tuple[int, ...]]
+
+    def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
+        """This rank's outputs."""
+        x = args[0] if args else kwargs["input"]
+        here = view_of(self.plans, tiles)
+        y = padded(tiles, x, here)
+        for axis, out in enumerate(outputs_of(self.bounds, tiles)):
+            start, outputs = here.need[axis][0], slice(*out)
+            first, last, weights = self.first[axis][outputs], self.last[axis][outputs], self.weights[axis][outputs]
+            dtype = torch.promote_types(x.dtype, torch.float32)
+            index = torch.tensor([first, last], device=x.device) - start
+            low = y.index_select(2 + axis, index[0])
+            if any(weights):
+                share = torch.tensor(weights, dtype=dtype, device=x.device)
+                share = share[:, None] if axis == 0 else share
+                low = torch.lerp(low.to(dtype), y.index_select(2 + axis, index[1]).to(dtype), share)
+            y = low
+        return y.to(x.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Realign:
+    """A pointwise function or a concatenation of maps that are cut differently: some are moved to the first's cut."""
+
+    moved: tuple[tuple[int, Plans], ...]
+    """(number among the tensors, how)."""
+
+    def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Any:
+        """The function on maps that fit."""
+        leaves, structure = tree_flatten((args, kwargs))
+        places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        for number, plans in self.moved:
+            leaves[places[number]] = padded(tiles, leaves[places[number]], view_of(plans, tiles))
+        moved_args, moved_kwargs = tree_unflatten(leaves, structure)
+        return function(*moved_args, **moved_kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """The whole map on every rank."""
+
+    plans: Plans
+
+    def __call__(self, tiles: Tiles, x: Tensor) -> Tensor:
+        """The same on every rank; adjoint: everybody's gradients, summed, for one's own tile."""
+        return padded(tiles, x, view_of(self.plans, tiles))

@@ -1,0 +1,144 @@
+"""What stands for norms and reductions on tiles: the statistics of the whole image."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lartpc_ds.layout import Bounds
+from lartpc_ds.parallel.norms import Statistics, normalise
+from lartpc_ds.parallel.operators import outputs_of
+from lartpc_ds.parallel.reductions import global_max, global_sum
+from lartpc_ds.parallel.tiles import Tiles
+
+__all__ = ["BatchNorm", "GlobalMax", "GlobalMean", "GroupNorm", "InstanceNorm"]
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalMean:
+    """Mean (or with `total` the sum) over rows and columns of the whole image."""
+
+    dims: tuple[int, ...]
+    pixels: int
+    keepdim: bool
+    total: bool = False
+
+    def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
+        """The same on every rank."""
+        x = args[0] if args else kwargs["input"]
+        y = global_sum(x, self.dims, tiles.group)
+        y = (y if self.total else y / self.pixels).to(kwargs.get("dtype") or x.dtype)
+        return y if self.keepdim else y.squeeze(self.dims)
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalMax:
+    """F.adaptive_max_pool2d(x, 1)."""
+
+    bounds: tuple[Bounds, Bounds]
+
+    def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
+        """The same on every rank."""
+        x = args[0] if args else kwargs["input"]
+        return global_max(x, tiles, outputs_of(self.bounds, tiles), self.bounds[1][-1])
+
+
+@dataclass(frozen=True, slots=True)
+class BatchNorm:
+    """F.batch_norm in training, statistics and running buffers of the whole image.
+
+    `whole`: of a map that every tile rank holds whole, so that statistics run over data at most.
+    """
+
+    whole: bool = False
+
+    def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
+        """This rank's outputs."""
+        return self._run(tiles, function, *args, **kwargs)
+
+    def _run(
+        self,
+        tiles: Tiles,
+        function: Function,
+        input: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        if not training:
+            y: Tensor = function(input, running_mean, running_var, weight, bias, False, momentum, eps)
+            return y
+        group = tiles.whole_norm if self.whole else tiles.norm
+        y, statistics = normalise(input, weight, bias, eps, num_groups=input.shape[1], per_sample=False, group=group)
+        _update(running_mean, running_var, statistics, momentum)
+        return y
+
+
+def _update(mean: Tensor | None, variance: Tensor | None, statistics: Statistics, momentum: float) -> None:
+    """As torch: unbiased with the count over all tiles; over several samples, the mean of theirs."""
+    if mean is None or variance is None:
+        return
+    unbiased = statistics.variance * (statistics.pixels / (statistics.pixels - 1))
+    for running, fresh in ((mean, statistics.mean), (variance, unbiased)):
+        running.lerp_(fresh.mean(0).to(running.dtype), momentum)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupNorm:
+    """F.group_norm."""
+
+    def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
+        """This rank's outputs."""
+        return self._run(tiles, *args, **kwargs)
+
+    def _run(
+        self,
+        tiles: Tiles,
+        input: Tensor,
+        num_groups: int,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        if input.is_cuda and torch.is_autocast_enabled("cuda"):
+            input = input.float()  # as autocast does on CUDA, and not on CPU
+        return normalise(input, weight, bias, eps, num_groups=num_groups, per_sample=True, group=tiles.group)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceNorm:
+    """F.instance_norm."""
+
+    def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
+        """This rank's outputs."""
+        return self._run(tiles, function, *args, **kwargs)
+
+    def _run(
+        self,
+        tiles: Tiles,
+        function: Function,
+        input: Tensor,
+        running_mean: Tensor | None = None,
+        running_var: Tensor | None = None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        use_input_stats: bool = True,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        if not use_input_stats:
+            y: Tensor = function(input, running_mean, running_var, weight, bias, False, momentum, eps)
+            return y
+        y, statistics = normalise(
+            input, weight, bias, eps, num_groups=input.shape[1], per_sample=True, group=tiles.group
+        )
+        _update(running_mean, running_var, statistics, momentum)
+        return y

@@ -1,0 +1,219 @@
+"""Halos on integers alone: which inputs a tile of outputs needs, and who owns them.
+
+Ownership is set on outputs and halos are derived, never the other way round. An operator maps the *boundaries* of its
+input to those of its output, so that every output row has exactly one owner whatever the stride; then the rows that a
+rank needs follow from the rows it owns, and may stick out on either side by different amounts, reach past the next
+tile, or fall short of the rank's own. Rejected: a halo of k // 2 on both sides, right only where every tile starts at a
+multiple of the stride (the sources are DistDL's derivation and the mistakes of its successors).
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from lartpc_ds.layout import Bounds
+
+__all__ = [
+    "AxisPlan",
+    "Here",
+    "Operator",
+    "Piece",
+    "Pixels",
+    "Range",
+    "Rect",
+    "Same",
+    "Shift",
+    "Transposed",
+    "Window",
+    "intersection",
+    "plan",
+]
+
+Range = tuple[int, int]
+"""[start, stop) on one axis, in pixels of the whole map."""
+
+
+class Operator(Protocol):
+    """One axis of an operator: how it maps boundaries and what its outputs need."""
+
+    def out_bounds(self, bounds: Bounds, size: int) -> Bounds:
+        """Boundaries of the output, of `size` pixels; two may be equal: an empty tile."""
+
+    def need(self, out: Range) -> Range:
+        """Input pixels that the outputs `out` (not empty) need; may stick out of the map."""
+
+
+@dataclass(frozen=True, slots=True)
+class Same:
+    """A pixel needs its own pixel: moves a map from one cut to another."""
+
+    target: Bounds
+
+    def out_bounds(self, bounds: Bounds, size: int) -> Bounds:
+        """The target."""
+        assert self.target[-1] == bounds[-1] == size, (self.target, bounds, size)
+        return self.target
+
+    def need(self, out: Range) -> Range:
+        """The same pixels."""
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """Padding: output o is input o - before; negative for cropping."""
+
+    before: int
+
+    def out_bounds(self, bounds: Bounds, size: int) -> Bounds:
+        """B -> B + before, within [0, size]."""
+        return _outer(bounds, size, [min(max(b + self.before, 0), size) for b in bounds])
+
+    def need(self, out: Range) -> Range:
+        """The outputs, moved."""
+        return out[0] - self.before, out[1] - self.before
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Convolution and pooling: output o reads o * stride - padding + dilation * (0, ..., kernel - 1)."""
+
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+
+    @property
+    def reach(self) -> int:
+        """Pixels from the first to the last that one output reads, both included."""
+        return self.dilation * (self.kernel - 1) + 1
+
+    def out_bounds(self, bounds: Bounds, size: int) -> Bounds:
+        """B -> min(ceil(B / stride), size)."""
+        return _outer(bounds, size, [min(-(-b // self.stride), size) for b in bounds])
+
+    def need(self, out: Range) -> Range:
+        """From the first pixel of the first window to the last of the last one."""
+        first = out[0] * self.stride - self.padding
+        return first, (out[1] - 1) * self.stride - self.padding + self.reach
+
+
+@dataclass(frozen=True, slots=True)
+class Transposed:
+    """Transposed convolution: input i adds to outputs i * stride - padding + dilation * (0, ..., kernel - 1)."""
+
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+
+    def out_bounds(self, bounds: Bounds, size: int) -> Bounds:
+        """B -> min(B * stride, size)."""
+        return _outer(bounds, size, [min(b * self.stride, size) for b in bounds])
+
+    def need(self, out: Range) -> Range:
+        """Inputs whose window meets the outputs; where none does (kernel < stride), the nearest, for its shape."""
+        reach = self.dilation * (self.kernel - 1)
+        first = -(-(out[0] + self.padding - reach) // self.stride)
+        last = (out[1] - 1 + self.padding) // self.stride
+        return first, max(last, first) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """Resampling: output o reads the input pixels [first[o], last[o]], both of which ascend."""
+
+    first: tuple[int, ...]
+    last: tuple[int, ...]
+
+    def out_bounds(self, bounds: Bounds, size: int) -> Bounds:
+        """B -> min(ceil(B * size / n), size)."""
+        return _outer(bounds, size, [min(math.ceil(b * size / bounds[-1]), size) for b in bounds])
+
+    def need(self, out: Range) -> Range:
+        """From the first pixel of the first output to the last of the last one."""
+        return self.first[out[0]], self.last[out[1] - 1] + 1
+
+
+def _outer(bounds: Bounds, size: int, mapped: Sequence[int]) -> Bounds:
+    return (0, *mapped[1 : len(bounds) - 1], size)
+
+
+@dataclass(frozen=True, slots=True)
+class AxisPlan:
+    """One axis of an operator on tiles: `needs[r]` is what position r needs of a map cut at `bounds`."""
+
+    bounds: Bounds
+    needs: tuple[Range, ...]
+
+    def own(self, position: int) -> Range:
+        """The input pixels that `position` owns."""
+        return self.bounds[position], self.bounds[position + 1]
+
+    def part(self, needing: int, owning: int) -> Range | None:
+        """What `needing` needs of `owning`'s pixels."""
+        return intersection(self.needs[needing], self.own(owning))
+
+
+def plan(operator: Operator, bounds: Bounds, out_bounds: Bounds) -> AxisPlan:
+    """Who needs what for outputs cut at `out_bounds`, none of them empty."""
+    return AxisPlan(bounds, tuple(operator.need(out) for out in itertools.pairwise(out_bounds)))
+
+
+def intersection(one: Range, other: Range) -> Range | None:
+    """The pixels in both, or None."""
+    start, stop = max(one[0], other[0]), min(one[1], other[1])
+    return (start, stop) if start < stop else None
+
+
+class Rect(NamedTuple):
+    """A rectangle of pixels."""
+
+    rows: Range
+    cols: Range
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.rows[1] - self.rows[0], self.cols[1] - self.cols[0]
+
+
+class Piece(NamedTuple):
+    """A rectangle that travels; `peer` is the other end's index in the tile group, row by row."""
+
+    peer: int
+    rect: Rect
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """One rank's view of an operator: all in pixels of the whole input map.
+
+    Rows and columns are exchanged together: one message a peer, corners included.
+    """
+
+    own: Rect
+    need: Rect
+    size: tuple[int, int]
+    incoming: tuple[Piece, ...]
+    outgoing: tuple[Piece, ...]
+
+    @classmethod
+    def of(cls, rows: AxisPlan, cols: AxisPlan, row: int, col: int) -> "Here":
+        """The view of the rank at (row, col) of the grid."""
+        grid = [(r, c) for r in range(len(rows.needs)) for c in range(len(cols.needs))]
+        incoming, outgoing = [], []
+        for peer, (r, c) in enumerate(grid):
+            if (r, c) == (row, col):
+                continue
+            wanted = rows.part(row, r), cols.part(col, c)
+            if wanted[0] and wanted[1]:
+                incoming.append(Piece(peer, Rect(wanted[0], wanted[1])))
+            given = rows.part(r, row), cols.part(c, col)
+            if given[0] and given[1]:
+                outgoing.append(Piece(peer, Rect(given[0], given[1])))
+        need = Rect(rows.needs[row], cols.needs[col])
+        size = rows.bounds[-1], cols.bounds[-1]
+        return cls(Rect(rows.own(row), cols.own(col)), need, size, tuple(incoming), tuple(outgoing))
