@@ -110,18 +110,27 @@ class ModelConfig(_Section):
     """`layer` acts per pixel over channels; none: the network's own."""
     stem_stride: tuple[Positive, Positive] | None = None
     """(wires, ticks) of a ResNet's first convolution; none: 2 x 2."""
+    norm_scope: Literal["tiles", "all"] = "tiles"
+    """Batch statistics over the tiles of one group's events, or over all data ranks too."""
     planes: Literal["stacked", "towers"] = "stacked"
     """Wire planes as input channels, or through shared-weight towers joined late."""
 
 
 class LayoutConfig(_Section):
-    """How ranks share the work. This version splits over data; the other axes accept 1 only."""
+    """How ranks share the work. This version splits events and images; `pipe` accepts 1 only."""
 
     pipe: Literal[1] = 1
     data: Positive | None = None
     """Tile groups; none: all the ranks that the other axes leave."""
-    rows: Literal[1] = 1
-    cols: Literal[1] = 1
+    rows: Positive = 1
+    """Tiles along the wires of an event."""
+    cols: Positive = 1
+    """Tiles along its ticks."""
+    gather_at: str = "auto"
+    """The block whose input every tile rank gathers, to run whole from there on: its name, `never`, or `auto`: the last
+    block before tiles get thinner than their halos are worth."""
+    overlap: bool = True
+    """Compute a convolution's interior while its halo is under way."""
 
 
 class TrainConfig(_Section):

@@ -8,7 +8,7 @@ import datetime
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import deepspeed
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from lartpc_ds.layout import Layout
 from lartpc_ds.parallel.groups import Groups, make_groups
+from lartpc_ds.parallel.tiles import Tiles
 
 __all__ = ["Engine", "StepResult", "averaged_buffers", "finish", "inference", "start"]
 
@@ -47,18 +48,26 @@ def finish() -> None:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """Sums over this rank's events of one optimizer step."""
+    """Sums of one optimizer step; the tiles of an event leave what they share to their first rank."""
 
     loss_sum: float
+    """Over events."""
     correct: int
+    scored: int
+    """What `correct` is out of: events, or pixels where each has a label."""
     events: int
+    sent_bytes: int
+    """By this rank to other tiles."""
+    wait_seconds: float
+    """Of this rank for other tiles."""
 
 
 class Engine:
     """A DeepSpeed engine around a plain module.
 
     `class_weights` has one factor a class, with mean 1 over the training events: a weighted loss then is a plain mean
-    over events, exact under any division into micro-batches and ranks.
+    over events, exact under any division into micro-batches and ranks. `tiles` are what the model was converted
+    with: their clock is set before each forward.
     """
 
     def __init__(
@@ -68,8 +77,9 @@ class Engine:
         groups: Groups,
         device: torch.device,
         class_weights: torch.Tensor | None = None,
+        tiles: Tiles | None = None,
     ) -> None:
-        self.groups, self.device = groups, device
+        self.groups, self.device, self._tiles = groups, device, tiles or groups.tiles()
         self.class_weights = None if class_weights is None else class_weights.to(device)
         self.micro_steps = int(ds["gradient_accumulation_steps"])
         self.deepspeed, *_ = deepspeed.initialize(
@@ -94,17 +104,23 @@ class Engine:
         """One optimizer step over `gradient_accumulation_steps` micro-batches of (images NCHW, labels N)."""
         self.deepspeed.train()
         loss_sum, correct, events = 0.0, 0, 0
-        for micro_batch in micro_batches:
+        before = replace(self._tiles.traffic)
+        self._tiles.clock.step = self.deepspeed.global_steps
+        for part, micro_batch in enumerate(micro_batches):
+            self._tiles.clock.micro_batch = part * self.groups.layout.data + self.groups.data_rank
             images, labels = _channels_last(micro_batch[0], self.device), micro_batch[1].to(self.device)
             del micro_batch  # the host's images would stay beside the device's through the whole step
             logits = self.deepspeed(images).float()
             losses = self._losses(logits, labels)
             self.deepspeed.backward(losses.mean())
             self.deepspeed.step()
-            loss_sum += float(losses.detach().sum())
-            correct += int((logits.detach().argmax(1) == labels).sum())
-            events += len(labels)
-        return StepResult(loss_sum, correct, events)
+            if self.groups.leads:
+                loss_sum += float(losses.detach().sum())
+                correct += int((logits.detach().argmax(1) == labels).sum())
+                events += len(labels)
+        traffic = self._tiles.traffic
+        sent, waited = traffic.sent_bytes - before.sent_bytes, traffic.wait_seconds - before.wait_seconds
+        return StepResult(loss_sum, correct, events, events, sent, waited)
 
     def predict(self, images: torch.Tensor) -> torch.Tensor:
         """Logits, float32 on the host, in evaluation mode."""

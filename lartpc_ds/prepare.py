@@ -24,6 +24,7 @@ from lartpc_ds.detectors import detector
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout
 from lartpc_ds.models.build import build_model
+from lartpc_ds.parallel.spatialize import TilePlan, TileShare, plan_tiles, shares
 from lartpc_ds.weights import check_weights
 
 __all__ = [
@@ -35,7 +36,9 @@ __all__ = [
     "make_job",
     "make_model",
     "open_events",
+    "plan_of",
     "preprocessing",
+    "tile_shares",
     "with_files",
 ]
 
@@ -144,11 +147,26 @@ def make_job(config: RunConfig, layout: Layout, files: EventFiles, index: EventI
             f"model {config.model.target or config.model.name}: must give scores of shape {wanted} (events, classes), "
             f"gives {tuple(getattr(scores, 'shape', ())) or type(scores).__name__}"
         )
+    plan_of(config, layout, model, (files.num_planes, rows, cols))
     if config.model.weights is not None:
         check_weights(model, Path(config.model.weights), "model.weights")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     steps = max_steps(config, layout, len(index.positions("train")))
     return Job(layout, steps, files.num_planes, shape, index.class_names, parameters)
+
+
+def plan_of(config: RunConfig, layout: Layout, model: nn.Module, image: tuple[int, int, int]) -> TilePlan:
+    """How a run's model works on its tiles; UserError as `plan_tiles`, for what cannot."""
+    return plan_tiles(model, layout, image, config.layout.gather_at, config.model.norm_scope)
+
+
+def tile_shares(config: RunConfig, job: Job, precision: str) -> list[TileShare]:
+    """What each tile of a group has of a step, row by row; maps travel in the `precision` of the computation."""
+    with torch.device("meta"):
+        model = make_model(config, job.planes, len(job.classes))
+    model.to({"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision])
+    image = (job.planes, *preprocessing(config, job.image_shape).shape)
+    return shares(plan_of(config, job.layout, model, image), model, job.layout)
 
 
 def max_steps(config: RunConfig, layout: Layout, train_events: int) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 import lartpc_ds
 from lartpc_ds import checkpoint, engine
@@ -23,7 +24,10 @@ from lartpc_ds.data.dataset import EventDataset
 from lartpc_ds.data.event_index import EventIndex, read_index
 from lartpc_ds.data.files import EventFiles
 from lartpc_ds.memory import PeakMemory
-from lartpc_ds.prepare import Job, class_weights, make_model, open_events, preprocessing
+from lartpc_ds.parallel.groups import Groups
+from lartpc_ds.parallel.spatialize import TilePlan, convert
+from lartpc_ds.parallel.tiles import Clock, Tiles
+from lartpc_ds.prepare import Job, class_weights, make_model, open_events, plan_of, preprocessing
 from lartpc_ds.runlog import RunFolder, write_atomically
 from lartpc_ds.train import Predictions, Run, Stopped, fit, predict
 from lartpc_ds.weights import load_weights
@@ -58,8 +62,10 @@ def train(folder: RunFolder, *, resume: bool, stop_requested: Callable[[], bool]
     for monitor in ("tensorboard", "csv_monitor"):
         if monitor in ds:  # a relative path means the run folder, wherever the launcher was started
             ds[monitor]["output_path"] = str(folder.path / ds[monitor].get("output_path", ""))
-    trainer = engine.Engine(model.to(device), ds, groups, device, class_weights(run.config, run.index))
-    torch.manual_seed(run.config.train.seed + groups.rank)
+    plan, tiles = _on_tiles(model.to(device), run, groups)
+    # what no mask keys, the tiles of one event still draw alike
+    torch.manual_seed(run.config.train.seed + groups.data_rank)
+    trainer = engine.Engine(model, ds, groups, device, class_weights(run.config, run.index), tiles)
     start = checkpoint.latest(folder.checkpoints) if resume else None
     progress = checkpoint.Progress() if start is None else checkpoint.load(trainer, start)
     files = open_events(run.config)
@@ -68,8 +74,8 @@ def train(folder: RunFolder, *, resume: bool, stop_requested: Callable[[], bool]
         predictions = fit(
             trainer,
             run,
-            _dataset(run, files, run.index.positions("train")),
-            _dataset(run, files, held_out) if len(held_out) else None,
+            _dataset(run, files, run.index.positions("train"), plan, groups),
+            _dataset(run, files, held_out, plan, groups) if len(held_out) else None,
             progress,
             memory,
             stop_requested,
@@ -101,9 +107,11 @@ def evaluate(folder: RunFolder, request: dict[str, Any]) -> None:
     groups, device = engine.start(job.layout)
     model = make_model(config, job.planes, len(job.classes))
     load_weights(model, Path(request["checkpoint"]) / "model.pt", "checkpoint")
-    forward = engine.inference(model.to(device), ds, device)
+    plan, _ = _on_tiles(model.to(device), run, groups)
+    forward = engine.inference(model, ds, device)
     positions = np.array(request["positions"], np.int64)
-    predictions = predict(forward, _dataset(run, open_events(config), positions), config, groups, len(job.classes))
+    dataset = _dataset(run, open_events(config), positions, plan, groups)
+    predictions = predict(forward, dataset, config, groups, len(job.classes))
     if groups.rank == 0:
         write_predictions(Path(request["predictions"]), index, positions, predictions, job)
         figures = json.dumps(predictions.evaluate(job.classes).as_dict(), indent=2)
@@ -111,9 +119,22 @@ def evaluate(folder: RunFolder, request: dict[str, Any]) -> None:
     engine.finish()
 
 
-def _dataset(run: Run, files: EventFiles, positions: NDArray[np.int64]) -> EventDataset:
+def _on_tiles(model: nn.Module, run: Run, groups: Groups) -> tuple[TilePlan, Tiles]:
+    """Make `model` run on this rank's tile."""
+    config = run.config
+    image = (run.job.planes, *preprocessing(config, run.job.image_shape).shape)
+    plan = plan_of(config, run.job.layout, model, image)
+    clock = Clock(config.train.seed)
+    tiles = groups.tiles(norm_scope=config.model.norm_scope, overlap=config.layout.overlap, clock=clock)
+    convert(model, plan, tiles)
+    return plan, tiles
+
+
+def _dataset(run: Run, files: EventFiles, positions: NDArray[np.int64], plan: TilePlan, groups: Groups) -> EventDataset:
+    """Of this rank's tile only."""
     pre = preprocessing(run.config, run.job.image_shape)
-    return EventDataset(files, pre, positions, run.index.label[positions])
+    at = groups.layout.coordinates(groups.rank)
+    return EventDataset(files, pre, positions, run.index.label[positions], *plan.tile(at.row, at.col))
 
 
 def write_predictions(

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from lartpc_ds.checkpoint import Progress
 from lartpc_ds.config import RunConfig
 from lartpc_ds.data.dataset import EventDataset
 from lartpc_ds.data.event_index import EventIndex
-from lartpc_ds.engine import Engine, averaged_buffers
+from lartpc_ds.engine import Engine, StepResult, averaged_buffers
 from lartpc_ds.loader import evaluation_batches, training_steps
 from lartpc_ds.memory import PeakMemory
 from lartpc_ds.parallel.groups import Groups
@@ -88,15 +88,14 @@ def fit(
     for micro_batches in steps:
         lr = engine.lr
         result = engine.step(micro_batches)
-        row = [result.loss_sum, result.correct, result.events, memory.peak_bytes(), float(stop_requested())]
-        rows = engine.groups.gather_rows(row, engine.device)
-        loss_sum, correct, events, _, _ = rows.sum(0).tolist()
-        peak_bytes, stop = int(rows[:, 3].max()), bool(rows[:, 4].any())
+        total, most, stop = _over_ranks(engine, result, memory.peak_bytes(), stop_requested())
         now = time.perf_counter()
         step_seconds, started = now - started, now
-        progress = replace(progress, step=progress.step + 1, events=progress.events + int(events))
-        line = {"step": progress.step, "loss": loss_sum / events, "accuracy": correct / events, "lr": lr}
-        line |= {"events": progress.events, "step_seconds": step_seconds, "peak_bytes": peak_bytes}
+        progress = replace(progress, step=progress.step + 1, events=progress.events + total.events)
+        line = {"step": progress.step, "loss": total.loss_sum / total.events, "accuracy": total.correct / total.scored}
+        line |= {"lr": lr, "events": progress.events, "step_seconds": step_seconds, "peak_bytes": most.peak_bytes}
+        if job.layout.tiles > 1:
+            line |= {"sent_bytes": most.sent_bytes, "wait_seconds": most.wait_seconds}
         if engine.groups.rank == 0:
             run.folder.append_metrics(line)
             engine.monitor({name: line[name] for name in ("loss", "accuracy", "step_seconds")}, progress.events)
@@ -111,6 +110,25 @@ def fit(
             raise Stopped
         started = time.perf_counter()
     return predictions
+
+
+class _Most(NamedTuple):
+    """The largest of any rank."""
+
+    peak_bytes: int
+    sent_bytes: int
+    wait_seconds: float
+
+
+def _over_ranks(engine: Engine, result: StepResult, peak_bytes: int, stop: bool) -> tuple[StepResult, _Most, bool]:
+    """Sums, maxima, and whether any rank was asked to stop: one small collective."""
+    counts = [result.loss_sum, result.correct, result.scored, result.events]
+    limits = [peak_bytes, result.sent_bytes, result.wait_seconds]
+    rows = engine.groups.gather_rows([*counts, *limits, float(stop)], engine.device)
+    loss_sum, correct, scored, events = rows[:, :4].sum(0).tolist()
+    peak, sent, waited, any_stop = rows[:, 4:].amax(0).tolist()
+    total = replace(result, loss_sum=loss_sum, correct=int(correct), scored=int(scored), events=int(events))
+    return total, _Most(int(peak), int(sent), waited), bool(any_stop)
 
 
 class Stopped(Exception):

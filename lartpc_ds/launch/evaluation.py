@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,10 @@ def evaluate(request: EvaluateRequest, console: Console) -> int:
     folder.require()
     run, ds = open_run(folder)
     chosen = checkpoint.resolve(folder.checkpoints, request.checkpoint)
-    devices = default_devices() if request.devices is None else request.devices
+    rows, cols = run.job.layout.rows, run.job.layout.cols  # an event that needs tiles to train needs them here
+    devices = max(default_devices() // (rows * cols), 1) * rows * cols if request.devices is None else request.devices
     check_devices(devices, ds)
-    layout = Layout.fit(devices)
+    layout = Layout.fit(devices, rows=rows, cols=cols)
     if request.files:
         config, index, positions = _given_files(run, request.files, layout)
     else:
@@ -68,7 +69,7 @@ def evaluate(request: EvaluateRequest, console: Console) -> int:
         "events": str(events_file),
         "positions": positions,
     }
-    ask |= {"layout": {"data": layout.data}, "predictions": str(predictions), "evaluation": str(figures_file)}
+    ask |= {"layout": asdict(layout), "predictions": str(predictions), "evaluation": str(figures_file)}
     request_file = logs / "request.json"
     write_atomically(request_file, json.dumps(ask))
     command = local_command("evaluate", folder.path, logs, devices, ["--request", str(request_file)])

@@ -10,7 +10,7 @@ from rich.table import Table
 from lartpc_ds.config import RunConfig
 from lartpc_ds.data.event_index import EventIndex
 from lartpc_ds.ds_config import precision
-from lartpc_ds.prepare import Job, preprocessing
+from lartpc_ds.prepare import Job, preprocessing, tile_shares
 from lartpc_ds.runlog import RunFolder
 
 __all__ = ["print_plan"]
@@ -48,6 +48,7 @@ def _rows(
             "layout",
             f"{layout.world_size} rank(s): {layout}",
         ),
+        *_tiles(config, job, precision(ds)),
         ("DeepSpeed", f"{config.train.ds_config}: ZeRO-{zero['stage']}, {precision(ds)}, optimizer offload {offload}"),
         *([("", "the first use on a machine compiles DeepSpeed's CPU Adam, about 2 minutes")] if compiles else []),
         (
@@ -56,6 +57,21 @@ def _rows(
         ),
         ("optimizer", f"{optimizer['type']}, learning rate {optimizer['params']['lr']:.3g}, {scheduler}"),
         ("steps", str(job.max_steps)),
+    ]
+
+
+def _tiles(config: RunConfig, job: Job, dtype: str) -> list[tuple[str, str]]:
+    """What each tile of a group owns, sends and computes."""
+    if job.layout.tiles == 1:
+        return []
+    events = config.data.batch * config.train.accumulate
+    return [
+        (
+            f"  tile {number}",
+            f"wires {share.rows[0]}-{share.rows[1]}, ticks {share.cols[0]}-{share.cols[1]}, {share.work:.1%} of the "
+            f"work, halo {2 * events * share.halo_bytes / 2**20:.2f} MiB a step",
+        )
+        for number, share in enumerate(tile_shares(config, job, dtype))
     ]
 
 

@@ -69,7 +69,8 @@ def train(request: TrainRequest, console: Console) -> int:
     config = absolute_paths(config, Path.cwd())
     devices = default_devices() if request.devices is None else request.devices
     check_devices(devices, ds)
-    layout = Layout.fit(devices, data=config.layout.data)
+    axes = config.layout
+    layout = Layout.fit(devices, data=axes.data, rows=axes.rows, cols=axes.cols)
     if request.dry_run:
         return _dry_run(request, config, ds, layout, console)
     if request.resume:

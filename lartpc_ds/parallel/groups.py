@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from lartpc_ds.layout import Layout
-from lartpc_ds.parallel.tiles import Clock, Live, Tiles
+from lartpc_ds.parallel.tiles import Clock, Live, Tiles, Traffic
 
 __all__ = ["Groups", "make_groups"]
 
@@ -45,10 +45,12 @@ class Groups:
 
     def tiles(self, *, norm_scope: str = "tiles", overlap: bool = True, clock: Clock | None = None) -> Tiles:
         """What converted layers need to know."""
-        group, layout = Live(self.tile), self.layout
-        over_data = norm_scope == "all"
-        norm, whole_norm = (Live(self.world), Live(self.data)) if over_data else (group, Live(self.alone))
-        return Tiles(layout.rows, layout.cols, group, norm, whole_norm, overlap, clock or Clock())
+        traffic, layout = Traffic(), self.layout
+        group, norm, whole_norm = (
+            Live(one, traffic)
+            for one in (self.tile, *((self.world, self.data) if norm_scope == "all" else (self.tile, self.alone)))
+        )
+        return Tiles(layout.rows, layout.cols, group, norm, whole_norm, overlap, clock or Clock(), traffic)
 
     def gather_rows(self, row: Sequence[float], device: torch.device) -> torch.Tensor:
         """Every rank's row of numbers, (world, len(row)) float64 on the host: one small collective for all of them."""

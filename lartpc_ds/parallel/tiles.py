@@ -5,7 +5,9 @@ peer; `all_reduce` and `all_gather` carry statistics. `Imagined` answers all thr
 group: so a plan is checked, and its memory measured, for any rank of any layout on one machine.
 """
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch.distributed as dist
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from lartpc_ds.windows import Piece, Rect
 
-__all__ = ["Clock", "Group", "Imagined", "Live", "Tiles"]
+__all__ = ["Clock", "Group", "Imagined", "Live", "Tiles", "Traffic"]
 
 Wait = Callable[[], list[Tensor]]
 
@@ -37,10 +39,26 @@ class Group:
         raise AssertionError("a subclass says how")
 
 
+@dataclass
+class Traffic:
+    """What a group's messages cost this rank so far: seconds are those it waited."""
+
+    sent_bytes: int = 0
+    wait_seconds: float = 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time inside."""
+        started = time.perf_counter()
+        yield
+        self.wait_seconds += time.perf_counter() - started
+
+
 class Live(Group):
     """A real process group."""
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
+    def __init__(self, group: dist.ProcessGroup, traffic: Traffic) -> None:
+        self._traffic = traffic
         self._group = group
         self._ranks = dist.get_process_group_ranks(group)
         self.size, self.index = len(self._ranks), dist.get_rank(group)
@@ -53,10 +71,12 @@ class Live(Group):
             for peer, tensor in side
         ]
         works = dist.batch_isend_irecv(messages) if messages else []
+        self._traffic.sent_bytes += sum(tensor.nbytes for _, tensor in outgoing)
 
         def wait() -> list[Tensor]:
-            for work in works:
-                work.wait()
+            with self._traffic.waiting():
+                for work in works:
+                    work.wait()
             messages.clear()  # what was sent had to live until now
             return [tensor for _, tensor in incoming]
 
@@ -65,7 +85,9 @@ class Live(Group):
     def all_reduce(self, values: Tensor, op: "dist.ReduceOp.RedOpType" = dist.ReduceOp.SUM) -> Tensor:
         """As in the base class."""
         if self.size > 1:
-            dist.all_reduce(values, op, self._group)
+            self._traffic.sent_bytes += values.nbytes
+            with self._traffic.waiting():
+                dist.all_reduce(values, op, self._group)
         return values
 
     def all_gather(self, values: Tensor) -> Tensor:
@@ -73,7 +95,9 @@ class Live(Group):
         if self.size == 1:
             return values[None]
         gathered = values.new_empty(self.size, *values.shape)
-        dist.all_gather(list(gathered.unbind()), values.contiguous(), self._group)
+        self._traffic.sent_bytes += values.nbytes
+        with self._traffic.waiting():
+            dist.all_gather(list(gathered.unbind()), values.contiguous(), self._group)
         return gathered
 
 
@@ -87,7 +111,7 @@ class Imagined(Group):
 
     def exchange(self, outgoing: Sequence[tuple[int, Tensor]], incoming: Sequence[tuple[int, Tensor]]) -> Wait:
         """As in the base class."""
-        self.sent_bytes += sum(tensor.numel() * tensor.element_size() for _, tensor in outgoing)
+        self.sent_bytes += sum(tensor.nbytes for _, tensor in outgoing)
         return lambda: [tensor for _, tensor in incoming]
 
     def all_reduce(self, values: Tensor, op: "dist.ReduceOp.RedOpType" = dist.ReduceOp.SUM) -> Tensor:
@@ -125,6 +149,7 @@ class Tiles:
     overlap: bool = True
     """Compute a convolution's interior while its halo is under way."""
     clock: Clock = field(default_factory=Clock)
+    traffic: Traffic = field(default_factory=Traffic)
 
     @property
     def row(self) -> int:
