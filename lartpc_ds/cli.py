@@ -203,6 +203,23 @@ def bench_step(
     print(json.dumps(result) if as_json else json.dumps(result, indent=2))
 
 
+@bench_app.command("tiles")
+def bench_tiles(
+    recipe: Annotated[str, typer.Argument(help="A recipe or run TOML.")] = "microboone-full",
+    overrides: Overrides = None,
+    rows: Annotated[int, typer.Option(min=1, help="Tiles along the wires.")] = 2,
+    cols: Annotated[int, typer.Option(min=1, help="Tiles along the ticks.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Fresh processes a variant.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Timed steps a process.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """One process with all cores against rows x cols tile ranks that share them."""
+    from lartpc_ds.bench.tiles import bench
+
+    result = bench(recipe, overrides or [], rows=rows, cols=cols, repeats=repeats, steps=steps)
+    print(json.dumps(result) if as_json else json.dumps(result, indent=2))
+
+
 def _console() -> "Console":
     from rich.console import Console
 

@@ -5,7 +5,6 @@ for the same network, events, precision and optimizer, without this project's en
 """
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -25,9 +24,7 @@ __all__ = ["main"]
 
 
 def ours(folder: RunFolder) -> list[dict[str, Any]]:
-    """Train as `lartpc-ds train` does, on one rank without the launcher; the metrics lines of the steps."""
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-    folder.metrics_file.unlink(missing_ok=True)
+    """Train as `lartpc-ds train` does, without the launcher; the metrics lines of the steps."""
     session.train(folder, resume=False, stop_requested=lambda: False)
     return [line for line in folder.metrics() if "loss" in line]
 

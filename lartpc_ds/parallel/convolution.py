@@ -22,7 +22,7 @@ from lartpc_ds.parallel.halo import add_home, cut, fetch, padded, send_home
 from lartpc_ds.parallel.tiles import Tiles
 from lartpc_ds.windows import Here, Range, Rect, Window
 
-__all__ = ["Geometry", "convolve"]
+__all__ = ["Geometry", "InPlace", "convolve", "in_place"]
 
 Pair = tuple[int, int]
 
@@ -45,20 +45,20 @@ class Geometry:
         return self.rows.dilation, self.cols.dilation
 
 
-class _Axis(NamedTuple):
+class InPlace(NamedTuple):
     """How one axis of a tile is convolved in place: drop `skip` pixels, pad with `padding` zeros on both sides."""
 
     skip: int
     padding: int
 
 
-def _axis(window: Window, own: Range, need: Range, outputs: int) -> _Axis | None:
-    """None where torch's symmetric padding would not give exactly `outputs`, starting at the first needed pixel."""
+def in_place(window: Window, own: Range, need: Range, outputs: int) -> InPlace | None:
+    """How; None where torch's symmetric padding would not give just the `outputs` of the needed pixels."""
     before = own[0] - need[0]
     skip, padding = max(-before, 0), max(before, 0)
     length = own[1] - own[0] - skip
     given = (length + 2 * padding - window.reach) // window.stride + 1
-    return _Axis(skip, padding) if length > 0 and given == outputs else None
+    return InPlace(skip, padding) if length > 0 and given == outputs else None
 
 
 class _Strip(NamedTuple):
@@ -87,7 +87,7 @@ def _bands(window: Window, own: Range, need: Range, size: int, outputs: int) -> 
     return bands
 
 
-def _strips(geometry: Geometry, here: Here, axes: tuple[_Axis, _Axis], outputs: Pair) -> list[_Strip]:
+def _strips(geometry: Geometry, here: Here, axes: tuple[InPlace, InPlace], outputs: Pair) -> list[_Strip]:
     """Above and below over the whole needed width, corners included; left and right over the own rows."""
     strips = []
     everything = Rect((0, outputs[0]), (0, outputs[1]))
@@ -112,8 +112,8 @@ def convolve(
     groups: int,
 ) -> Tensor:
     """(N, C, own) -> (N, K, outputs), this rank's part of the convolution of the whole map."""
-    rows = _axis(geometry.rows, here.own.rows, here.need.rows, outputs[0])
-    cols = _axis(geometry.cols, here.own.cols, here.need.cols, outputs[1])
+    rows = in_place(geometry.rows, here.own.rows, here.need.rows, outputs[0])
+    cols = in_place(geometry.cols, here.own.cols, here.need.cols, outputs[1])
     if rows is None or cols is None:
         x = padded(tiles, x, here)
         return F.conv2d(x, weight, bias, geometry.stride, 0, geometry.dilation, groups)
@@ -136,7 +136,7 @@ class _Convolution(torch.autograd.Function):
         tiles: Tiles,
         here: Here,
         geometry: Geometry,
-        axes: tuple[_Axis, _Axis],
+        axes: tuple[InPlace, InPlace],
         outputs: Pair,
         groups: int,
     ) -> Tensor:
@@ -202,7 +202,7 @@ def _backward(
     return result
 
 
-def _skipped(x: Tensor, axes: tuple[_Axis, _Axis]) -> Tensor:
+def _skipped(x: Tensor, axes: tuple[InPlace, InPlace]) -> Tensor:
     return x[:, :, axes[0].skip :, axes[1].skip :]
 
 

@@ -17,6 +17,7 @@ from lartpc_ds.layout import Bounds
 from lartpc_ds.parallel.convolution import Geometry, convolve
 from lartpc_ds.parallel.cuts import Plans, view_of
 from lartpc_ds.parallel.halo import padded
+from lartpc_ds.parallel.pooling import max_pool
 from lartpc_ds.parallel.tiles import Tiles
 from lartpc_ds.windows import Rect
 
@@ -114,15 +115,12 @@ class MaxPool:
 
     plans: Plans
     bounds: OutBounds
-    kernel: Pair
-    stride: Pair
-    dilation: Pair
+    geometry: Geometry
 
     def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
         """This rank's outputs."""
         x = args[0] if args else kwargs["input"]
-        x = padded(tiles, x, view_of(self.plans, tiles), -torch.inf)
-        return F.max_pool2d(x, self.kernel, self.stride, 0, self.dilation)
+        return max_pool(tiles, view_of(self.plans, tiles), self.geometry, outputs_of(self.bounds, tiles).shape, x)
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,7 @@ def max_pool2d(
     steps = kernel if stride is None or stride == [] else pair(stride)
     rows, cols = (Window(kernel[axis], steps[axis], pads[axis], spread[axis]) for axis in (0, 1))
     plans, bounds = _planned(site, cut, (rows, cols), y)
-    return y, operators.MaxPool(plans, bounds, kernel, steps, spread)
+    return y, operators.MaxPool(plans, bounds, Geometry(rows, cols))
 
 
 def avg_pool2d(

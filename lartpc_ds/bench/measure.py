@@ -1,0 +1,109 @@
+"""What the benchmarks share: a run folder to measure in, and a variant measured in fresh processes.
+
+Times come from unpinned runs; peaks from runs of their own with the allocator's thresholds fixed, because glibc adapts
+them and the same step then measures a third more or less.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from lartpc_ds import recipes
+from lartpc_ds.launch.command import check_devices
+from lartpc_ds.launch.training import prepare_run
+from lartpc_ds.layout import Layout
+from lartpc_ds.prepare import absolute_paths
+from lartpc_ds.runlog import RunFolder
+from lartpc_ds.session import versions
+
+__all__ = ["PINNED", "WARM_UP_STEPS", "circumstances", "measure", "run_folder", "with_layout"]
+
+WARM_UP_STEPS = 1
+PINNED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+"""Of glibc: every map comes from the kernel and goes back to it."""
+
+
+@contextmanager
+def run_folder(recipe: str, overrides: Sequence[str], steps: int, progress: Console) -> Iterator[RunFolder]:
+    """A prepared run of one rank that trains `steps` steps after the warm-up and evaluates nothing."""
+    everything = "data.split={train=1.0,validation=0.0}"
+    config, ds = recipes.load(recipe, [*overrides, f"train.max_steps={WARM_UP_STEPS + steps}", everything])
+    check_devices(1, ds)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = RunFolder(Path(scratch) / "run")
+        folder.claim()
+        prepare_run(absolute_paths(config, Path.cwd()), ds, Layout(), folder, progress)
+        yield folder
+
+
+@contextmanager
+def with_layout(folder: RunFolder, layout: Layout) -> Iterator[None]:
+    """Inside, the run has another layout of one tile group: the same events, batches and network."""
+    before = folder.job_file.read_text()
+    ds_before = folder.ds_config_file.read_text()
+    job, ds = json.loads(before), json.loads(ds_before)
+    ds["train_batch_size"] *= layout.world_size
+    folder.job_file.write_text(json.dumps({**job, "layout": asdict(replace(layout))}))
+    folder.ds_config_file.write_text(json.dumps(ds))
+    try:
+        yield
+    finally:
+        folder.job_file.write_text(before)
+        folder.ds_config_file.write_text(ds_before)
+
+
+def measure(variant: str, folder: RunFolder, ranks: int, variables: dict[str, str]) -> list[dict[str, Any]]:
+    """Run one variant to its end in fresh processes that share the machine's cores; the lines of its steps."""
+    for left in folder.checkpoints.iterdir():
+        left.unlink() if left.is_symlink() else shutil.rmtree(left)
+    folder.metrics_file.unlink(missing_ok=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    threads = str(max(1, len(os.sched_getaffinity(0)) // ranks))
+    common = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": threads}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "lartpc_ds.bench.variants", variant, str(folder.path)],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank), **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+    outputs = [process.communicate() for process in processes]
+    for process, (_, errors) in zip(processes, outputs, strict=True):
+        if process.returncode != 0:
+            raise RuntimeError(f"variant {variant} failed:\n{errors[-4000:]}")
+    lines: list[dict[str, Any]] = json.loads(outputs[0][0].splitlines()[-1])
+    return lines
+
+
+def circumstances(name: str, recipe: str, repeats: int) -> dict[str, Any]:
+    """What every benchmark says about where it ran."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return {
+        "bench": name,
+        "recipe": recipe,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "commit": commit or "unknown",
+        "repeats": repeats,
+    }
