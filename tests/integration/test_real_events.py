@@ -1,4 +1,4 @@
-"""The `sbnd` recipe on two real events, two ranks: the ZeRO stages are one algorithm, so their losses are equal."""
+"""The `sbnd` recipe on two real events: ZeRO stages and grids of tiles are one algorithm, so their losses are equal."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,20 +16,39 @@ SETTINGS = [
 
 
 def test_zero_stages_give_equal_losses(tmp_path: Path, real_events: Path) -> None:
+    runs = {f"zero{stage}": (2, [f'train.ds_config="zero{stage}_fp32"']) for stage in range(4)}
+    losses = losses_of(tmp_path, real_events, runs)
+    for name in ("zero1", "zero2", "zero3"):
+        assert losses[name] == pytest.approx(losses["zero0"], abs=1e-5), name
+
+
+def test_tiles_give_the_losses_of_one_rank(tmp_path: Path, real_events: Path) -> None:
+    fp32 = ['train.ds_config="zero1_fp32"']
+    runs = {
+        "whole": (1, fp32),
+        "2x1": (2, [*fp32, "layout.rows=2"]),
+        "1x2": (2, [*fp32, "layout.cols=2", "layout.overlap=false"]),
+    }
+    losses = losses_of(tmp_path, real_events, runs)
+    for name in ("2x1", "1x2"):
+        assert losses[name] == pytest.approx(losses["whole"], abs=1e-5), name
+
+
+def losses_of(tmp_path: Path, real_events: Path, runs: dict[str, tuple[int, list[str]]]) -> dict[str, list[float]]:
+    """Losses of three steps of each run, given as its ranks and settings."""
     files = f'data.files=["{real_events.resolve() / "sbnd_2events_larcv3.h5"}"]'
-    losses = []
+    losses = {}
     with ExitStack() as jobs:
-        running = []
-        for stage in range(4):
-            settings = overrides([files, *SETTINGS, f'train.ds_config="zero{stage}_fp32"'])
-            name = f"zero{stage}"
-            arguments = ["train", "sbnd", *settings, "--devices", "2", "--run-dir", name]
-            running.append(jobs.enter_context(started(tmp_path, *arguments, run_dir=name)))
-        for job in running:
+        running = {}
+        for name, (ranks, settings) in runs.items():
+            folder = name.replace(" ", "_")
+            asked = overrides([files, *SETTINGS, *settings])
+            arguments = ["train", "sbnd", *asked, "--devices", str(ranks), "--run-dir", folder]
+            running[name] = jobs.enter_context(started(tmp_path, *arguments, run_dir=folder))
+        for name, job in running.items():
             finished = job.finish()
             assert finished.code == 0, finished.out + finished.err
             assert "2 in 1 file(s)" in finished.out and "3 planes x 256 wires x 160 ticks" in finished.out
-            losses.append([line["loss"] for line in job.folder.metrics()])
-    assert len(losses[0]) == 3 and len(set(losses[0])) == 3  # it learns: no two steps are alike
-    for stage in (1, 2, 3):
-        assert losses[stage] == pytest.approx(losses[0], abs=1e-5), f"ZeRO-{stage} against ZeRO-0"
+            losses[name] = [line["loss"] for line in job.folder.metrics()]
+            assert len(losses[name]) == 3 and len(set(losses[name])) == 3  # it learns: no two steps are alike
+    return losses

@@ -92,7 +92,8 @@ def training(*settings: str, run_dir: str = "new", run: str = "run.toml") -> lis
         (["ds.optimizer.params.learning_rate=0.1"], ["optimizer.params.learning_rate", "lr"]),
         (['train.ds_config="zero9_fp32"'], ["zero9_fp32", "zero2_bf16"]),
         (["layout.data=3"], ["data 3", "--devices is 1"]),
-        (["layout.rows=2"], ["layout.rows"]),
+        (["layout.rows=2"], ["rows 2", "needs 2 ranks or a multiple", "--devices is 1"]),
+        (["layout.pipe=2"], ["layout.pipe"]),
         (['data.classes=["electron","kaon"]'], ["data.classes", "no events of kaon"]),
         (['data.classes=["electron","axion"]'], ["data.classes", "axion", "kaon"]),
         (["data.split={train=0.5,validation=0.6}"], ["data.split", "1.1"]),
@@ -107,6 +108,28 @@ def training(*settings: str, run_dir: str = "new", run: str = "run.toml") -> lis
 )
 def test_impossible_configurations(refuse: Refuse, settings: list[str], words: list[str]) -> None:
     says(refuse(*training(*settings)), words)
+
+
+@pytest.mark.parametrize(
+    ("devices", "settings", "words"),
+    [
+        (3, ["layout.rows=2"], ["rows 2 x cols 1", "needs 2 ranks or a multiple", "--devices is 3"]),
+        (40, ["layout.rows=40"], ["33 pixels", "40 tiles"]),
+        (2, ["layout.rows=2", 'layout.gather_at="layer9"'], ["layout.gather_at", "layer9", "layer4_1"]),
+        (8, ["layout.rows=8", 'layout.gather_at="never"'], ["layer", "resnet.py", "a tile is empty", "layout.rows"]),
+        (
+            2,
+            ["layout.rows=2", 'model.target="tests.integration.users_models:flattens"'],
+            ["the model's own forward", "users_models.py", "flatten", "AdaptiveAvgPool2d(1)"],
+        ),
+    ],
+    ids=["a group that does not divide the world", "more tiles than pixels", "no block", "empty tile", "operator"],
+)
+def test_impossible_tiles(refuse: Refuse, work: Path, devices: int, settings: list[str], words: list[str]) -> None:
+    toml = work / "run.toml"
+    if any("model.target" in setting for setting in settings):
+        toml.write_text(toml.read_text().replace("width = 4\n", ""))
+    says(refuse(*training(*settings), "--devices", str(devices)), words)
 
 
 def test_every_problem_is_named_at_once(refuse: Refuse) -> None:

@@ -25,6 +25,22 @@ class Faulty(nn.Module):
         return scores
 
 
+class Flattens(nn.Module):
+    """A linear layer on all pixels: no tile can compute its part."""
+
+    def __init__(self, planes: int, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(planes * 33 * 49, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.head(torch.flatten(images, 1))
+        return scores
+
+
+def flattens(planes: int, num_classes: int) -> nn.Module:
+    return Flattens(planes, num_classes)
+
+
 def raises_on_rank_1(planes: int, num_classes: int) -> nn.Module:
     return Faulty(planes, num_classes, "1", "raise")
 

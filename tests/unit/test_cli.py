@@ -21,6 +21,7 @@ OPTIONS = {
     "config list": set(),
     "config init": set(),
     "bench step": {SET, "--repeats", "--steps", "--json"},
+    "bench tiles": {SET, "--rows", "--cols", "--repeats", "--steps", "--json"},
 }
 
 
@@ -148,6 +149,7 @@ def test_inspect_ends_with_code_2_for_a_problem(
         (["report", "missing"], "not a run folder"),
         (["display", "missing.h5"], "missing.h5"),
         (["bench", "step", "missing"], "RUN = 'missing'"),
+        (["bench", "tiles", "missing"], "RUN = 'missing'"),
     ],
 )
 def test_bad_input_is_named_and_leaves_nothing_behind(

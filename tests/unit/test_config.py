@@ -85,7 +85,7 @@ def test_an_unknown_key_is_refused_with_the_keys_there_are(path: str, section: t
         ({"data": {"seed": -1}}, "data.seed"),
         ({"data": {"simulate": {"momentum": [0.2]}}}, "data.simulate.momentum"),
         ({"data": 3}, "data"),
-        ({"layout": {"rows": 2}}, "layout.rows"),
+        ({"layout": {"rows": 0}}, "layout.rows"),
         ({"layout": {"data": 0}}, "layout.data"),
         ({"model": {"name": None}}, "model.name"),
     ],

@@ -40,7 +40,8 @@ def config(*, batch: int = 2, accumulate: int = 1, workers: int = 0, seed: int =
 
 
 def groups(rank: int = 0, data: int = 1) -> Groups:
-    return Groups(Layout(data=data), rank, 0, cast(dist.ProcessGroup, None))  # the loader needs no collective
+    none = cast(dist.ProcessGroup, None)  # the loader needs no collective
+    return Groups(Layout(data=data), rank, 0, none, none, none, none)
 
 
 def read(steps: Iterator[Iterator[MicroBatch]]) -> list[list[MicroBatch]]:
