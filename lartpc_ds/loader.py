@@ -8,11 +8,12 @@ import itertools
 import multiprocessing
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from lartpc_ds.config import RunConfig
 from lartpc_ds.data.dataset import EventDataset
@@ -70,6 +71,16 @@ class _Once:
         return (batch.tolist() for batch in self._positions)
 
 
+def _collate(items: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> Any:
+    """Stack like torch's own, which knows of shared memory, but with images channels-last, as the engine wants them.
+
+    One copy of a batch, not two: with two, glibc gave the memory of both back after a step and faulted it in again.
+    """
+    rows = [(image.permute(1, 2, 0), label, position) for image, label, position in items]
+    images, labels, positions = default_collate(rows)
+    return images.permute(0, 3, 1, 2), labels, positions
+
+
 def _read(
     dataset: EventDataset, positions: Iterable[NDArray[np.int64]], workers: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -78,6 +89,7 @@ def _read(
     loader = DataLoader(
         dataset,
         batch_sampler=_Once(positions),
+        collate_fn=_collate,
         num_workers=workers,
         multiprocessing_context=context,
         generator=torch.Generator(),  # its own: a new loader would draw a seed from the random state of dropout

@@ -66,6 +66,15 @@ def test_a_step_holds_its_micro_batches(event_file: Path) -> None:
     assert labels(steps) == [global_batch(step, 6, EVENTS, 5).tolist() for step in range(4)]
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_come_channels_last_and_otherwise_as_they_are(event_file: Path, workers: int) -> None:
+    events = dataset(event_file)
+    for step in training_steps(events, config(workers=workers), groups(), 0, 2):
+        for images, part in step:
+            assert images.is_contiguous(memory_format=torch.channels_last)
+            assert torch.equal(images, torch.stack([events[position][0] for position in part.tolist()]))
+
+
 def test_an_image_comes_with_its_own_label(event_file: Path) -> None:
     for step in training_steps(dataset(event_file), config(), groups(), 0, 3):
         for images, part in step:
