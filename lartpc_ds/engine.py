@@ -111,6 +111,7 @@ class Engine:
             images, labels = _channels_last(micro_batch[0], self.device), micro_batch[1].to(self.device)
             del micro_batch  # the host's images would stay beside the device's through the whole step
             logits = self.deepspeed(images).float()
+            del images  # autograd has kept what it needs, in the precision that it needs
             losses = self._losses(logits, labels)
             self.deepspeed.backward(losses.mean())
             self.deepspeed.step()
