@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Number
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -21,13 +23,18 @@ __all__ = [
     "Key",
     "Plans",
     "Run",
+    "compared",
     "key_of",
+    "local_shape",
     "numbers_of",
     "tensors_of",
     "view_of",
 ]
 
 RESHAPES = frozenset({"reshape", "view", "flatten", "unflatten", "expand", "repeat"})
+_PLANNED_NUMBERS = frozenset(
+    {"conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "pad", "interpolate", "upsample"}
+)
 
 Key = tuple[str, tuple[tuple[int, ...], ...]]
 """A call at run time: the function's name and its tensors' shapes without the batch."""
@@ -71,18 +78,33 @@ class Call:
     """Shape and cut of every tensor among its arguments."""
     run: Run | None
     """None: torch's own function does the right thing on a tile."""
-    numbers: tuple[float, ...] = ()
-    """Plain numbers among the arguments: where torch's own function runs, they must not depend on the tile."""
+    numbers: tuple[Any, ...] = ()
+    """Plain numbers among the arguments, as far as they must not depend on the tile."""
 
     @property
-    def compared(self) -> tuple[float, ...]:
-        """The numbers that a tile's call must have too; reshapes have the tile's sizes, planned calls do not care."""
-        return () if self.run is not None or self.name in RESHAPES else self.numbers
+    def is_cut(self) -> bool:
+        """Does it touch a map that is cut?"""
+        return any(cut is not None for _, cut in self.tensors)
 
     def key(self, row: int, col: int) -> Key:
         """The call as the rank at (row, col) makes it."""
-        shapes = (shape if cut is None else cut.local_shape(shape, row, col) for shape, cut in self.tensors)
+        shapes = (local_shape(shape, cut, row, col) for shape, cut in self.tensors)
         return self.name, tuple(shape[1:] for shape in shapes)
+
+
+def compared(name: str, run: Run | None, numbers: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The numbers that a tile's call must share with the whole image's.
+
+    Reshapes have the tile's sizes, the plan of a window has the whole image's, and the momentum of a batch norm may
+    count its steps.
+    """
+    own = name in RESHAPES or name == "batch_norm" or (run is not None and name in _PLANNED_NUMBERS)
+    return () if own else numbers
+
+
+def local_shape(shape: tuple[int, ...], cut: Cut | None, row: int, col: int) -> tuple[int, ...]:
+    """Of the tile at (row, col), if the tensor is cut."""
+    return shape if cut is None else cut.local_shape(shape, row, col)
 
 
 def key_of(name: str, tensors: Iterable[Tensor]) -> Key:
@@ -95,9 +117,15 @@ def tensors_of(args: Any, kwargs: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
 
 
-def numbers_of(args: Any, kwargs: Any) -> tuple[float, ...]:
-    """Every plain number among the arguments, in a fixed order."""
-    return tuple(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, int | float))
+def numbers_of(args: Any, kwargs: Any) -> tuple[Any, ...]:
+    """Every plain number among the arguments, numpy's included, in a fixed order."""
+    numbers: list[Any] = []
+    for leaf in tree_leaves((args, kwargs)):
+        if isinstance(leaf, np.ndarray):
+            numbers += [leaf.shape, leaf.tobytes()]
+        elif isinstance(leaf, Number):
+            numbers.append(leaf)
+    return tuple(numbers)
 
 
 @lru_cache(maxsize=4096)

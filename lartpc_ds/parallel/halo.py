@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from lartpc_ds.parallel.tiles import Tiles
 from lartpc_ds.windows import Here, Rect, intersection
@@ -68,6 +69,7 @@ class _Padded(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,), here = gradients, ctx.here
         pieces = send_home(ctx.tiles, [cut(gradient, rect, here.need) for _, rect in here.incoming], here, gradient)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from lartpc_ds.parallel.tiles import Group
 
@@ -83,6 +84,7 @@ class _Normalise(torch.autograd.Function):
         return y, *statistics
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         gradient = gradients[0]
         x, weight, mean, variance, count = ctx.saved_tensors

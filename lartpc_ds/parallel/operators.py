@@ -157,7 +157,9 @@ class Pad:
     def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
         """This rank's outputs."""
         x = args[0] if args else kwargs["input"]
-        return padded(tiles, x, view_of(self.plans, tiles), self.value)
+        y = padded(tiles, x, view_of(self.plans, tiles), self.value)
+        shared = y.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
+        return y.clone() if shared else y  # as torch: never a part of x, which a function in place would change
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +214,6 @@ class Gather:
 
     plans: Plans
 
-    def __call__(self, tiles: Tiles, x: Tensor) -> Tensor:
+    def __call__(self, tiles: Tiles, function: Function | None, args: Any, kwargs: Any) -> Tensor:
         """The same on every rank; adjoint: everybody's gradients, summed, for one's own tile."""
-        return padded(tiles, x, view_of(self.plans, tiles))
+        return padded(tiles, args[0], view_of(self.plans, tiles))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from lartpc_ds.parallel.tiles import Group, Tiles
 from lartpc_ds.windows import Rect
@@ -24,6 +25,7 @@ class _Sum(torch.autograd.Function):
         return group.all_reduce(x.clone(memory_format=torch.contiguous_format))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         return ctx.group.all_reduce(gradients[0].clone(memory_format=torch.contiguous_format)), None
 
@@ -55,6 +57,7 @@ class _Max(torch.autograd.Function):
         return largest[:, :, None, None]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         index, mine = ctx.saved_tensors
         total = ctx.tiles.group.all_reduce(gradients[0].flatten(1).reshape(mine.shape).clone())

@@ -1,90 +1,126 @@
 """At run time: the planned calls are made on tiles, all others by torch.
 
 One mode serves a whole converted model. Each module's forward says that it runs, so that a call is looked up by
-(module, function, shapes of its tensors): no counter, so a block that recomputation runs once more finds its plans.
+(module, function, shapes of its tensors): no counter, so a block that recomputation runs once more finds its plans. A
+call that would need a plan and has none, because the model takes another way than when it was planned, is an error.
 """
 
-import functools
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
-from lartpc_ds.parallel.cuts import RESHAPES, Call, Key, Run, key_of, numbers_of, tensors_of
-from lartpc_ds.parallel.operators import Gather
+from lartpc_ds.errors import UserError
+from lartpc_ds.parallel.cuts import Call, Key, Run, compared, key_of, numbers_of, tensors_of
+from lartpc_ds.parallel.modules import announce
+from lartpc_ds.parallel.rules import RULES
 from lartpc_ds.parallel.tiles import Tiles
-from lartpc_ds.parallel.trace import LOOKS, canonical
+from lartpc_ds.parallel.trace import DROPOUTS, GATHERED, LOOKS, canonical
 
-__all__ = ["Replay", "table"]
+__all__ = ["Known", "Replay", "Seen", "table"]
 
-Table = dict[str, dict[Key, Run | None]]
+_NEEDS_PLAN = frozenset(RULES) | DROPOUTS | {"bernoulli"}
+
+
+@dataclass
+class Known:
+    """The planned calls of one module, as one rank makes them."""
+
+    runs: dict[Key, Run | None] = field(default_factory=dict)
+    planned: set[str] = field(default_factory=set)
+    """Functions with a call that torch's own does not do right."""
+    cut: set[str] = field(default_factory=set)
+    """Functions with a call that touches a tile."""
+
+
+_UNKNOWN = Known()
+
+
+class Seen(NamedTuple):
+    """A call that was made, to compare with the trace."""
+
+    owner: str
+    key: Key
+    numbers: tuple[Any, ...]
 
 
 class Replay(TorchFunctionMode):
-    """Entered by the outermost module that runs; `table` has the calls of each module as this rank makes them."""
+    """Entered by the outermost module that runs; `calls` has the calls of each module as this rank makes them."""
 
-    def __init__(self, table: Table, gathers: dict[str, Gather], tiles: Tiles) -> None:
+    def __init__(self, calls: dict[str, Known], tiles: Tiles) -> None:
         super().__init__()
         self.tiles = tiles
-        self.seen: list[tuple[str, str, tuple[float, ...]]] | None = None
-        """A list: note (module, function, numbers) of every call, to compare with the trace."""
-        self._table, self._gathers = table, gathers
+        self.seen: list[Seen] | None = None
+        """A list: note every call."""
+        self._calls = calls
         self._stack: list[str] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Look the call up."""
-        kwargs, owner = kwargs or {}, self._stack[-1]
-        calls = self._table.get(owner)
-        if self.seen is None and not calls:
+        kwargs, owner, name = kwargs or {}, self._stack[-1], canonical(func)
+        known = self._calls.get(owner, _UNKNOWN)
+        strict = self.seen is None and name in _NEEDS_PLAN and self.tiles.group.size > 1
+        if self.seen is None and not strict and name not in known.planned:
             return func(*args, **kwargs)
-        name = canonical(func)
         tensors = tensors_of(args, kwargs)
-        run = calls.get(key_of(name, tensors)) if calls else None
-        if self.seen is not None and tensors and name != "get" and name not in LOOKS:
-            compared = run is None and name not in RESHAPES
-            self.seen.append((owner, name, numbers_of(args, kwargs) if compared else ()))
+        key = key_of(name, tensors)
+        run = known.runs.get(key)
+        if strict and run is None and key not in known.runs:
+            self._refuse_unplanned(owner, name, known, tensors)
+        if self.seen is not None and name != "get" and name not in LOOKS:
+            self.seen.append(Seen(owner, key, compared(name, run, numbers_of(args, kwargs))))
         return func(*args, **kwargs) if run is None else run(self.tiles, func, args, kwargs)
+
+    def _refuse_unplanned(self, owner: str, name: str, known: Known, tensors: list[Tensor]) -> None:
+        """Whole maps after a gather may do as they like; so may the flat parameters of an engine's hooks."""
+        only_whole = any(key[0] == name for key in known.runs) and name not in known.cut | known.planned
+        if only_whole or all(tensor.ndim < 3 for tensor in tensors):
+            return
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        raise UserError(
+            f"{owner or 'the model'}: {name} of {shapes} was not made when the tiles were planned, so nothing is known "
+            "of it; the model must make the same calls in every step (plan it in training mode to train it)"
+        )
+
+    def around(self, name: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run a module: gather its input if so planned, then its calls are looked up under its name."""
+        known = self._calls.get(name, _UNKNOWN)
+        if GATHERED in known.planned:
+            args, kwargs = tree_map_only(Tensor, lambda x: self._gathered(name, known, x), (args, kwargs))
+        self._stack.append(name)
+        try:
+            if len(self._stack) > 1:
+                return forward(*args, **kwargs)
+            with self:
+                return forward(*args, **kwargs)
+        finally:
+            self._stack.pop()
+
+    def _gathered(self, name: str, known: Known, x: Tensor) -> Tensor:
+        with torch._C.DisableTorchFunction():
+            key = key_of(GATHERED, [x])
+            if self.seen is not None:
+                self.seen.append(Seen(name, key, ()))
+            run = known.runs.get(key)
+            return x if run is None else run(self.tiles, None, (x,), {})
 
     def attach(self, model: nn.Module) -> None:
         """Make every module of `model` say that it runs."""
-        for name, module in model.named_modules():
-            module.forward = self._announced(name, module.forward)
-
-    @contextmanager
-    def attached(self, model: nn.Module) -> Iterator[None]:
-        """Inside only."""
-        before = [module.forward for module in model.modules()]
-        self.attach(model)
-        try:
-            yield
-        finally:
-            for module, forward in zip(model.modules(), before, strict=True):
-                module.forward = forward
-
-    def _announced(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
-        gather = self._gathers.get(name)
-
-        @functools.wraps(forward)
-        def announced(*args: Any, **kwargs: Any) -> Any:
-            if gather is not None:
-                args = tuple(gather(self.tiles, one) if isinstance(one, Tensor) else one for one in args)
-            self._stack.append(name)
-            try:
-                if len(self._stack) > 1:
-                    return forward(*args, **kwargs)
-                with self:
-                    return forward(*args, **kwargs)
-            finally:
-                self._stack.pop()
-
-        return announced
+        announce(model, self.around)
 
 
-def table(calls: Iterable[Call], row: int, col: int) -> Table:
+def table(calls: Iterable[Call], row: int, col: int) -> dict[str, Known]:
     """The planned calls as the rank at (row, col) makes them."""
-    modules: Table = {}
+    modules: dict[str, Known] = {}
     for call in calls:
-        modules.setdefault(call.owner, {})[call.key(row, col)] = call.run
-    return {owner: found for owner, found in modules.items() if any(run is not None for run in found.values())}
+        known = modules.setdefault(call.owner, Known())
+        known.runs[call.key(row, col)] = call.run
+        if call.run is not None:
+            known.planned.add(call.name)
+        if call.is_cut:
+            known.cut.add(call.name)
+    return modules

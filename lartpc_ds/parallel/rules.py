@@ -124,6 +124,40 @@ def per_channel(site: Site, function: Any, input: Tensor, dim: int | None = None
     return site.mark(function(input, dim, *args, **kwargs), cut), None
 
 
+def normalize(
+    site: Site, function: Any, input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Any = None
+) -> Result:
+    """F.normalize, over a dimension that is not cut."""
+    return per_channel(site, lambda x, over: function(x, p, over, eps, out), input, dim)
+
+
+def prelu(site: Site, function: Any, input: Tensor, weight: Tensor) -> Result:
+    """Every pixel for itself; the weight, if not one number, is for dimension 1."""
+    cut = site.cut_of(input)
+    if cut is None or (weight.numel() > 1 and 1 in cut.dims):
+        raise site.refuse("needs its channels in dimension 1")
+    return site.mark(function(input, weight), cut), None
+
+
+def over_channels(
+    site: Site, function: Any, input: Tensor, dim: Any = None, keepdim: bool = False, **kwargs: Any
+) -> Result:
+    """Extremes over dimensions that are not cut; torch.max(x, y) is pointwise."""
+    if isinstance(dim, Tensor):
+        return pointwise(site, function, input, dim)
+    cut = site.cut_of(input)
+    dims = {one % input.ndim for one in ((dim,) if isinstance(dim, int) else dim or range(input.ndim))}
+    if cut is None or dims & set(cut.dims):
+        raise site.refuse(
+            "over rows and columns is covered on tiles only as AdaptiveMaxPool2d(1); over channels, name the dimension"
+        )
+    y = function(input, dim, keepdim, **kwargs)
+    rows, cols = (place - (0 if keepdim else len([one for one in dims if one < place])) for place in cut.dims)
+    for result in y if isinstance(y, tuple) else (y,):
+        site.mark(result, Cut((rows, cols), cut.bounds))
+    return y, None
+
+
 def _realigned(site: Site, tensors: Sequence[Tensor]) -> tuple[Cut, operators.Realign | None]:
     """The cut of the first cut tensor, and how others come to it."""
     cuts = [site.cut_of(tensor) for tensor in tensors]
@@ -135,6 +169,8 @@ def _realigned(site: Site, tensors: Sequence[Tensor]) -> tuple[Cut, operators.Re
         sizes = [bounds[-1] for bounds in cut.bounds], [bounds[-1] for bounds in reference.bounds]
         if cut.dims != reference.dims or sizes[0] != sizes[1]:
             raise site.refuse(f"joins maps of {sizes[1]} and {sizes[0]} rows and columns, cut into tiles differently")
+        if cut.dims != (2, 3) or tensors[number].ndim != 4:
+            raise site.refuse("joins maps that are cut differently; rows and columns must be the last two of four")
         axes = [plan(Same(target), source, target) for source, target in zip(cut.bounds, reference.bounds, strict=True)]
         moved.append((number, (axes[0], axes[1])))
     return reference, operators.Realign(tuple(moved)) if moved else None
@@ -180,6 +216,9 @@ RULES: dict[str, Rule] = {
     "mean": mean,
     "sum": sum,
     "layer_norm": layer_norm,
+    "normalize": normalize,
+    "prelu": prelu,
+    **dict.fromkeys(("amax", "amin", "max", "min"), over_channels),
     "linear": linear,
     "cat": cat,
     "concat": cat,

@@ -14,7 +14,8 @@ __all__ = ["SHAPE_RULES"]
 
 def _cut(site: Site, x: Tensor) -> Cut:
     cut = site.cut_of(x)
-    assert cut is not None
+    if cut is None:
+        raise site.refuse("uses a map that is cut into tiles to rearrange a whole tensor")
     return cut
 
 
@@ -35,11 +36,12 @@ def transpose(site: Site, function: Any, input: Tensor, dim0: int, dim1: int) ->
 
 def reshape(site: Site, function: Any, input: Tensor, *args: Any, **kwargs: Any) -> Result:
     """Rows and columns must stay dimensions of their own: then a tile is reshaped as the whole is."""
-    cut, y = _cut(site, input), function(input, *args, **kwargs)
-    dims = [_kept(input.shape, dim, y.shape) for dim in cut.dims]
+    cut, before = _cut(site, input), tuple(input.shape)  # `unsqueeze_` changes it
+    y = function(input, *args, **kwargs)
+    dims = [_kept(before, dim, y.shape) for dim in cut.dims]
     if dims[0] is None or dims[1] is None:
         raise site.refuse(
-            f"reshapes {tuple(input.shape)} to {tuple(y.shape)}: mixes rows or columns, which are cut into tiles, with "
+            f"reshapes {before} to {tuple(y.shape)}: mixes rows or columns, which are cut into tiles, with "
             "others; pool them to one pixel first (AdaptiveAvgPool2d(1)), or leave the tiles with layout.gather_at"
         )
     return site.mark(y, Cut((dims[0], dims[1]), cut.bounds)), None
@@ -57,7 +59,7 @@ def getitem(site: Site, function: Any, input: Tensor, index: Any) -> Result:
     """Rows and columns must be taken whole."""
     cut = _cut(site, input)
     parts = list(index) if isinstance(index, tuple) else [index]
-    if any(not isinstance(part, int | slice | type(None) | type(Ellipsis)) for part in parts):
+    if any(isinstance(one, bool) or not isinstance(one, int | slice | type(None) | type(Ellipsis)) for one in parts):
         raise site.refuse("indexes a map that is cut into tiles by something other than numbers and slices")
     named = len([part for part in parts if part is not None and part is not Ellipsis])
     place = parts.index(Ellipsis) if Ellipsis in parts else len(parts)
@@ -74,12 +76,23 @@ def getitem(site: Site, function: Any, input: Tensor, index: Any) -> Result:
     return site.mark(function(input, index), Cut((places[cut.dims[0]], places[cut.dims[1]]), cut.bounds)), None
 
 
-def chunk(site: Site, function: Any, input: Tensor, sizes: Any, dim: int = 0) -> Result:
+def chunk(site: Site, function: Any, input: Tensor, *sizes: Any, dim: int = 0, **kwargs: Any) -> Result:
     """Along a dimension that is not cut."""
     cut = _cut(site, input)
+    if len(sizes) == 2:
+        dim = sizes[1]
     if dim % input.ndim in cut.dims:
         raise site.refuse("splits rows or columns of a map that is cut into tiles")
-    return tuple(site.mark(part, cut) for part in function(input, sizes, dim)), None
+    return tuple(site.mark(part, cut) for part in function(input, *sizes[:1], dim=dim, **kwargs)), None
+
+
+def expand_as(site: Site, function: Any, input: Tensor, other: Tensor) -> Result:
+    """One value a channel, repeated for every pixel of a tile."""
+    cut = _cut(site, other)
+    missing = other.ndim - input.ndim
+    if site.cut_of(input) is not None or any(dim >= missing and input.shape[dim - missing] > 1 for dim in cut.dims):
+        raise site.refuse("expands a tensor that has rows or columns already")
+    return site.mark(function(input, other), cut), None
 
 
 def squeeze(site: Site, function: Any, input: Tensor, *dims: Any) -> Result:
@@ -99,6 +112,7 @@ SHAPE_RULES: dict[str, Rule] = {
     "unflatten": reshape,
     "unsqueeze": reshape,
     "squeeze": squeeze,
+    "expand_as": expand_as,
     "getitem": getitem,
     "chunk": chunk,
     "split": chunk,

@@ -33,7 +33,8 @@ Rule = Callable[..., Result]
 
 def pair(value: Any) -> Pair:
     """An argument that torch takes as one number or two."""
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return int(values[0]), int(values[-1])
 
 
 def map_cut(site: Site, x: Tensor) -> Cut:

@@ -7,10 +7,10 @@ its parameters, buffers, hooks and `state_dict` keys are as before.
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,42 +18,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Bounds, Layout, tile_bounds
-from lartpc_ds.parallel.cuts import Call, Cut, EmptyTile, Key
+from lartpc_ds.parallel.cuts import Call, Cut, EmptyTile, tensors_of
 from lartpc_ds.parallel.groups import Groups
-from lartpc_ds.parallel.operators import Gather
+from lartpc_ds.parallel.imitation import TRACED_EVENTS, TilePlan, compare, images_of, imagined, refuse_ambiguous
 from lartpc_ds.parallel.randomness import Draw, Dropout
 from lartpc_ds.parallel.replay import Replay, table
 from lartpc_ds.parallel.statistics import BatchNorm
-from lartpc_ds.parallel.tiles import Clock, Imagined, Tiles
+from lartpc_ds.parallel.tiles import Clock, Tiles
 from lartpc_ds.parallel.trace import Tracer
 
 __all__ = ["TilePlan", "TileShare", "convert", "plan_tiles", "shares", "spatialize"]
-
-_TRACED_EVENTS = 2  # not 1, which reshapes could not tell from a dimension of one row
-
-
-@dataclass(frozen=True)
-class TilePlan:
-    """How a model runs on a grid of tiles; the same on every rank."""
-
-    image: tuple[int, int, int]
-    """Channels, rows and columns of the whole image."""
-    bounds: tuple[Bounds, Bounds]
-    traces: tuple[tuple[Call, ...], ...]
-    """The calls of a run as the model stands, and of one in evaluation."""
-    gathers: dict[str, Gather]
-    output: Cut | None
-    """How the model's result is cut; None: it is whole, and the same on every rank."""
-
-    @property
-    def calls(self) -> list[Call]:
-        """Of all traces."""
-        return [call for trace in self.traces for call in trace]
-
-    def tile(self, row: int, col: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Rows and columns of the image that the rank at (row, col) owns."""
-        rows, cols = self.bounds
-        return (rows[row], rows[row + 1]), (cols[col], cols[col + 1])
 
 
 @dataclass(frozen=True)
@@ -78,7 +52,7 @@ def plan_tiles(
             naming layer, line and what to change.
     """
     bounds = tile_bounds(image[1], layout.rows), tile_bounds(image[2], layout.cols)
-    shadow = copy.deepcopy(model).to("meta")
+    shadow = _shadow(model)
     if gather_at not in ("auto", "never") and gather_at not in dict(shadow.named_modules()):
         names = ", ".join(name for name, _ in shadow.named_children())
         raise UserError(f'layout.gather_at = {gather_at!r}: no such block; "auto", "never" or a module such as {names}')
@@ -113,24 +87,44 @@ def _checked(
     refuse_thin: bool = False,
 ) -> TilePlan:
     traces: list[tuple[Call, ...]] = []
-    gathers: dict[str, Gather] = {}
+    results: list[list[tuple[tuple[int, ...], Cut | None]]] = []
     output = None
     with _both_modes(model) as modes:
         for _ in modes:
-            tracer = Tracer(refuse_thin)
-            images = tracer.mark(_images(model, image), Cut((2, 3), bounds))
+            tracer = Tracer(refuse_thin, layout.tiles == 1)
+            images = tracer.mark(images_of(model, (TRACED_EVENTS, *image)), Cut((2, 3), bounds))
             with torch.no_grad(), tracer.inside(model, gather_at):
                 result = model(images)
             output = tracer.cut_of(result)
             traces.append(tuple(_needed(call, layout, norm_scope) for call in tracer.calls))
-            gathers |= tracer.gathers
-    plan = TilePlan(image, bounds, tuple(traces), gathers if layout.tiles > 1 else {}, output)
+            results.append([(tuple(one.shape), tracer.cut_of(one)) for one in tensors_of(result, {})])
+            if not isinstance(result, Tensor) and layout.tiles > 1 and any(cut for _, cut in results[-1]):
+                raise UserError(
+                    f"the model gives a {type(result).__name__} with maps that are cut into tiles; on tiles its result "
+                    "must be one tensor, or whole ones"
+                )
+    plan = TilePlan(image, bounds, tuple(traces), output)
     if layout.tiles > 1:
-        _refuse_ambiguous(plan, layout)
+        refuse_ambiguous(plan, layout)
         with _both_modes(model) as modes:
-            for trace, _ in zip(traces, modes, strict=True):
-                _compare(plan, trace, model, layout)
+            for trace, result, _ in zip(traces, results, modes, strict=True):
+                compare(plan, trace, result, model, layout)
     return plan
+
+
+def _shadow(model: nn.Module) -> nn.Module:
+    """A copy on the meta device, but for buffers of a single number: a batch norm may ask its count of steps."""
+    scripted = [name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    if scripted:
+        raise UserError(
+            f"{scripted[0] or 'the model'} is compiled by torch.jit; give the nn.Module that it was made of"
+        )
+    shadow = copy.deepcopy(model).to("meta")
+    for module, real in zip(shadow.modules(), model.modules(), strict=True):
+        for name, buffer in real.named_buffers(recurse=False):
+            if buffer.ndim == 0 and not buffer.is_meta:
+                module._buffers[name] = buffer.detach().to("cpu", copy=True)
+    return shadow
 
 
 @contextmanager
@@ -148,11 +142,6 @@ def _both_modes(model: nn.Module) -> Iterator[Iterator[None]]:
         module.training = mode
 
 
-def _images(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
-    dtypes = [value.dtype for value in model.state_dict().values() if value.is_floating_point()]
-    return torch.empty(_TRACED_EVENTS, *shape, dtype=dtypes[0] if dtypes else torch.float32, device="meta")
-
-
 def _needed(call: Call, layout: Layout, norm_scope: str) -> Call:
     """Torch's own functions do, where there is one tile; masks and statistics over data have to be ours always."""
     random = isinstance(call.run, Dropout | Draw)
@@ -161,71 +150,15 @@ def _needed(call: Call, layout: Layout, norm_scope: str) -> Call:
     return call if random or norm or (layout.tiles > 1 and not whole_norm) else replace(call, run=None)
 
 
-def _refuse_ambiguous(plan: TilePlan, layout: Layout) -> None:
-    """Ranks look a call up by its shapes; calls that some rank could not tell apart must be the same call."""
-    for row, col in _positions(layout):
-        seen: dict[tuple[str, Key], Call] = {}
-        for call in plan.calls:
-            other = seen.setdefault((call.owner, call.key(row, col)), call)
-            if other.run != call.run:
-                raise UserError(
-                    f"{call.owner or 'the model'} ({call.where}): {call.name} is used for maps of different sizes "
-                    f"that are equal on the tile at row {row}, column {col}; use a module of its own for each"
-                )
-
-
-def _positions(layout: Layout) -> list[tuple[int, int]]:
-    """Places of the grid to look at: all of a small one, a spread of a large one."""
-    rows, cols = (sorted({size * part // 8 for part in range(8)} | {size - 1}) for size in (layout.rows, layout.cols))
-    return [(row, col) for row in rows for col in cols]
-
-
-class Imitation(NamedTuple):
-    """What a rank on meta tensors gave, did and sent."""
-
-    result: Any
-    seen: list[tuple[str, str, tuple[float, ...]]]
-    sent_bytes: int
-
-
-def _imagined(plan: TilePlan, model: nn.Module, layout: Layout, row: int, col: int, events: int) -> Imitation:
-    """Run the rank at (row, col) on meta tensors."""
-    group = Imagined(layout.tiles, row * layout.cols + col)
-    tiles = Tiles(layout.rows, layout.cols, group, group, Imagined(1, 0))
-    replay = Replay(table(plan.calls, row, col), plan.gathers, tiles)
-    replay.seen = []
-    (top, bottom), (left, right) = plan.tile(row, col)
-    with torch.no_grad(), replay.attached(model):
-        result = model(_images(model, (plan.image[0], bottom - top, right - left))[:events])
-    return Imitation(result, replay.seen, group.sent_bytes)
-
-
-def _compare(plan: TilePlan, trace: Sequence[Call], model: nn.Module, layout: Layout) -> None:
-    """The tiles of every rank must make the calls of the whole image, with the same numbers."""
-    expected = [(call.owner, call.name, call.compared) for call in trace]
-    for row, col in _positions(layout):
-        try:
-            seen = _imagined(plan, model, layout, row, col, _TRACED_EVENTS).seen
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise UserError(f"the tile at row {row}, column {col}: the model cannot run on it: {error}") from None
-        for (owner, name, numbers), call in zip(seen, trace, strict=False):
-            if (owner, name, numbers) != (call.owner, call.name, call.compared):
-                raise UserError(
-                    f"{call.owner or 'the model'} ({call.where}): {call.name} depends on the size of the image ({name} "
-                    f"with {numbers} on a tile, {call.compared} on the whole image); do not compute with the size"
-                )
-        if len(seen) != len(expected):
-            raise UserError(f"the tile at row {row}, column {col}: the model makes other calls than on the whole image")
-
-
 def shares(plan: TilePlan, model: nn.Module, layout: Layout) -> list[TileShare]:
     """What each tile has of a step, row by row; a pure calculation on meta tensors."""
-    shadow = copy.deepcopy(model).to("meta")
+    shadow = _shadow(model)
     counted = []
     for row in range(layout.rows):
         for col in range(layout.cols):
             with FlopCounterMode(display=False) as counter:
-                run = _imagined(plan, shadow, layout, row, col, 1)
+                run = imagined(plan, shadow, layout, row, col, 1)
+            assert run.error is None, run.error
             counted.append((plan.tile(row, col), run.sent_bytes, counter.get_total_flops()))
     total = sum(flops for _, _, flops in counted)
     return [TileShare(rows, cols, sent, flops / max(total, 1)) for (rows, cols), sent, flops in counted]
@@ -243,7 +176,7 @@ def convert(model: nn.Module, plan: TilePlan, tiles: Tiles) -> nn.Module:
             )
 
     model.register_forward_pre_hook(check)
-    Replay(table(plan.calls, tiles.row, tiles.col), plan.gathers, tiles).attach(model)
+    Replay(table(plan.calls, tiles.row, tiles.col), tiles).attach(model)
     return model
 
 
@@ -280,7 +213,7 @@ def spatialize(
     """
     plan = plan_tiles(model, layout, image_size, gather_at, norm_scope)
     if clock is None:
-        clock = Clock()
+        clock = Clock(micro_batch=groups.data_rank)
         model.register_forward_pre_hook(_tick(clock))
     return convert(model, plan, groups.tiles(norm_scope=norm_scope, overlap=overlap, clock=clock))
 

@@ -77,9 +77,11 @@ class BatchNorm:
             y: Tensor = function(input, running_mean, running_var, weight, bias, False, momentum, eps)
             return y
         group = tiles.whole_norm if self.whole else tiles.norm
-        y, statistics = normalise(input, weight, bias, eps, num_groups=input.shape[1], per_sample=False, group=group)
+        shape = input.shape  # of a whole tensor, any
+        x = input if len(shape) == 4 else input.reshape(*shape[:2], -1, 1)
+        y, statistics = normalise(x, weight, bias, eps, num_groups=shape[1], per_sample=False, group=group)
         _update(running_mean, running_var, statistics, momentum)
-        return y
+        return y.reshape(shape)
 
 
 def _update(mean: Tensor | None, variance: Tensor | None, statistics: Statistics, momentum: float) -> None:

@@ -6,31 +6,36 @@ before any process starts. Rejected: a table of module types (misses functions, 
 and tensor subclasses at run time (DeepSpeed's hooks and autograd functions lose them).
 """
 
-import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 from lartpc_ds.errors import UserError
 from lartpc_ds.parallel import shapes
-from lartpc_ds.parallel.cuts import Call, Cut, EmptyTile, numbers_of, tensors_of
+from lartpc_ds.parallel.cuts import Call, Cut, EmptyTile, compared, numbers_of, tensors_of
+from lartpc_ds.parallel.frames import in_checkpoint, seeing_functions, where
+from lartpc_ds.parallel.modules import announced
 from lartpc_ds.parallel.operators import Gather
 from lartpc_ds.parallel.randomness import Draw, Dropout
 from lartpc_ds.parallel.rules import RULES, per_channel, pointwise
-from lartpc_ds.parallel.site import Result
+from lartpc_ds.parallel.site import Result, map_cut
 from lartpc_ds.parallel.statistics import BatchNorm
 from lartpc_ds.windows import AxisPlan
 
-__all__ = ["LOOKS", "Tracer", "canonical"]
+__all__ = ["DROPOUTS", "GATHERED", "LOOKS", "Tracer", "canonical"]
+
+GATHERED = "gathered input"
+"""The name under which a gather is noted among the calls."""
 
 _POINTWISE = frozenset(
-    """relu relu6 gelu silu mish sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu celu selu prelu softplus
+    """relu relu6 gelu silu mish sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu celu selu softplus
     softsign logsigmoid threshold rrelu exp expm1 log log1p log2 sqrt rsqrt square abs neg negative sign sin cos erf
     reciprocal pow float_power clamp clamp_min clamp_max clip add sub rsub subtract mul multiply div divide true_divide
     rtruediv rdiv rpow floor round maximum minimum where lerp addcmul addcdiv nan_to_num isnan isfinite isinf
@@ -38,13 +43,18 @@ _POINTWISE = frozenset(
     logical_and logical_or logical_not masked_fill to float double half bfloat16 type type_as contiguous clone detach
     requires_grad_ zeros_like ones_like full_like empty_like""".split()
 )
-_PER_CHANNEL = frozenset("softmax log_softmax softmin normalize cumsum".split())
+_PER_CHANNEL = frozenset("softmax log_softmax softmin cumsum".split())
 LOOKS = frozenset(
     """dim size numel stride is_contiguous is_floating_point is_complex element_size get_device nelement ndimension
-    storage_offset new_empty new_zeros new_ones new_full new_tensor len hash format repr""".split()
+    storage_offset len hash format repr""".split()
 )
-_DROPOUTS = frozenset({"dropout", "dropout2d", "feature_dropout"})
-_LIBRARY = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+_NEW = frozenset("new_empty new_zeros new_ones new_full new_tensor".split())
+DROPOUTS = frozenset({"dropout", "dropout2d", "feature_dropout"})
+_UNSEEDED = frozenset(
+    """rand randn randint rand_like randn_like randint_like randperm normal uniform exponential geometric cauchy
+    log_normal poisson multinomial bernoulli random rrelu alpha_dropout feature_alpha_dropout dropout1d dropout3d
+    gumbel_softmax""".split()
+)
 
 
 def canonical(function: Callable[..., Any]) -> str:
@@ -59,14 +69,17 @@ class Tracer(TorchFunctionMode):
 
     refuse_thin: bool = False
     """Refuse tiles that are thinner than their halos, or than is worth the messages."""
+    one_tile: bool = False
+    """The tile is the whole image: only masks need a plan, and nothing is refused."""
     calls: list[Call] = field(default_factory=list)
-    gathers: dict[str, Gather] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__init__()
         self._cuts: dict[int, tuple[Tensor, Cut | None]] = {}  # holds the tensors, so that no id is used twice
         self._stack: list[str] = [""]
+        self._draws: Counter[str] = Counter()
         self._name = ""
+        self._gather_at: str | None = None
 
     # what a rule asks (rules.Site)
 
@@ -83,7 +96,7 @@ class Tracer(TorchFunctionMode):
     def refuse(self, reason: str, kind: type[Exception] | None = None) -> Exception:
         """The error for the call at hand."""
         layer = self._stack[-1] or "the model's own forward"
-        error = (kind or UserError)(f"{layer} ({_where()}): {self._name} {reason}")
+        error = (kind or UserError)(f"{layer} ({where()}): {self._name} {reason}")
         if isinstance(error, EmptyTile):
             error.layer = self._stack[-1]
         return error
@@ -93,54 +106,79 @@ class Tracer(TorchFunctionMode):
     @contextmanager
     def inside(self, model: nn.Module, gather_at: str | None) -> Iterator[None]:
         """Follow which module runs; gather what enters `gather_at`."""
-        handles = []
-        for name, module in model.named_modules():
-            handles.append(module.register_forward_pre_hook(self._enter(name, name == gather_at), with_kwargs=True))
-            handles.append(module.register_forward_hook(self._leave))
+        self._gather_at = gather_at
+        with self, announced(model, self._around), seeing_functions(self._meet_function):
+            yield
+
+    def _around(self, name: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if name == self._gather_at:
+            args, kwargs = tree_map_only(Tensor, lambda x: self._gathered(name, x), (args, kwargs))
+        self._stack.append(name)
         try:
-            with self:
-                yield
+            return forward(*args, **kwargs)
         finally:
-            for handle in handles:
-                handle.remove()
+            self._stack.pop()
 
-    def _enter(self, name: str, gathers: bool) -> Callable[..., Any]:
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
-            self._stack.append(name)
-            return (tuple(self._gathered(name, one) for one in args), kwargs) if gathers else None
-
-        return hook
-
-    def _leave(self, *_: Any) -> None:
-        self._stack.pop()
-
-    def _gathered(self, name: str, x: Any) -> Any:
-        cut = self.cut_of(x)
-        if cut is None:
-            return x
-        axes = [AxisPlan(bounds, ((0, bounds[-1]),) * (len(bounds) - 1)) for bounds in cut.bounds]
-        self.gathers[name] = Gather((axes[0], axes[1]))
+    def _gathered(self, name: str, x: Tensor) -> Tensor:
+        cut, run = self.cut_of(x), None
         with torch._C.DisableTorchFunction():
-            return x.detach()  # another tensor, without a cut
+            before = ((tuple(x.shape), cut),)
+            if cut is not None and not self.one_tile:
+                self._name = "gathering its input"
+                map_cut(self, x)
+                axes = [AxisPlan(bounds, ((0, bounds[-1]),) * (len(bounds) - 1)) for bounds in cut.bounds]
+                run = Gather((axes[0], axes[1]))
+                x = x.detach()  # another tensor, without a cut
+        self.calls.append(Call(name, GATHERED, where(), before, run))
+        return x
+
+    def _meet_function(self, kind: type, args: Any, kwargs: Any) -> None:
+        """What the backward of a function of the model's own does on a tile cannot be seen."""
+        recomputes = kind.__name__ == "CheckpointFunction"
+        if not self.one_tile and not recomputes and any(self.cut_of(one) for one in tensors_of(args, kwargs)):
+            self._name = kind.__name__
+            raise self.refuse(
+                "is an autograd function of the model's own, whose backward cannot be planned; write it with torch's "
+                "functions, or leave the tiles before it with layout.gather_at"
+            )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Rule or refusal for everything that touches a cut map."""
         kwargs = kwargs or {}
         self._name = canonical(func)
+        if self._name == "get" or self._name in LOOKS:
+            return self._looked(func, args, kwargs)
         tensors = tensors_of(args, kwargs)
         before = tuple((tuple(tensor.shape), self.cut_of(tensor)) for tensor in tensors)
-        is_cut = any(cut is not None for _, cut in before)
-        if self._name in _DROPOUTS or self._name == "bernoulli":
-            result, run = self._random(func, args, kwargs, is_cut)
-        elif self._name == "get" or self._name in LOOKS:
-            return self._looked(func, args, kwargs)
-        elif not is_cut:
-            result, run = func(*args, **kwargs), BatchNorm(whole=True) if self._name == "batch_norm" else None
-        else:
-            result, run = self._rule()(self, func, *args, **kwargs)
-        if tensors:
-            self.calls.append(Call(self._stack[-1], self._name, _where(), before, run, numbers_of(args, kwargs)))
+        result, run = self._planned(func, args, kwargs, any(cut is not None for _, cut in before))
+        if run is not None and in_checkpoint():
+            if not self.one_tile:
+                raise self.refuse(
+                    "runs in a function given to torch.utils.checkpoint, whose second run finds no plan; give it a "
+                    "module"
+                )
+            run = None
+        numbers = compared(self._name, run, numbers_of(args, kwargs))
+        self.calls.append(Call(self._stack[-1], self._name, where(), before, run, numbers))
         return result
+
+    def _planned(self, func: Any, args: Any, kwargs: Any, is_cut: bool) -> Result:
+        if self._name in DROPOUTS or func.__name__ == "bernoulli_":
+            return self._random(func, args, kwargs, is_cut)
+        if self._name in _UNSEEDED and kwargs.get("training", True) and not self.one_tile:
+            raise self.refuse(
+                "draws random numbers that differ from rank to rank; use dropout, or Tensor.bernoulli_ for whole events"
+            )
+        if not is_cut or self._name in _NEW:
+            return func(*args, **kwargs), BatchNorm(whole=True) if self._name == "batch_norm" else None
+        try:
+            return self._rule()(self, func, *args, **kwargs)
+        except UserError:
+            if not self.one_tile:
+                raise
+            return func(*args, **kwargs), None  # the one tile is the whole image
+        except (TypeError, IndexError) as error:
+            raise self.refuse(f"is called in a way that is not covered on tiles: {error}") from error
 
     def _rule(self) -> Callable[..., Result]:
         rule = RULES.get(self._name) or shapes.SHAPE_RULES.get(self._name)
@@ -164,21 +202,19 @@ class Tracer(TorchFunctionMode):
         return result
 
     def _random(self, func: Any, args: Any, kwargs: Any, is_cut: bool) -> Result:
-        x = args[0] if args else kwargs["input"]
-        cut, layer = self.cut_of(x), f"{self._stack[-1]}#{len([c for c in self.calls if c.owner == self._stack[-1]])}"
+        owner, x = self._stack[-1], args[0] if args else kwargs["input"]
+        cut, layer = self.cut_of(x), f"{owner}#{self._draws[owner]}"
+        self._draws[owner] += 1
         if self._name == "bernoulli":
-            if is_cut:
+            by_pixel = is_cut or len(tensors_of(args, kwargs)) > 1
+            if by_pixel and not self.one_tile:
                 raise self.refuse("draws for every pixel of a tile; use dropout, whose masks do not depend on tiles")
-            return func(*args, **kwargs), Draw(layer)
-        whole_channels = self._name != "dropout"
-        if cut is not None and not whole_channels and cut.dims != (2, 3):
-            raise self.refuse("needs rows and columns in the last two of four dimensions")
+            return func(*args, **kwargs), None if by_pixel else Draw(layer)
         result = self.mark(func(*args, **kwargs), cut)
-        return result, Dropout(layer, None if cut is None else cut.bounds, whole_channels)
-
-
-def _where() -> str:
-    """The innermost line that is neither torch's nor ours."""
-    frames = [frame for frame in traceback.extract_stack() if not frame.filename.startswith(_LIBRARY)]
-    inner = frames[-1]
-    return f"{Path(inner.filename).name}:{inner.lineno}"
+        if 0.0 in args[1:2] or kwargs.get("p") == 0:
+            return result, None
+        if cut is not None and cut.dims != (2, 3) and self.one_tile:
+            cut = None
+        if cut is not None:
+            map_cut(self, x)
+        return result, Dropout(layer, None if cut is None else cut.bounds, whole_channels=self._name != "dropout")

@@ -1,0 +1,154 @@
+"""A plan of tiles, and the proof before any process starts that the tiles of every rank follow it.
+
+Each rank is imitated on meta tensors of its tile. It must make the calls that the trace made on the whole image, in
+the same order, with the same numbers, on its parts of the same maps: so nothing that a model computes from the size of
+its input, by whatever way, can differ on a tile unseen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lartpc_ds.errors import UserError
+from lartpc_ds.layout import Bounds, Layout
+from lartpc_ds.parallel.cuts import Call, Cut, Key, local_shape, tensors_of
+from lartpc_ds.parallel.modules import announced
+from lartpc_ds.parallel.operators import Gather
+from lartpc_ds.parallel.randomness import Draw, Dropout
+from lartpc_ds.parallel.replay import Replay, Seen, table
+from lartpc_ds.parallel.tiles import Imagined, Tiles
+
+__all__ = ["TRACED_EVENTS", "Imitation", "TilePlan", "compare", "images_of", "imagined", "refuse_ambiguous"]
+
+TRACED_EVENTS = 2  # not 1, which reshapes could not tell from a dimension of one row
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """How a model runs on a grid of tiles; the same on every rank."""
+
+    image: tuple[int, int, int]
+    """Channels, rows and columns of the whole image."""
+    bounds: tuple[Bounds, Bounds]
+    traces: tuple[tuple[Call, ...], ...]
+    """The calls of a run as the model stands, and of one in evaluation."""
+    output: Cut | None
+    """How the model's result is cut; None: it is whole, and the same on every rank."""
+
+    @property
+    def calls(self) -> list[Call]:
+        """Of all traces."""
+        return [call for trace in self.traces for call in trace]
+
+    @property
+    def gathered_at(self) -> list[str]:
+        """The modules whose input every rank gathers."""
+        return sorted({call.owner for call in self.calls if isinstance(call.run, Gather)})
+
+    def tile(self, row: int, col: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Rows and columns of the image that the rank at (row, col) owns."""
+        rows, cols = self.bounds
+        return (rows[row], rows[row + 1]), (cols[col], cols[col + 1])
+
+
+def images_of(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    """Images without numbers, of the dtype of the model."""
+    dtypes = [value.dtype for value in model.state_dict().values() if value.is_floating_point()]
+    return torch.empty(shape, dtype=dtypes[0] if dtypes else torch.float32, device="meta")
+
+
+def refuse_ambiguous(plan: TilePlan, layout: Layout) -> None:
+    """Ranks look a call up by its shapes; calls that some rank could not tell apart must be the same call."""
+    for row, col in _positions(layout):
+        seen: dict[tuple[str, Key], Call] = {}
+        for call in plan.calls:
+            other = seen.setdefault((call.owner, call.key(row, col)), call)
+            if other.run == call.run:
+                continue
+            why = f"for maps of different sizes that are equal on the tile at row {row}, column {col}"
+            if isinstance(call.run, Dropout | Draw):
+                why = "twice for maps of one size, and would drop the same pixels"
+            raise UserError(
+                f"{call.owner or 'the model'} ({call.where}): {call.name} is used {why}; "
+                "use a module of its own for each"
+            )
+
+
+def _positions(layout: Layout) -> list[tuple[int, int]]:
+    """Places of the grid to look at: all of a small one, a spread of a large one."""
+    rows, cols = (sorted({size * part // 8 for part in range(8)} | {size - 1}) for size in (layout.rows, layout.cols))
+    return [(row, col) for row in rows for col in cols]
+
+
+@dataclass
+class Imitation:
+    """What a rank on meta tensors did, gave and sent."""
+
+    seen: list[Seen]
+    result: Any = None
+    sent_bytes: int = 0
+    error: Exception | None = None
+
+
+def imagined(plan: TilePlan, model: nn.Module, layout: Layout, row: int, col: int, events: int) -> Imitation:
+    """Run the rank at (row, col) on meta tensors."""
+    group = Imagined(layout.tiles, row * layout.cols + col)
+    tiles = Tiles(layout.rows, layout.cols, group, group, Imagined(1, 0))
+    replay = Replay(table(plan.calls, row, col), tiles)
+    replay.seen = []
+    (top, bottom), (left, right) = plan.tile(row, col)
+    images = images_of(model, (events, plan.image[0], bottom - top, right - left))
+    imitation = Imitation(replay.seen)
+    with torch.no_grad(), announced(model, replay.around):
+        try:
+            imitation.result = model(images)
+        except Exception as error:  # an assertion or a missing key of the model's own, too
+            imitation.error = error
+    imitation.sent_bytes = group.sent_bytes
+    return imitation
+
+
+def compare(
+    plan: TilePlan,
+    trace: Sequence[Call],
+    results: Sequence[tuple[tuple[int, ...], Cut | None]],
+    model: nn.Module,
+    layout: Layout,
+) -> None:
+    """The tiles of every rank must make the calls of the whole image, with the same numbers, on parts of its maps."""
+    for row, col in _positions(layout):
+        at, run = f"the tile at row {row}, column {col}", imagined(plan, model, layout, row, col, TRACED_EVENTS)
+        for seen, call in zip(run.seen, trace, strict=False):
+            if (seen.owner, seen.key, seen.numbers) != (call.owner, call.key(row, col), call.numbers):
+                raise _depends(call, seen, row, col)
+        if run.error is not None:
+            raise UserError(f"{at}: the model cannot run on it: {run.error}") from run.error
+        if len(run.seen) != len(trace):
+            raise UserError(f"{at}: the model makes other calls than on the whole image")
+        shapes = [local_shape(shape, cut, row, col) for shape, cut in results]
+        given = [tuple(one.shape) for one in tensors_of(run.result, {})]
+        if given != shapes:
+            raise UserError(f"{at}: the model gives {given} where its part of the whole result is {shapes}")
+    run = imagined(plan, model, layout, 0, 0, TRACED_EVENTS + 1)
+    for seen, call in zip(run.seen, trace, strict=False):
+        if (call.is_cut or call.run) and (seen.owner, seen.key) != (call.owner, call.key(0, 0)):
+            raise UserError(
+                f"{call.owner or 'the model'} ({call.where}): {call.name} meets a map whose events are not its first "
+                "dimension; on tiles they must be"
+            )
+    if run.error is not None:
+        raise UserError(f"the model cannot run on {TRACED_EVENTS + 1} events: {run.error}") from run.error
+
+
+def _depends(call: Call, seen: Seen, row: int, col: int) -> UserError:
+    told = f"{call.owner or 'the model'} ({call.where}): {call.name} depends on the size of the image: "
+    if (seen.owner, seen.key[0]) != (call.owner, call.name):
+        told += f"on the tile at row {row}, column {col} {seen.key[0]} of {seen.owner or 'the model'} takes its place"
+    elif seen.key != call.key(row, col):
+        told += f"a tile gives it {list(seen.key[1])}, its part of the whole image is {list(call.key(row, col)[1])}"
+    else:
+        told += f"it has the numbers {seen.numbers} on a tile, {call.numbers} on the whole image"
+    return UserError(f"{told}; do not compute with the size")

@@ -1,0 +1,55 @@
+"""Every module of a model says when it runs, and nothing of the model is replaced.
+
+Its `forward` is wrapped, not hooked: a call of `module.forward(x)` is noticed too. The wrapper takes the module as its
+first argument, so that a deep copy of the model (an average of weights, say) runs the copy's parameters.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import MethodType
+from typing import Any
+
+from torch import nn
+
+__all__ = ["Around", "announce", "announced"]
+
+Around = Callable[[str, Callable[..., Any], Any, Any], Any]
+"""Called as around(name of the module, its forward, args, kwargs) in place of forward(*args, **kwargs)."""
+
+
+def announce(model: nn.Module, around: Around) -> None:
+    """From now on every module of `model` runs inside `around`."""
+    for name, module in model.named_modules():
+        module.forward = MethodType(_wrapper(name, _function(module), around), module)
+
+
+@contextmanager
+def announced(model: nn.Module, around: Around) -> Iterator[None]:
+    """Inside only."""
+    before = [module.__dict__.get("forward") for module in model.modules()]
+    announce(model, around)
+    try:
+        yield
+    finally:
+        for module, forward in zip(model.modules(), before, strict=True):
+            if forward is None:
+                del module.__dict__["forward"]
+            else:
+                module.forward = forward
+
+
+def _function(module: nn.Module) -> Callable[..., Any]:
+    forward: Any = module.forward
+    if getattr(forward, "__self__", None) is module:
+        function: Callable[..., Any] = forward.__func__
+        return function
+    return functools.wraps(forward)(lambda _, *args, **kwargs: forward(*args, **kwargs))
+
+
+def _wrapper(name: str, function: Callable[..., Any], around: Around) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def announcing(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return around(name, functools.partial(function, self), args, kwargs)
+
+    return announcing
