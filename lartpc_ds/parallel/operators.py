@@ -105,7 +105,9 @@ class TransposedConvolution:
         for axis, wanted in enumerate(outputs_of(self.bounds, tiles)):
             start = here.need[axis][0] * self.stride[axis] - self.padding[axis]
             pads = [start - wanted[0], wanted[1] - start - y.shape[2 + axis], *pads]
-        y = F.pad(y, pads) if any(pads) else y
+        # first more, then less: where no input reaches the outputs, they lie beside y altogether
+        for some in ([max(pad, 0) for pad in pads], [min(pad, 0) for pad in pads]):
+            y = F.pad(y, some) if any(some) else y
         return y if bias is None else y + bias.to(y.dtype)[:, None, None]
 
 

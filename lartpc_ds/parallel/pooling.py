@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lartpc_ds.parallel.convolution import Geometry, in_place
@@ -46,7 +47,8 @@ def max_pool(tiles: Tiles, here: Here, geometry: Geometry, outputs: Pair, x: Ten
     kernel = geometry.rows.kernel, geometry.cols.kernel
     rows = in_place(geometry.rows, here.own.rows, here.need.rows, outputs[0])
     cols = in_place(geometry.cols, here.own.cols, here.need.cols, outputs[1])
-    if rows is None or cols is None or rows.padding > kernel[0] // 2 or cols.padding > kernel[1] // 2:
+    spread = geometry.dilation != (1, 1)  # a window may then miss the tile, and torch's backward writes astray
+    if spread or rows is None or cols is None or rows.padding > kernel[0] // 2 or cols.padding > kernel[1] // 2:
         x = padded(tiles, x, here, -torch.inf)
         return F.max_pool2d(x, kernel, geometry.stride, 0, geometry.dilation)
     pool = _Pool(
@@ -117,6 +119,7 @@ class _MaxPool(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,), here, pool = gradients, ctx.here, ctx.pool
         x, index, *saved = ctx.saved_tensors
