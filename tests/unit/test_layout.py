@@ -1,9 +1,13 @@
 import itertools
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lartpc_ds.errors import UserError
-from lartpc_ds.layout import Layout
+from lartpc_ds.layout import Layout, tile_bounds
+
+SETTINGS = settings(derandomize=True, deadline=None, max_examples=200)
 
 
 @pytest.mark.parametrize(
@@ -52,3 +56,48 @@ def test_axes_that_do_not_fill_the_devices_are_refused(devices: int, axes: dict[
 
 def test_a_layout_reads_as_the_product_of_its_axes() -> None:
     assert str(Layout(2, 3, 4, 5)) == "pipe 2 x data 3 x rows 4 x cols 5"
+
+
+layouts = st.builds(Layout, *(st.integers(1, 5) for _ in range(4)))
+
+
+@SETTINGS
+@given(layouts)
+def test_ranks_and_coordinates_are_one_to_one(layout: Layout) -> None:
+    places = [layout.coordinates(rank) for rank in range(layout.world_size)]
+    assert len(set(places)) == layout.world_size
+    assert [layout.rank(at) for at in places] == list(range(layout.world_size))
+
+
+@SETTINGS
+@given(layouts)
+def test_groups_part_the_ranks_and_cross_in_one_rank(layout: Layout) -> None:
+    for rank in range(layout.world_size):
+        at, tile, data = layout.coordinates(rank), layout.tile_group(rank), layout.data_group(rank)
+        assert set(tile) & set(data) == {rank}
+        assert tile.index(rank) == at.row * layout.cols + at.col and data.index(rank) == at.data
+        assert len(tile) == layout.tiles and len(data) == layout.data
+        assert {layout.tile_group(one) for one in tile} == {tile}
+        assert {layout.data_group(one) for one in data} == {data}
+        assert {(layout.coordinates(one).pipe, layout.coordinates(one).data) for one in tile} == {(at.pipe, at.data)}
+        assert {layout.coordinates(one)._replace(data=at.data) for one in data} == {at}
+
+
+@SETTINGS
+@given(st.integers(1, 20_000), st.integers(1, 16))
+def test_tiles_cover_the_axis_in_nearly_equal_parts(size: int, parts: int) -> None:
+    if size < parts:
+        with pytest.raises(UserError, match=f"{size} pixels cannot be cut into {parts} tiles"):
+            tile_bounds(size, parts)
+        return
+    bounds = tile_bounds(size, parts)
+    assert (bounds[0], bounds[-1], len(bounds)) == (0, size, parts + 1)
+    lengths = [stop - start for start, stop in itertools.pairwise(bounds)]
+    assert min(lengths) >= 1
+    # rounding both ends to the grain, at most a fiftieth of a fair share, or to a whole pixel
+    assert max(lengths) <= max(size / parts * 1.02, size / parts + 1)
+
+
+@pytest.mark.parametrize(("size", "parts", "grain"), [(9600, 6, 32), (3456, 2, 32), (3600, 4, 16), (517, 2, 4)])
+def test_large_tiles_start_where_strides_do(size: int, parts: int, grain: int) -> None:
+    assert all(bound % grain == 0 for bound in tile_bounds(size, parts)[1:-1])
