@@ -60,9 +60,18 @@ class SimulateConfig(_Section):
         return self
 
 
-class DataConfig(_Section):
-    """Which events, which truth, and how they become images."""
+_OF_EVENT_FILES = (
+    *("files", "format", "product", "truth", "labels", "classes", "detector", "downsample", "threshold", "saturate"),
+    "simulate",
+)
 
+
+class DataConfig(_Section):
+    """Which events, which truth, and how they become images; or images of the user's own."""
+
+    target: str | None = None
+    """`my_pkg.module:name`: images of your own, instead of event files; `lartpc_ds.data.source.Images` says what it
+    must have. Excludes `files` and every key that says how events become images and labels."""
     files: tuple[str, ...] = ()
     """Paths or globs; empty: simulate (see `data.simulate`)."""
     format: Literal["auto", "larcv3"] = "auto"
@@ -87,8 +96,22 @@ class DataConfig(_Section):
     workers: NonNegative = 0
     """Reader processes a rank; 0 reads in the training process."""
     seed: NonNegative = 0
-    """Of the split and of the order of events."""
+    """Of the split, of the order of events and of `flip` and `shift`."""
+    flip: bool = False
+    """In training, mirror rows and, independently, columns of every second event."""
+    shift: tuple[NonNegative, NonNegative] = (0, 0)
+    """In training, move every event by up to so many (rows, columns) either way; what comes in is 0."""
     simulate: SimulateConfig = SimulateConfig()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [name for name in _OF_EVENT_FILES if getattr(self, name) != type(self).model_fields[name].default]
+        if self.target is not None and given:
+            raise ValueError(
+                f"target = {self.target!r} brings images of your own, so {', '.join(given)} would have no effect; "
+                "remove them, or remove data.target to read event files"
+            )
+        return self
 
     @property
     def downsample_factors(self) -> tuple[int, int]:
@@ -150,6 +173,9 @@ class TrainConfig(_Section):
     """Global batch, in events, for which the JSON's learning rate is meant."""
     class_weights: Literal["none", "balanced"] = "none"
     """`balanced` weighs the loss of an event by 1 / share of its class."""
+    loss_target: str | None = None
+    """`my_pkg.module:function` in place of cross entropy: called as function(outputs, targets) on this rank's part, it
+    returns (total, weight), two scalar tensors; the loss of a micro-batch is the sum of totals over that of weights."""
     eval_every: NonNegative = 0
     """Optimizer steps between evaluations on the whole validation split; 0: once, at the end."""
     checkpoint_every: NonNegative = 0
@@ -160,6 +186,15 @@ class TrainConfig(_Section):
     def _length(self) -> Self:
         if self.max_steps is None and self.epochs is None:
             raise ValueError("give max_steps, epochs or both")
+        return self
+
+    @model_validator(mode="after")
+    def _one_loss(self) -> Self:
+        if self.loss_target is not None and self.class_weights != "none":
+            raise ValueError(
+                f"class_weights = {self.class_weights!r} would have no effect on loss_target = {self.loss_target!r}; "
+                "weigh inside your loss and remove train.class_weights"
+            )
         return self
 
 

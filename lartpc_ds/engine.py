@@ -17,9 +17,9 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from torch import nn
-from torch.nn import functional as F
 
 from lartpc_ds.layout import Layout
+from lartpc_ds.losses import Loss, cross_entropy, mean
 from lartpc_ds.parallel.groups import Groups, make_groups
 from lartpc_ds.parallel.tiles import Tiles
 
@@ -62,11 +62,20 @@ class StepResult:
     """Of this rank for other tiles."""
 
 
+@dataclass(slots=True)
+class _Sums:
+    """Of a step, so far."""
+
+    loss: float = 0.0
+    correct: int = 0
+    scored: int = 0
+    events: int = 0
+
+
 class Engine:
     """A DeepSpeed engine around a plain module.
 
-    `class_weights` has one factor a class, with mean 1 over the training events: a weighted loss then is a plain mean
-    over events, exact under any division into micro-batches and ranks. `tiles` are what the model was converted
+    `loss` says what is minimised, by default the cross entropy of events. `tiles` are what the model was converted
     with: their clock is set before each forward.
     """
 
@@ -76,11 +85,11 @@ class Engine:
         ds: Mapping[str, Any],
         groups: Groups,
         device: torch.device,
-        class_weights: torch.Tensor | None = None,
+        loss: Loss | None = None,
         tiles: Tiles | None = None,
     ) -> None:
         self.groups, self.device, self._tiles = groups, device, tiles or groups.tiles()
-        self.class_weights = None if class_weights is None else class_weights.to(device)
+        self.loss = loss or Loss(cross_entropy())
         self.micro_steps = int(ds["gradient_accumulation_steps"])
         self.deepspeed, *_ = deepspeed.initialize(
             model=model, model_parameters=list(model.parameters()), config=dict(ds), dist_init_required=False
@@ -101,43 +110,50 @@ class Engine:
         return float(self.deepspeed.get_lr()[0])
 
     def step(self, micro_batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> StepResult:
-        """One optimizer step over `gradient_accumulation_steps` micro-batches of (images NCHW, labels N)."""
+        """One optimizer step over `gradient_accumulation_steps` micro-batches of (images NCHW, targets)."""
         self.deepspeed.train()
-        loss_sum, correct, events = 0.0, 0, 0
+        sums = _Sums()
         before = replace(self._tiles.traffic)
         self._tiles.clock.step = self.deepspeed.global_steps
         for part, micro_batch in enumerate(micro_batches):
             self._tiles.clock.micro_batch = part * self.groups.layout.data + self.groups.data_rank
-            images, labels = _channels_last(micro_batch[0], self.device), micro_batch[1].to(self.device)
+            images, targets = _channels_last(micro_batch[0], self.device), micro_batch[1].to(self.device)
             del micro_batch  # the host's images would stay beside the device's through the whole step
-            logits = self.deepspeed(images).float()
+            mine = self.loss.mine(self.deepspeed(images))
             del images  # autograd has kept what it needs, in the precision that it needs
-            losses = self._losses(logits, labels)
-            self.deepspeed.backward(losses.mean())
+            total, weight = self.loss(mine, targets)
+            self.deepspeed.backward(mean(total, weight))
             self.deepspeed.step()
-            if self.groups.leads:
-                loss_sum += float(losses.detach().sum())
-                correct += int((logits.detach().argmax(1) == labels).sum())
-                events += len(labels)
+            self._count(sums, mine.detach(), targets, total.detach(), weight.detach())
         traffic = self._tiles.traffic
         sent, waited = traffic.sent_bytes - before.sent_bytes, traffic.wait_seconds - before.wait_seconds
-        return StepResult(loss_sum, correct, events, events, sent, waited)
+        return StepResult(sums.loss, sums.correct, sums.scored, sums.events, sent, waited)
+
+    def _count(
+        self, sums: "_Sums", mine: torch.Tensor, targets: torch.Tensor, total: torch.Tensor, weight: torch.Tensor
+    ) -> None:
+        """Each rank counts the pixels of its tile; what the tiles of an event share, the first of them counts."""
+        if self.groups.leads or self.loss.task == "pixels":
+            correct, scored = self.loss.correct(mine, targets)
+            sums.correct += correct
+            sums.scored += scored
+        if self.groups.leads:
+            events = len(targets)
+            # the quotient is 1 for a plain mean over events, whose sum then keeps every bit
+            sums.loss += float(total) * (events / float(weight) if float(weight) else 0.0)
+            sums.events += events
 
     def predict(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits, float32 on the host, in evaluation mode."""
+        """Outputs in evaluation mode."""
         self.deepspeed.eval()
         with torch.no_grad():
-            logits: torch.Tensor = self.deepspeed(_channels_last(images, self.device))
-        return logits.float().cpu()
+            outputs: torch.Tensor = self.deepspeed(_channels_last(images, self.device))
+        return outputs
 
     def monitor(self, values: Mapping[str, float], events: int) -> None:
         """Hand values to the monitors that the JSON switches on; DeepSpeed itself reports the learning rate only."""
         if self.deepspeed.monitor.enabled:
             self.deepspeed.monitor.write_events([(f"Train/Samples/{name}", v, events) for name, v in values.items()])
-
-    def _losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        losses = F.cross_entropy(logits, labels, reduction="none")
-        return losses if self.class_weights is None else losses * self.class_weights[labels]
 
     def full_state_dict(self) -> dict[str, torch.Tensor]:
         """Whole fp32 weights and buffers on the host; a collective under ZeRO-3. Buffers are averaged over data."""
@@ -149,15 +165,15 @@ class Engine:
 
 
 def inference(model: nn.Module, ds: Mapping[str, Any], device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Images to logits (float32, on the host) of a plain module, in the precision that the JSON trains in."""
+    """Images to outputs of a plain module, in the precision that the JSON trains in."""
     model.eval()
     autocast = ds["torch_autocast"]
 
     def forward(images: torch.Tensor) -> torch.Tensor:
         dtype = getattr(torch, autocast["dtype"])
         with torch.no_grad(), torch.autocast(device.type, dtype, enabled=autocast["enabled"]):
-            logits: torch.Tensor = model(_channels_last(images, device))
-        return logits.float().cpu()
+            outputs: torch.Tensor = model(_channels_last(images, device))
+        return outputs
 
     return forward
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, default_collate
 
 from lartpc_ds.config import RunConfig
-from lartpc_ds.data.dataset import EventDataset
+from lartpc_ds.data.augment import Place
+from lartpc_ds.data.dataset import EventDataset, Item
 from lartpc_ds.data.sampler import evaluation_shard, micro_batch
 from lartpc_ds.errors import UserError
 from lartpc_ds.parallel.groups import Groups
@@ -29,23 +30,28 @@ MicroBatch = tuple[torch.Tensor, torch.Tensor]
 def training_steps(
     dataset: EventDataset, config: RunConfig, groups: Groups, first_step: int, last_step: int
 ) -> Iterator[Iterator[MicroBatch]]:
-    """For each optimizer step in [first_step, last_step) this rank's micro-batches (images, labels), read lazily."""
-    accumulate = config.train.accumulate
-    positions = (
-        micro_batch(
+    """For each optimizer step in [first_step, last_step) this rank's micro-batches (images, targets), read lazily."""
+    accumulate, batch, layout = config.train.accumulate, config.data.batch, groups.layout
+
+    def items(step: int, part: int) -> list[Item]:
+        positions = micro_batch(
             step,
             part,
             groups.data_rank,
-            data_ranks=groups.layout.data,
-            batch=config.data.batch,
+            data_ranks=layout.data,
+            batch=batch,
             accumulate=accumulate,
             num_events=len(dataset),
             seed=config.data.seed,
         )
-        for step in range(first_step, last_step)
-        for part in range(accumulate)
+        first = (part * layout.data + groups.data_rank) * batch
+        return [(position, Place(step, first + k)) for k, position in enumerate(positions.tolist())]
+
+    batches = _read(
+        dataset,
+        (items(step, part) for step in range(first_step, last_step) for part in range(accumulate)),
+        config.data.workers,
     )
-    batches = _read(dataset, positions, config.data.workers)
     for _ in range(first_step, last_step):
         # map keeps no batch; a generator's frame would hold the host's images through the whole step
         yield map(itemgetter(0, 1), itertools.islice(batches, accumulate))
@@ -53,22 +59,22 @@ def training_steps(
 
 def evaluation_batches(
     dataset: EventDataset, config: RunConfig, groups: Groups
-) -> Iterator[tuple[torch.Tensor, NDArray[np.int64], NDArray[np.bool_]]]:
-    """This rank's (images, positions, valid) of the whole dataset; as many on every rank."""
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, NDArray[np.int64], NDArray[np.bool_]]]:
+    """This rank's (images, targets, positions, valid) of the whole dataset; as many on every rank."""
     shard = evaluation_shard(len(dataset), groups.data_rank, groups.layout.data, config.data.batch)
-    batches = _read(dataset, [positions for positions, _ in shard], config.data.workers)
-    for (images, _, _), (positions, valid) in zip(batches, shard, strict=True):
-        yield images, positions, valid
+    batches = _read(dataset, (positions.tolist() for positions, _ in shard), config.data.workers)
+    for (images, targets, _), (positions, valid) in zip(batches, shard, strict=True):
+        yield images, targets, positions, valid
 
 
 class _Once:
-    """A batch sampler over positions that are computed as they are needed; a run may have millions of steps."""
+    """A batch sampler over items that are computed as they are needed; a run may have millions of steps."""
 
-    def __init__(self, positions: Iterable[NDArray[np.int64]]) -> None:
-        self._positions = positions
+    def __init__(self, batches: Iterable[list[Any]]) -> None:
+        self._batches = batches
 
-    def __iter__(self) -> Iterator[list[int]]:
-        return (batch.tolist() for batch in self._positions)
+    def __iter__(self) -> Iterator[list[Any]]:
+        return iter(self._batches)
 
 
 def _collate(items: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> Any:
@@ -82,13 +88,13 @@ def _collate(items: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> An
 
 
 def _read(
-    dataset: EventDataset, positions: Iterable[NDArray[np.int64]], workers: int
+    dataset: EventDataset, items: Iterable[list[Any]], workers: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     # forkserver: a fork would copy the locks of gloo's and OpenMP's threads
     context = multiprocessing.get_context("forkserver") if workers else None
     loader = DataLoader(
         dataset,
-        batch_sampler=_Once(positions),
+        batch_sampler=_Once(items),
         collate_fn=_collate,
         num_workers=workers,
         multiprocessing_context=context,

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Evaluation", "Interval", "confusion_matrix", "evaluate", "wilson"]
+__all__ = ["Evaluation", "Interval", "confusion_matrix", "evaluate", "of_confusion", "wilson"]
 
 _Z = 1.959964  # 95 %, two-sided
 
@@ -40,7 +40,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Figures of one evaluation; `confusion` has true classes in rows and counts events."""
+    """Figures of one evaluation; `confusion` has true classes in rows and counts events, or pixels (`counted`)."""
 
     classes: tuple[str, ...]
     events: int
@@ -50,6 +50,7 @@ class Evaluation:
     confusion: tuple[tuple[int, ...], ...]
     efficiency: tuple[Interval, ...]
     purity: tuple[Interval, ...]
+    counted: str = "events"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -85,21 +86,32 @@ def evaluate(logits: NDArray[np.float32], truths: NDArray[np.int64], classes: Se
     shifted = scores - scores.max(axis=1, keepdims=True)
     log_probability = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     counts = confusion_matrix(truths, scores.argmax(axis=1), len(classes))
+    loss = float(-log_probability[np.arange(len(truths)), truths].mean())
+    return of_confusion(counts, loss, classes, events=len(truths))
+
+
+def of_confusion(
+    counts: NDArray[np.int64], loss: float, classes: Sequence[str], *, events: int, counted: str = "events"
+) -> Evaluation:
+    """All figures from (true class, predicted class) counts of `counted`; those of nothing are NaN."""
     right, true, chosen = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
     return Evaluation(
         classes=tuple(classes),
-        events=len(truths),
-        loss=float(-log_probability[np.arange(len(truths)), truths].mean()),
-        accuracy=wilson(int(right.sum()), len(truths)),
+        events=events,
+        loss=loss,
+        accuracy=wilson(int(right.sum()), int(true.sum())),
         balanced_accuracy=_balanced(right, true),
         confusion=tuple(tuple(int(n) for n in row) for row in counts),
         efficiency=tuple(wilson(int(k), int(n)) for k, n in zip(right, true, strict=True)),
         purity=tuple(wilson(int(k), int(n)) for k, n in zip(right, chosen, strict=True)),
+        counted=counted,
     )
 
 
 def _balanced(right: NDArray[np.int64], true: NDArray[np.int64]) -> Interval:
     present = true > 0
+    if not present.any():
+        return wilson(0, 0)
     trials, share = true[present], right[present] / true[present]
     centre = (right[present] + _Z**2 / 2) / (trials + _Z**2)
     half = _Z * float(np.sqrt((centre * (1 - centre) / (trials + _Z**2)).sum())) / len(trials)

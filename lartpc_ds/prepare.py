@@ -16,28 +16,25 @@ import torch
 from torch import nn
 
 from lartpc_ds.config import RunConfig
-from lartpc_ds.data.event_index import EventIndex, build_index
-from lartpc_ds.data.files import EventFiles, open_files
-from lartpc_ds.data.images import Preprocessing
-from lartpc_ds.data.labels import check_labels, class_names, label_classes
-from lartpc_ds.detectors import detector
+from lartpc_ds.data.event_index import EventIndex
+from lartpc_ds.data.source import Source
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout
+from lartpc_ds.losses import Loss, check_loss, cross_entropy, import_loss
 from lartpc_ds.models.build import build_model
 from lartpc_ds.parallel.spatialize import TilePlan, TileShare, plan_tiles, shares
+from lartpc_ds.parallel.tiles import Tiles
+from lartpc_ds.sources import preprocessing
 from lartpc_ds.weights import check_weights
 
 __all__ = [
     "Job",
     "absolute_paths",
     "class_weights",
-    "image_shape",
-    "index_events",
     "make_job",
+    "make_loss",
     "make_model",
-    "open_events",
     "plan_of",
-    "preprocessing",
     "tile_shares",
     "with_files",
 ]
@@ -45,7 +42,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What the ranks need beside the configurations. `image_shape` is (wires, ticks) before downsampling."""
+    """What the ranks need beside the configurations.
+
+    `planes` are the channels of a user's images; `image_shape` is (wires, ticks) before downsampling, or a user's rows
+    and columns; `task` is one of `data.source.TASKS`.
+    """
 
     layout: Layout
     max_steps: int
@@ -53,6 +54,7 @@ class Job:
     image_shape: tuple[int, int]
     classes: tuple[str, ...]
     parameters: int
+    task: str = "events"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -63,49 +65,6 @@ class Job:
         """The inverse of `as_dict` after a way through JSON."""
         fixed = {"layout": Layout(**tree["layout"]), "classes": tuple(tree["classes"])}
         return cls(**{**tree, **fixed, "image_shape": tuple(tree["image_shape"])})
-
-
-def open_events(config: RunConfig) -> EventFiles:
-    """The event files of a run; UserError as the readers say."""
-    data = config.data
-    return open_files(data.files, data.format, data.product, data.truth)
-
-
-def index_events(config: RunConfig, files: EventFiles) -> EventIndex:
-    """Labels and splits of all events.
-
-    Raises:
-        UserError: no truth, a class without events, an empty split of non-zero share, an event twice.
-    """
-    data = config.data
-    names = class_names(data.labels, data.classes)
-    labels = label_classes(files.primaries(), data.labels, data.classes)
-    check_labels(labels, names)
-    return build_index(files, labels, names, data.split.model_dump(), data.seed)
-
-
-def preprocessing(config: RunConfig, image_shape: tuple[int, int]) -> Preprocessing:
-    """From the file's pixels to the network's."""
-    data = config.data
-    return Preprocessing(image_shape, data.downsample_factors, data.threshold, data.saturate)
-
-
-def image_shape(config: RunConfig, files: EventFiles) -> tuple[int, int]:
-    """(wires, ticks) of a run: the detector's, or the largest of any plane in the files.
-
-    Raises:
-        UserError: a plane of the files does not fit the detector's image.
-    """
-    largest = files.largest_plane
-    if config.data.detector == "auto":
-        return largest
-    shape = detector(config.data.detector).image_shape
-    if largest[0] > shape[0] or largest[1] > shape[1]:
-        raise UserError(
-            f"data.detector = {config.data.detector!r}: its image is {shape[0]} wires x {shape[1]} ticks, but the "
-            f'files hold planes of up to {largest[0]} x {largest[1]}; take the right detector, or "auto"'
-        )
-    return shape
 
 
 def make_model(config: RunConfig, planes: int, num_classes: int) -> nn.Module:
@@ -123,36 +82,72 @@ def make_model(config: RunConfig, planes: int, num_classes: int) -> nn.Module:
     )
 
 
-def make_job(config: RunConfig, layout: Layout, files: EventFiles, index: EventIndex) -> Job:
+def make_job(config: RunConfig, layout: Layout, source: Source, index: EventIndex) -> Job:
     """Check what only shows when model, events and layout meet, without memory or time: the model runs on meta tensors.
 
     Raises:
         UserError: the model cannot take the images or gives no score a class, or the run has no steps.
     """
-    shape = image_shape(config, files)
-    rows, cols = preprocessing(config, shape).shape
+    image = source.image_shape
+    for axis, most, size in zip(("rows", "columns"), config.data.shift, image[1:], strict=True):
+        if most >= size:
+            raise UserError(f"data.shift = {list(config.data.shift)}: the image has {size} {axis}; shift by fewer")
     with torch.device("meta"):
-        model = make_model(config, files.num_planes, len(index.class_names))
-        images = torch.empty(config.data.batch, files.num_planes, rows, cols)
-    try:
-        scores = model.eval()(images)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise UserError(
-            f"model {config.model.target or config.model.name}: cannot take images of {tuple(images.shape)} "
-            f"(events, planes, wires, ticks): {error}"
-        ) from None
-    wanted = (config.data.batch, len(index.class_names))
-    if getattr(scores, "shape", None) != wanted:
-        raise UserError(
-            f"model {config.model.target or config.model.name}: must give scores of shape {wanted} (events, classes), "
-            f"gives {tuple(getattr(scores, 'shape', ())) or type(scores).__name__}"
-        )
-    plan_of(config, layout, model, (files.num_planes, rows, cols))
+        model = make_model(config, image[0], len(index.class_names))
+        images = torch.empty(config.data.batch, *image)
+    scores = _scores(config, model, images, source.task, len(index.class_names))
+    plan = plan_of(config, layout, model, image)
+    if source.task == "pixels" and plan.output is not None and plan.output.dims != (2, 3):
+        raise UserError(f"model {_name(config)}: its output is cut in dimensions {plan.output.dims}, expected (2, 3)")
+    if config.train.loss_target is not None:
+        check_loss(config.train.loss_target, source, scores)
     if config.model.weights is not None:
         check_weights(model, Path(config.model.weights), "model.weights")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     steps = max_steps(config, layout, len(index.positions("train")))
-    return Job(layout, steps, files.num_planes, shape, index.class_names, parameters)
+    return Job(layout, steps, image[0], source.recorded_shape, index.class_names, parameters, source.task)
+
+
+def _name(config: RunConfig) -> str:
+    return config.model.target or config.model.name
+
+
+_SCORES = {
+    "events": ("(events, classes)", "a score a pixel needs a class a pixel: data.target without labels"),
+    "pixels": (
+        "(events, classes, rows, columns)",
+        "data.target has a class a pixel: take a network for dense prediction, or give labels",
+    ),
+}
+
+
+def _scores(config: RunConfig, model: nn.Module, images: torch.Tensor, task: str, classes: int) -> torch.Tensor:
+    """What the model gives for a batch; UserError if that does not fit the targets."""
+    shape = tuple(images.shape)
+    try:
+        scores = model.eval()(images)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(
+            f"model {_name(config)}: cannot take images of {shape} (events, planes, wires, ticks): {error}"
+        ) from None
+    given = tuple(getattr(scores, "shape", ())) or type(scores).__name__
+    wanted = (shape[0], classes, *(shape[2:] if task == "pixels" else ()))
+    if isinstance(scores, torch.Tensor) and (task == "own" or given == wanted):
+        return scores
+    if task == "own":
+        raise UserError(f"model {_name(config)}: must give one tensor, gives {given}")
+    names, other = _SCORES[task]
+    hint = f"; {other}" if isinstance(scores, torch.Tensor) and scores.ndim != len(wanted) else ""
+    raise UserError(f"model {_name(config)}: must give scores of shape {wanted} {names}, gives {given}{hint}")
+
+
+def make_loss(config: RunConfig, job: Job, plan: TilePlan, index: EventIndex, tiles: Tiles) -> Loss:
+    """What a rank of the run minimises, and how it counts."""
+    target = config.train.loss_target
+    function = cross_entropy(class_weights(config, index)) if target is None else import_loss(target)
+    part = plan.tile(tiles.row, tiles.col) if job.task == "pixels" and plan.output is None else None
+    shared = job.task == "pixels" or plan.output is not None
+    return Loss(function, job.task, tiles.group if shared else None, part)
 
 
 def plan_of(config: RunConfig, layout: Layout, model: nn.Module, image: tuple[int, int, int]) -> TilePlan:

@@ -22,14 +22,15 @@ from lartpc_ds import checkpoint, engine
 from lartpc_ds.config import RunConfig
 from lartpc_ds.data.dataset import EventDataset
 from lartpc_ds.data.event_index import EventIndex, read_index
-from lartpc_ds.data.files import EventFiles
+from lartpc_ds.data.source import Source
 from lartpc_ds.memory import PeakMemory
 from lartpc_ds.parallel.groups import Groups
 from lartpc_ds.parallel.spatialize import TilePlan, convert
 from lartpc_ds.parallel.tiles import Clock, Tiles
-from lartpc_ds.prepare import Job, class_weights, make_model, open_events, plan_of, preprocessing
+from lartpc_ds.prepare import Job, make_loss, make_model, plan_of
 from lartpc_ds.runlog import RunFolder, write_atomically
-from lartpc_ds.train import Predictions, Run, Stopped, fit, predict
+from lartpc_ds.sources import augmentation, preprocessing, reopen_source
+from lartpc_ds.train import Predictions, Run, Stopped, evaluated, fit
 from lartpc_ds.weights import load_weights
 
 __all__ = ["evaluate", "open_run", "train"]
@@ -65,17 +66,18 @@ def train(folder: RunFolder, *, resume: bool, stop_requested: Callable[[], bool]
     plan, tiles = _on_tiles(model.to(device), run, groups)
     # what no mask keys, the tiles of one event still draw alike
     torch.manual_seed(run.config.train.seed + groups.data_rank)
-    trainer = engine.Engine(model, ds, groups, device, class_weights(run.config, run.index), tiles)
+    loss = make_loss(run.config, run.job, plan, run.index, tiles)
+    trainer = engine.Engine(model, ds, groups, device, loss, tiles)
     start = checkpoint.latest(folder.checkpoints) if resume else None
     progress = checkpoint.Progress() if start is None else checkpoint.load(trainer, start)
-    files = open_events(run.config)
+    source = reopen_source(run.config, run.index, run.job.image_shape, run.job.task)
     held_out = run.index.positions("validation")
     try:
         predictions = fit(
             trainer,
             run,
-            _dataset(run, files, run.index.positions("train"), plan, groups),
-            _dataset(run, files, held_out, plan, groups) if len(held_out) else None,
+            _dataset(run, source, run.index.positions("train"), plan, groups),
+            _dataset(run, source, held_out, plan, groups) if len(held_out) else None,
             progress,
             memory,
             stop_requested,
@@ -107,15 +109,15 @@ def evaluate(folder: RunFolder, request: dict[str, Any]) -> None:
     groups, device = engine.start(job.layout)
     model = make_model(config, job.planes, len(job.classes))
     load_weights(model, Path(request["checkpoint"]) / "model.pt", "checkpoint")
-    plan, _ = _on_tiles(model.to(device), run, groups)
+    plan, tiles = _on_tiles(model.to(device), run, groups)
     forward = engine.inference(model, ds, device)
     positions = np.array(request["positions"], np.int64)
-    dataset = _dataset(run, open_events(config), positions, plan, groups)
-    predictions = predict(forward, dataset, config, groups, len(job.classes))
+    dataset = _dataset(run, reopen_source(config, index, job.image_shape, job.task), positions, plan, groups)
+    figures, predictions = evaluated(forward, dataset, run, groups, make_loss(config, job, plan, run.index, tiles))
     if groups.rank == 0:
-        write_predictions(Path(request["predictions"]), index, positions, predictions, job)
-        figures = json.dumps(predictions.evaluate(job.classes).as_dict(), indent=2)
-        write_atomically(Path(request["evaluation"]), figures + "\n")
+        if predictions is not None:
+            write_predictions(Path(request["predictions"]), index, positions, predictions, job)
+        write_atomically(Path(request["evaluation"]), json.dumps(figures.as_dict(), indent=2) + "\n")
     engine.finish()
 
 
@@ -130,11 +132,13 @@ def _on_tiles(model: nn.Module, run: Run, groups: Groups) -> tuple[TilePlan, Til
     return plan, tiles
 
 
-def _dataset(run: Run, files: EventFiles, positions: NDArray[np.int64], plan: TilePlan, groups: Groups) -> EventDataset:
+def _dataset(run: Run, source: Source, positions: NDArray[np.int64], plan: TilePlan, groups: Groups) -> EventDataset:
     """Of this rank's tile only."""
-    pre = preprocessing(run.config, run.job.image_shape)
     at = groups.layout.coordinates(groups.rank)
-    return EventDataset(files, pre, positions, run.index.label[positions], *plan.tile(at.row, at.col))
+    rows, cols = plan.tile(at.row, at.col)
+    # scores may come out at other bounds than the images went in: targets follow the scores
+    target_tile = None if plan.output is None else plan.output.tile(at.row, at.col)
+    return EventDataset(source, positions, rows, cols, target_tile, augmentation(run.config))
 
 
 def write_predictions(

@@ -17,12 +17,13 @@ from lartpc_ds.data.dataset import EventDataset
 from lartpc_ds.data.event_index import EventIndex
 from lartpc_ds.engine import Engine, StepResult, averaged_buffers
 from lartpc_ds.loader import evaluation_batches, training_steps
+from lartpc_ds.losses import Loss
 from lartpc_ds.memory import PeakMemory
 from lartpc_ds.parallel.groups import Groups
 from lartpc_ds.prepare import Job
 from lartpc_ds.runlog import RunFolder
 
-__all__ = ["Predictions", "Run", "fit", "predict"]
+__all__ = ["Predictions", "Run", "evaluated", "fit", "predict"]
 
 Predict = Callable[[torch.Tensor], torch.Tensor]
 
@@ -46,9 +47,13 @@ class Predictions:
     logits: NDArray[np.float32]
     truths: NDArray[np.int64]
 
-    def evaluate(self, classes: tuple[str, ...]) -> metrics.Evaluation:
-        """The figures."""
-        return metrics.evaluate(self.logits, self.truths, classes)
+    def evaluate(self, classes: tuple[str, ...], own_loss: Loss | None = None) -> metrics.Evaluation:
+        """The figures; the loss is the cross entropy, or a user's own."""
+        figures = metrics.evaluate(self.logits, self.truths, classes)
+        if own_loss is None:
+            return figures
+        tally = own_loss.tally(torch.from_numpy(self.logits), torch.from_numpy(self.truths), len(classes))
+        return replace(figures, loss=tally.total / tally.weight if tally.weight else float("nan"))
 
 
 def predict(
@@ -56,12 +61,45 @@ def predict(
 ) -> Predictions:
     """Run the whole dataset, shared over the data ranks; each event counts once whatever their number."""
     logits = torch.zeros(len(dataset), num_classes)
-    for images, positions, valid in evaluation_batches(dataset, config, groups):
-        logits[positions[valid]] = forward(images)[valid]
+    for images, _, positions, valid in evaluation_batches(dataset, config, groups):
+        logits[positions[valid]] = forward(images).float().cpu()[valid]
     gathered: list[Any] = [None] * groups.layout.data
     dist.all_gather_object(gathered, logits, group=groups.data)
     # each row is zero on all ranks but one, so the sum is exact
     return Predictions(torch.stack(gathered).sum(0).numpy(), dataset.labels)
+
+
+def tallied(
+    forward: Predict, dataset: EventDataset, config: RunConfig, groups: Groups, loss: Loss, classes: tuple[str, ...]
+) -> metrics.Evaluation:
+    """Figures of a dense model, or of one with a loss and targets of a user's own: sums over all pixels of all ranks.
+
+    Scores of every pixel of every event are too many to keep, so nothing else remains of them.
+    """
+    sums, device = torch.zeros(len(classes) ** 2 + 2, dtype=torch.float64), torch.device("cpu")  # exact up to 2^53
+    for images, targets, _, valid in evaluation_batches(dataset, config, groups):
+        mine = loss.mine(forward(images))
+        device = mine.device
+        if valid.any() and (groups.leads or loss.group is not None):
+            chosen = torch.from_numpy(valid)
+            tally = loss.tally(mine[chosen.to(mine.device)], targets[chosen].to(mine.device), len(classes))
+            sums += torch.cat([tally.confusion.flatten().double(), torch.tensor([tally.total, tally.weight]).double()])
+    *counts, total, weight = groups.gather_rows(sums.tolist(), device).sum(0).tolist()
+    counted = np.array(counts, np.int64).reshape(len(classes), -1)
+    mean = total / weight if weight else float("nan")
+    unit = "pixels" if loss.task == "pixels" else "events"
+    return metrics.of_confusion(counted, mean, classes, events=len(dataset), counted=unit)
+
+
+def evaluated(
+    forward: Predict, dataset: EventDataset, run: Run, groups: Groups, loss: Loss
+) -> tuple[metrics.Evaluation, Predictions | None]:
+    """All figures, and the scores of every event where a model gives scores for events."""
+    classes = run.job.classes
+    if run.job.task != "events":
+        return tallied(forward, dataset, run.config, groups, loss, classes), None
+    predictions = predict(forward, dataset, run.config, groups, len(classes))
+    return predictions.evaluate(classes, loss if run.config.train.loss_target else None), predictions
 
 
 def fit(
@@ -76,13 +114,13 @@ def fit(
     """Train from `progress` to the last step; a stop request ends it after the step at hand, with a checkpoint.
 
     Returns:
-        The last evaluation's predictions when the run is complete and has held-out events; None otherwise.
+        The last evaluation's predictions when the run is complete and has held-out events with labels; else None.
 
     Raises:
         Stopped: on a stop request, after its checkpoint is written.
     """
     config, job = run.config, run.job
-    predictions = None
+    predictions: Predictions | None = None
     steps = training_steps(train_events, config, engine.groups, progress.step, job.max_steps)
     started = time.perf_counter()
     for micro_batches in steps:
@@ -92,13 +130,16 @@ def fit(
         now = time.perf_counter()
         step_seconds, started = now - started, now
         progress = replace(progress, step=progress.step + 1, events=progress.events + total.events)
-        line = {"step": progress.step, "loss": total.loss_sum / total.events, "accuracy": total.correct / total.scored}
+        line: dict[str, float] = {"step": progress.step, "loss": total.loss_sum / total.events}
+        if total.scored:
+            line["accuracy"] = total.correct / total.scored
         line |= {"lr": lr, "events": progress.events, "step_seconds": step_seconds, "peak_bytes": most.peak_bytes}
         if job.layout.tiles > 1:
             line |= {"sent_bytes": most.sent_bytes, "wait_seconds": most.wait_seconds}
         if engine.groups.rank == 0:
             run.folder.append_metrics(line)
-            engine.monitor({name: line[name] for name in ("loss", "accuracy", "step_seconds")}, progress.events)
+            watched = ("loss", "accuracy", "step_seconds")
+            engine.monitor({name: line[name] for name in watched if name in line}, progress.events)
 
         last = progress.step == job.max_steps
         best = False
@@ -141,12 +182,12 @@ def _due(step: int, every: int) -> bool:
 
 def _evaluate(
     engine: Engine, run: Run, held_out: EventDataset, progress: Progress
-) -> tuple[Predictions, Progress, bool]:
+) -> tuple[Predictions | None, Progress, bool]:
     started = time.perf_counter()
     with averaged_buffers(engine.module, engine.groups):
-        predictions = predict(engine.predict, held_out, run.config, engine.groups, len(run.job.classes))
-    evaluation = predictions.evaluate(run.job.classes)
-    score = evaluation.balanced_accuracy.value
+        evaluation, predictions = evaluated(engine.predict, held_out, run, engine.groups, engine.loss)
+    # targets that only a user's loss understands have no accuracy: then the smallest loss is the best
+    score = -evaluation.loss if run.job.task == "own" else evaluation.balanced_accuracy.value
     line = {"step": progress.step, "evaluation": evaluation.as_dict(), "seconds": time.perf_counter() - started}
     if engine.groups.rank == 0:
         run.folder.append_metrics(line)

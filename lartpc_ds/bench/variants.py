@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader
 from lartpc_ds import session
 from lartpc_ds.data.dataset import EventDataset
 from lartpc_ds.memory import PeakMemory
-from lartpc_ds.prepare import make_model, open_events, preprocessing
+from lartpc_ds.prepare import make_model
 from lartpc_ds.runlog import RunFolder
+from lartpc_ds.sources import reopen_source
 
 __all__ = ["main"]
 
@@ -38,8 +39,8 @@ def plain(folder: RunFolder) -> list[dict[str, Any]]:
     params = {key: ds["optimizer"]["params"][key] for key in ("lr", "betas", "eps", "weight_decay")}
     optimizer = torch.optim.AdamW(model.parameters(), **params)
     positions = run.index.positions("train")
-    pre = preprocessing(run.config, run.job.image_shape)
-    dataset = EventDataset(open_events(run.config), pre, positions, run.index.label[positions])
+    source = reopen_source(run.config, run.index, run.job.image_shape, run.job.task)
+    dataset = EventDataset(source, positions)
     loader = DataLoader(dataset, batch_size=run.config.data.batch, shuffle=True, drop_last=True)
     autocast = ds["torch_autocast"]
     lines: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""Events as torch tensors: the one module of this package that imports torch."""
+"""Images as torch tensors: the one module of this package that imports torch."""
 
 from collections.abc import Sequence
 
@@ -8,40 +8,61 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lartpc_ds.data.files import EventFiles
-from lartpc_ds.data.images import Preprocessing, densify
+from lartpc_ds.data.augment import Augmentation, Place, augmented_read
+from lartpc_ds.data.source import Range, Source
 
-__all__ = ["EventDataset"]
+__all__ = ["EventDataset", "Item"]
+
+Item = tuple[int, Place]
+"""A position, and where in training it stands."""
+
+_NO_AUGMENTATION = Augmentation(False, (0, 0), 0)
 
 
 class EventDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Item k is (image, label, k): float32 (planes, rows, cols) of this rank's tile, int64 scalar, int64 scalar.
+    """Item k is (image, target, k): float32 (channels, rows, cols) of this rank's tile, target, int64 scalar.
 
-    `indices[k]` is the event's global index in `files`, `labels[k]` its class; `rows` and `cols` bound the tile in the
-    preprocessed image, whole by default. Safe in worker processes: files open where they are read.
+    `indices[k]` is the image's index in `source`; `rows` and `cols` bound this rank's tile, whole by default. A target
+    of pixels is cut at `target_tile` where the network gives its scores at other bounds than it takes its images. An
+    item with its `Place` is augmented, a bare position is not. Safe in worker processes: sources open files where they
+    read.
     """
 
     def __init__(
         self,
-        files: EventFiles,
-        pre: Preprocessing,
+        source: Source,
         indices: Sequence[int] | NDArray[np.int64],
-        labels: Sequence[int] | NDArray[np.int64],
-        rows: tuple[int, int] | None = None,
-        cols: tuple[int, int] | None = None,
+        rows: Range | None = None,
+        cols: Range | None = None,
+        target_tile: tuple[Range, Range] | None = None,
+        augmentation: Augmentation = _NO_AUGMENTATION,
     ) -> None:
-        assert len(indices) == len(labels), "one label for each event"
-        self.files = files
-        self.pre = pre
+        self.source = source
         self.indices: NDArray[np.int64] = np.asarray(indices, np.int64)
-        self.labels: NDArray[np.int64] = np.asarray(labels, np.int64)
-        self.rows = rows
-        self.cols = cols
+        self.augmentation = augmentation
+        self._tile = (rows or (0, source.image_shape[1]), cols or (0, source.image_shape[2]))
+        self._target_tile = target_tile or self._tile
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The class of each item, where images have one."""
+        assert self.source.labels is not None
+        return self.source.labels[self.indices]
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
-        event = self.files.read(int(self.indices[position]))
-        image = torch.from_numpy(densify(event, self.pre, self.rows, self.cols))
-        return image, torch.tensor(int(self.labels[position])), torch.tensor(int(position))
+    def __getitem__(self, item: int | Item) -> tuple[Tensor, Tensor, Tensor]:
+        position, place = item if isinstance(item, tuple) else (item, None)
+        axes = (self.augmentation if place else _NO_AUGMENTATION).draw(place or Place(0, 0))
+        if self.source.task != "pixels":
+            image, target = augmented_read(self.source, int(self.indices[position]), *self._tile, axes)
+            return torch.from_numpy(image), torch.as_tensor(target), torch.tensor(int(position))
+        hull = [(min(a[0], b[0]), max(a[1], b[1])) for a, b in zip(self._tile, self._target_tile, strict=True)]
+        image, target = augmented_read(self.source, int(self.indices[position]), hull[0], hull[1], axes)
+        image, target = (
+            pixels[..., rows[0] - hull[0][0] : rows[1] - hull[0][0], cols[0] - hull[1][0] : cols[1] - hull[1][0]]
+            for pixels, (rows, cols) in ((image, self._tile), (target, self._target_tile))
+        )
+        pixels = torch.from_numpy(np.ascontiguousarray(target, np.int64))
+        return torch.from_numpy(np.ascontiguousarray(image)), pixels, torch.tensor(int(position))

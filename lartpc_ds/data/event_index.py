@@ -1,7 +1,8 @@
 """The table of a run's events: where each lies, its label and its split. Saved as events.csv with the run.
 
 Row k is the event at global index k of the run's files. The label is written by name, so that the table reads without
-the config; an event of no class has an empty label and an empty split, and nobody uses it.
+the config. Where events have classes, one of no class has an empty label and an empty split, and nobody uses it; where
+pixels have them, every event has an empty label.
 """
 
 import csv
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lartpc_ds.data.event import EventId
-from lartpc_ds.data.files import EventFiles
+from lartpc_ds.data.source import Source
 from lartpc_ds.data.split import SPLITS, assign
 from lartpc_ds.errors import UserError
 
@@ -24,7 +25,7 @@ _COLUMNS = ("file", "index", "run", "subrun", "event", "label", "split")
 
 @dataclass(frozen=True, slots=True)
 class EventIndex:
-    """Events in global order: identity, label (-1 = of no class) and split ("" = of no class)."""
+    """Events in global order: identity, label (-1 = of no class) and split ("" = not used)."""
 
     ids: tuple[EventId, ...]
     label: NDArray[np.int64]
@@ -39,15 +40,14 @@ class EventIndex:
         return np.flatnonzero(self.split == split).astype(np.int64)
 
 
-def build_index(
-    files: EventFiles, labels: NDArray[np.int64], class_names: Sequence[str], shares: Mapping[str, float], seed: int
-) -> EventIndex:
-    """Split the events that have a class; UserError as in `split.assign`."""
-    ids = files.event_ids()
+def build_index(source: Source, shares: Mapping[str, float], seed: int) -> EventIndex:
+    """Split the events that have a class, or all where none has one; UserError as in `split.assign`."""
+    ids = source.ids()
     split = np.full(len(ids), "", f"<U{max(map(len, SPLITS))}")
-    labelled = np.flatnonzero(labels >= 0)
-    split[labelled] = assign([ids[position] for position in labelled], shares, seed)
-    return EventIndex(tuple(ids), labels, split, tuple(class_names))
+    labels = np.full(len(ids), -1, np.int64) if source.labels is None else source.labels
+    used = np.arange(len(ids)) if source.labels is None else np.flatnonzero(labels >= 0)
+    split[used] = assign([ids[position] for position in used], shares, seed)
+    return EventIndex(tuple(ids), labels, split, source.classes)
 
 
 def write_index(index: EventIndex, path: Path) -> None:

@@ -16,10 +16,10 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.launch.command import check_devices, default_devices, local_command
 from lartpc_ds.launch.job import run_job
 from lartpc_ds.layout import Layout
-from lartpc_ds.prepare import image_shape, index_events, open_events
 from lartpc_ds.report.summary import print_evaluation
 from lartpc_ds.runlog import RunFolder, write_atomically
 from lartpc_ds.session import open_run
+from lartpc_ds.sources import index_events, open_source
 from lartpc_ds.train import Run
 
 __all__ = ["EvaluateRequest", "evaluate"]
@@ -56,10 +56,10 @@ def evaluate(request: EvaluateRequest, console: Console) -> int:
         positions = index.positions("test" if len(index.positions("test")) else "validation").tolist()
     if not positions:
         raise UserError(f"{folder.path}: the run has no held-out events (data.split); give some with --files")
-    # the bare name predictions.csv is for the end of the training itself
-    predictions = folder.free_name(f"predictions-{chosen.name}", ".csv")
-    logs = folder.logs / predictions.stem
+    # the bare name predictions.csv is for the end of the training itself; dense models have logs and figures only
+    logs = RunFolder(folder.logs).free_name(f"predictions-{chosen.name}", "")
     logs.mkdir()
+    predictions = folder.path / f"{logs.name}.csv"
     figures_file = folder.path / f"{predictions.stem.replace('predictions', 'evaluation')}.json"
     events_file = logs / "events.csv"
     write_index(index, events_file)
@@ -80,20 +80,24 @@ def evaluate(request: EvaluateRequest, console: Console) -> int:
     if end.code == 0:
         figures: dict[str, Any] = json.loads(figures_file.read_text())
         print_evaluation(console, figures)
-        console.print(
-            f"checkpoint: {chosen}\nscores: {predictions}\nfigures: {figures_file}", soft_wrap=True, highlight=False
-        )
+        scores = f"scores: {predictions}\n" if predictions.exists() else ""
+        console.print(f"checkpoint: {chosen}\n{scores}figures: {figures_file}", soft_wrap=True, highlight=False)
     return end.code
 
 
 def _given_files(run: Run, files: Sequence[str], layout: Layout) -> tuple[RunConfig, EventIndex, list[int]]:
     """All events of the files that belong to a class of the run."""
+    if run.config.data.target is not None:
+        raise UserError(
+            f"--files: the run's images come from data.target = {run.config.data.target!r}, not from files; leave "
+            "--files out"
+        )
     everything = SplitConfig(train=1.0, validation=0.0, test=0.0)
     changes = {"files": tuple(str(Path(name).absolute()) for name in files), "split": everything}
     config = run.config.model_copy(update={"data": run.config.data.model_copy(update=changes)})
-    opened = open_events(config)
-    index = index_events(config, opened)
-    given = (opened.num_planes, *image_shape(config, opened))
+    source = open_source(config)
+    index = index_events(config, source)
+    given = (source.image_shape[0], *source.recorded_shape)
     trained = (run.job.planes, *run.job.image_shape)
     if given != trained:
         raise UserError(

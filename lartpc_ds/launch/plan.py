@@ -10,10 +10,15 @@ from rich.table import Table
 from lartpc_ds.config import RunConfig
 from lartpc_ds.data.event_index import EventIndex
 from lartpc_ds.ds_config import precision
-from lartpc_ds.prepare import Job, preprocessing, tile_shares
+from lartpc_ds.prepare import Job, tile_shares
 from lartpc_ds.runlog import RunFolder
+from lartpc_ds.sources import preprocessing
 
-__all__ = ["print_plan"]
+__all__ = ["AXES", "OWN_AXES", "print_plan"]
+
+AXES = ("planes", "wires", "ticks")
+OWN_AXES = ("channels", "rows", "columns")
+"""What a user's own images have instead."""
 
 
 def print_plan(
@@ -35,14 +40,15 @@ def _rows(
     offload = (zero.get("offload_optimizer") or {}).get("device", "none")
     optimizer = ds["optimizer"]
     compiles = offload == "cpu" and ds["zero_force_ds_cpu_optimizer"]
-    unused = int(np.sum(index.label < 0))
+    unused = int(np.sum(index.split == ""))
+    planes, wires, ticks = AXES if config.data.target is None else OWN_AXES
     events = config.data.batch * config.train.accumulate * layout.data
     scheduler = ds.get("scheduler", {"type": "constant"})["type"]
     return [
         ("run folder", str(folder.path)),
-        ("events", f"{len(index)} in {len({who.file for who in index.ids})} file(s)" + _unused(unused)),
+        ("events", f"{len(index)} {_where(config, index)}" + _unused(unused)),
         *[(f"  {split}", _counts(index, split)) for split in ("train", "validation", "test")],
-        ("image", f"{job.planes} planes x {rows} wires x {cols} ticks"),
+        ("image", f"{job.planes} {planes} x {rows} {wires} x {cols} {ticks}"),
         ("model", f"{config.model.target or config.model.name}, {job.parameters / 1e6:.2f} M parameters"),
         (
             "layout",
@@ -65,11 +71,12 @@ def _tiles(config: RunConfig, job: Job, dtype: str) -> list[tuple[str, str]]:
     if job.layout.tiles == 1:
         return []
     events = config.data.batch * config.train.accumulate
+    _, wires, ticks = AXES if config.data.target is None else OWN_AXES
     return [
         (
             f"  tile {number}",
-            f"wires {share.rows[0]}-{share.rows[1]}, ticks {share.cols[0]}-{share.cols[1]}, {share.work:.1%} of the "
-            f"work, halo {2 * events * share.halo_bytes / 2**20:.2f} MiB a step",
+            f"{wires} {share.rows[0]}-{share.rows[1]}, {ticks} {share.cols[0]}-{share.cols[1]}, {share.work:.1%} of "
+            f"the work, halo {2 * events * share.halo_bytes / 2**20:.2f} MiB a step",
         )
         for number, share in enumerate(tile_shares(config, job, dtype))
     ]
@@ -79,9 +86,16 @@ def _unused(number: int) -> str:
     return f", {number} of no class in data.classes (not used)" if number else ""
 
 
+def _where(config: RunConfig, index: EventIndex) -> str:
+    files = len({who.file for who in index.ids})
+    return f"in {files} file(s)" if config.data.target is None else f"of {config.data.target}"
+
+
 def _counts(index: EventIndex, split: str) -> str:
     labels = index.label[index.positions(split)]
     if len(labels) == 0:
         return "none"
+    if (labels < 0).all():  # pixels have classes, not events
+        return str(len(labels))
     counts = np.bincount(labels, minlength=len(index.class_names))
     return f"{len(labels)}: " + ", ".join(f"{name} {n}" for name, n in zip(index.class_names, counts, strict=True))

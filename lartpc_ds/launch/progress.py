@@ -12,6 +12,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lartpc_ds.metrics import Interval
 from lartpc_ds.runlog import RunFolder
 
 __all__ = ["JobDisplay"]
@@ -79,8 +80,9 @@ class JobDisplay:
 
     def _step(self, line: dict[str, Any]) -> None:
         step, events = line["step"], line["events"] / line["step"]
+        accuracy = f"accuracy {line['accuracy']:.3f}  " if "accuracy" in line else ""
         text = (
-            f"loss {line['loss']:.4f}  accuracy {line['accuracy']:.3f}  {events / line['step_seconds']:.3g} events/s  "
+            f"loss {line['loss']:.4f}  {accuracy}{events / line['step_seconds']:.3g} events/s  "
             f"peak {line['peak_bytes'] / _GIB:.2f} GiB"
         )
         self._bar.update(self._task, completed=step, description=text)
@@ -92,8 +94,8 @@ class JobDisplay:
 
 def _evaluation_text(line: dict[str, Any]) -> str:
     found = line["evaluation"]
-    balanced = found["balanced_accuracy"]
+    balanced = Interval.from_dict(found["balanced_accuracy"])
     return (
         f"step {line['step']}: {found['events']} held-out events: loss {found['loss']:.4f}, balanced accuracy "
-        f"{balanced['value']:.3f} [{balanced['low']:.3f}, {balanced['high']:.3f}] in {line['seconds']:.1f} s"
+        f"{balanced} in {line['seconds']:.1f} s"
     )

@@ -25,10 +25,11 @@ from lartpc_ds.launch.job import run_job
 from lartpc_ds.launch.plan import print_plan
 from lartpc_ds.launch.progress import JobDisplay
 from lartpc_ds.layout import Layout
-from lartpc_ds.prepare import Job, absolute_paths, index_events, make_job, open_events, with_files
+from lartpc_ds.prepare import Job, absolute_paths, make_job, with_files
 from lartpc_ds.report.summary import print_summary
 from lartpc_ds.runlog import RunFolder
 from lartpc_ds.session import open_run
+from lartpc_ds.sources import index_events, open_source
 
 __all__ = ["ResolvedRun", "TrainRequest", "prepare_run", "train"]
 
@@ -146,11 +147,11 @@ def prepare_run(
 
 
 def _resolve(config: RunConfig, ds: dict[str, Any], layout: Layout, folder: RunFolder, console: Console) -> ResolvedRun:
-    if not config.data.files:
+    if not config.data.files and config.data.target is None:
         config = simulated_events(config, folder.path / SIMULATED, console)
-    files = open_events(config)
-    index = index_events(config, files)
-    job = make_job(config, layout, files, index)
+    source = open_source(config)
+    index = index_events(config, source)
+    job = make_job(config, layout, source, index)
     return ResolvedRun(config, ds_config.complete(ds, config, layout, job.max_steps), job, index)
 
 
@@ -161,9 +162,9 @@ def _reopen(folder: RunFolder, config: RunConfig, ds: dict[str, Any], layout: La
         UserError: the configurations ask for another run than the one it holds.
     """
     run, saved_ds = open_run(folder)
-    if not config.data.files:  # the embedded default lies in the folder
+    if not config.data.files and config.data.target is None:  # the embedded default lies in the folder
         config = with_files(config, run.config.data.files)
-    job = make_job(config, layout, open_events(config), run.index)
+    job = make_job(config, layout, open_source(config), run.index)
     fresh_ds = ds_config.complete(ds, config, layout, job.max_steps)
     differences = [
         f"{key}: was {_short(old)}, is {_short(new)}"
@@ -203,7 +204,7 @@ def _dry_run(request: TrainRequest, config: RunConfig, ds: dict[str, Any], layou
         folder = RunFolder(Path(scratch) / "run")
         folder.claim()
         resolved = _resolve(config, ds, layout, folder, console)
-        if not config.data.files:
+        if not config.data.files and config.data.target is None:
             resolved = replace(resolved, config=with_files(resolved.config, (str(path / SIMULATED),)))
         print_plan(console, RunFolder(path), resolved.config, resolved.ds, resolved.job, resolved.index)
     command = _command(path, resolved.job, request)

@@ -4,9 +4,7 @@ A network is any nn.Module of one device. Ours are plain `nn.Sequential`s: a reg
 would buy nothing for four names.
 """
 
-import importlib
 import inspect
-import re
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +15,7 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.models.convnext import convnext_trunk
 from lartpc_ds.models.resnet import resnet_trunk
 from lartpc_ds.models.towers import tower_blocks
+from lartpc_ds.targets import import_target
 
 __all__ = ["MODELS", "PLANE_MODES", "blocks", "build_model"]
 
@@ -126,19 +125,10 @@ def _check_blocks(name: str, model: nn.Module, sequence: list[tuple[str, nn.Modu
 
 def _from_target(target: str, planes: int, num_classes: int) -> nn.Module:
     told = f"model.target = {target!r}"
-    if not re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", target):
-        raise UserError(f"{told} must read 'my_pkg.module:function'")
-    module_name, function_name = target.split(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(
-            f"{told}: cannot import {module_name} ({error}); install it or add its folder to PYTHONPATH"
-        ) from error
-    function = getattr(module, function_name, None)
+    advice = "name a function of (planes, num_classes)"
+    function = import_target("model.target", target, "function", advice)
     if not callable(function):
-        found = "has no such name" if function is None else f"holds a {type(function).__name__}, which is not callable"
-        raise UserError(f"{told}: {module_name} {found}; name a function of (planes, num_classes)")
+        raise UserError(f"{told}: holds a {type(function).__name__}, which is not callable; {advice}")
     try:
         inspect.signature(function).bind(planes=planes, num_classes=num_classes)
     except TypeError as error:

@@ -59,6 +59,11 @@ class Cut:
     dims: tuple[int, int]
     bounds: tuple[Bounds, Bounds]
 
+    def tile(self, row: int, col: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Rows and columns that the rank at (row, col) has."""
+        rows, cols = self.bounds
+        return (rows[row], rows[row + 1]), (cols[col], cols[col + 1])
+
     def local_shape(self, shape: tuple[int, ...], row: int, col: int) -> tuple[int, ...]:
         """Of the tile at (row, col)."""
         local = list(shape)

@@ -30,9 +30,10 @@ def summarise(folder: RunFolder) -> dict[str, str]:
     factors = config["data"]["downsample"]
     wires, ticks = job["image_shape"]
     block = (factors, factors) if isinstance(factors, int) else tuple(factors)
+    axes = "channels x rows x columns" if config["data"].get("target") else "planes x wires x ticks"
     rows = {
         "trained": f"{config['model'].get('target') or config['model']['name']} on {job['planes']} x "
-        f"{-(-wires // block[0])} x {-(-ticks // block[1])} (planes x wires x ticks), {config['train']['ds_config']}",
+        f"{-(-wires // block[0])} x {-(-ticks // block[1])} ({axes}), {config['train']['ds_config']}",
         "layout": str(Layout(**job["layout"])),
         "steps": f"{steps[-1]['step'] if steps else 0} of {job['max_steps']}"
         + (f", {steps[-1]['events']} events" if steps else "")
@@ -75,7 +76,8 @@ def print_evaluation(console: Console, figures: dict[str, Any]) -> None:
     """Confusion matrix (shares of each true class), then efficiency and purity of each class with 95 % intervals."""
     classes = figures["classes"]
     shares = _table("truth (rows) and prediction (columns)", ["", *classes])
-    quality = _table("each class, 95 % intervals", ["", "events", "efficiency", "purity"])
+    counted = figures["counted"]
+    quality = _table("each class, 95 % intervals", ["", counted, "efficiency", "purity"])
     for row, name in enumerate(classes):
         counts = figures["confusion"][row]
         shares.add_row(name, *(f"{count / sum(counts):.3f}" if sum(counts) else "-" for count in counts))
@@ -83,11 +85,11 @@ def print_evaluation(console: Console, figures: dict[str, Any]) -> None:
         quality.add_row(name, str(sum(counts)), *intervals)
     console.print(shares)
     console.print(quality)
+    number = sum(map(sum, figures["confusion"]))
+    basis = f"{figures['events']} events" if counted == "events" else f"{number} pixels of {figures['events']} events"
     for key in ("accuracy", "balanced_accuracy"):
-        console.print(
-            f"{key.replace('_', ' ')}: {Interval.from_dict(figures[key])} on {figures['events']} events",
-            highlight=False,
-        )
+        text = f"{key.replace('_', ' ')}: {Interval.from_dict(figures[key])} on {basis}"
+        console.print(text, highlight=False)
     console.print(f"loss: {figures['loss']:.4f}", highlight=False)
 
 

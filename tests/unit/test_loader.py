@@ -14,6 +14,7 @@ from lartpc_ds.data.dataset import EventDataset
 from lartpc_ds.data.files import open_files
 from lartpc_ds.data.images import Preprocessing
 from lartpc_ds.data.sampler import global_batch
+from lartpc_ds.data.source import EventSource
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout
 from lartpc_ds.loader import MicroBatch, evaluation_batches, training_steps
@@ -31,7 +32,9 @@ def event_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def dataset(path: Path) -> EventDataset:
     positions = np.arange(EVENTS)
-    return EventDataset(open_files([str(path)]), Preprocessing(SHAPE), positions, positions)  # the label is the event
+    return EventDataset(
+        EventSource(open_files([str(path)]), Preprocessing(SHAPE), positions), positions
+    )  # the label is the event
 
 
 def config(*, batch: int = 2, accumulate: int = 1, workers: int = 0, seed: int = 5) -> RunConfig:
@@ -115,7 +118,7 @@ def test_evaluation_takes_every_event_once(event_file: Path, ranks: int, batch: 
     for rank in range(ranks):
         found = list(evaluation_batches(dataset(event_file), config(batch=batch), groups(rank, ranks)))
         batches.append(len(found))
-        for images, positions, valid in found:
+        for images, _, positions, valid in found:
             assert images.shape[0] == len(positions) == len(valid) == batch
             counted += positions[valid].tolist()
             first = random_event(int(positions[0])).planes[0]

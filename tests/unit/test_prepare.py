@@ -18,14 +18,12 @@ from lartpc_ds.prepare import (
     Job,
     absolute_paths,
     class_weights,
-    image_shape,
-    index_events,
     make_job,
     make_model,
     max_steps,
-    open_events,
     with_files,
 )
+from lartpc_ds.sources import image_shape, index_events, open_events, open_source
 from tests.small_runs import random_event, write_events
 
 EVENTS = 12
@@ -49,8 +47,8 @@ def config(path: Path | str, **sections: Any) -> RunConfig:
 
 
 def job_of(run: RunConfig, layout: Layout = Layout()) -> Job:  # noqa: B008  # frozen
-    files = open_events(run)
-    return make_job(run, layout, files, index_events(run, files))
+    source = open_source(run)
+    return make_job(run, layout, source, index_events(run, source))
 
 
 def test_a_job_says_what_the_ranks_need(event_file: Path) -> None:
@@ -99,18 +97,18 @@ def test_the_image_is_the_detectors_or_the_largest_plane(tmp_path: Path, event_f
 def test_a_class_without_events_is_refused(event_file: Path) -> None:
     run = config(event_file, data={"classes": ["electron", "kaon"]})
     with pytest.raises(UserError, match=r"data\.classes.*kaon"):
-        index_events(run, open_events(run))
+        index_events(run, open_source(run))
 
 
 def test_an_empty_split_of_non_zero_share_is_refused(event_file: Path) -> None:
     run = config(event_file, data={"split": {"train": 0.999, "validation": 0.001}})
     with pytest.raises(UserError, match=r"data\.split\.validation = 0\.001 got none of 12 events"):
-        index_events(run, open_events(run))
+        index_events(run, open_source(run))
 
 
 def test_every_event_has_a_label_and_a_part(event_file: Path) -> None:
     run = config(event_file)
-    index = index_events(run, open_events(run))
+    index = index_events(run, open_source(run))
     assert index.label.tolist() == [number % 3 for number in range(EVENTS)]
     parts = np.concatenate([index.positions(split) for split in ("train", "validation")])
     assert sorted(parts.tolist()) == list(range(EVENTS))

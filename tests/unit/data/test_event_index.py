@@ -3,6 +3,8 @@ import pytest
 
 from lartpc_ds.data.event_index import build_index, read_index, write_index
 from lartpc_ds.data.files import open_files
+from lartpc_ds.data.images import Preprocessing
+from lartpc_ds.data.source import EventSource
 from lartpc_ds.errors import UserError
 
 NAMES = ("muon", "pion")
@@ -13,7 +15,7 @@ SHARES = {"train": 0.5, "validation": 0.25, "test": 0.25}
 def index(write_file):
     files = open_files([str(write_file("a.h5", 30)), str(write_file("b,c.h5", 10, first=30))])
     labels = np.arange(40) % 3 - 1
-    return build_index(files, labels, NAMES, SHARES, seed=5)
+    return build_index(EventSource(files, Preprocessing((9, 10)), labels, NAMES), SHARES, seed=5)
 
 
 def test_splits_part_the_labelled_events(index):

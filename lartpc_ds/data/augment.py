@@ -1,0 +1,97 @@
+"""Mirrored and shifted images on global coordinates, as integers: which pixels of the source a wanted tile is made of.
+
+An augmented image is the source mirrored, then moved, zeros coming in. Because the draw is keyed by (seed, step, index
+in the global batch) and the geometry counts in pixels of the whole image, every tile of any layout, and a resumed run,
+cut their part out of the same augmented image. Rejected: augmenting a batch after it is read, which on a tile mirrors
+the tile.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lartpc_ds.data.source import Range, Source
+
+__all__ = ["Augmentation", "Axis", "Place", "Window", "augmented_read"]
+
+_KEY = 0xF11B  # draws of other purposes use the same seed
+
+
+class Place(NamedTuple):
+    """Where an event stands in training: what a random draw is keyed by."""
+
+    step: int
+    slot: int
+    """Index in the global batch."""
+
+
+class Axis(NamedTuple):
+    """What happens to one axis: mirrored first, then moved towards larger positions."""
+
+    mirrored: bool = False
+    shift: int = 0
+
+
+class Window(NamedTuple):
+    """How [start, stop) of the augmented axis is made: read, mirror, take the first `taken`, pad."""
+
+    read: Range
+    taken: int
+    before: int
+    after: int
+
+    @classmethod
+    def of(cls, wanted: Range, size: int, axis: Axis) -> "Window":
+        """For an axis of `size` pixels."""
+        start, stop = (min(max(end - axis.shift, 0), size) for end in wanted)
+        if start == stop:  # all of it has come in from outside; a source need not be able to read nothing
+            return cls((0, 1), 0, wanted[1] - wanted[0], 0)
+        read = (size - stop, size - start) if axis.mirrored else (start, stop)
+        before = start + axis.shift - wanted[0]
+        return cls(read, stop - start, before, wanted[1] - wanted[0] - before - (stop - start))
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """`data.flip` and `data.shift` of a run."""
+
+    flip: bool
+    shift: tuple[int, int]
+    seed: int
+
+    def draw(self, place: Place) -> tuple[Axis, Axis]:
+        """Rows and columns of one event."""
+        if not self.flip and self.shift == (0, 0):
+            return Axis(), Axis()
+        rng = np.random.default_rng([_KEY, self.seed, place.step, place.slot])
+        mirrored = rng.random(2) < 0.5
+        shift = [int(rng.integers(-most, most, endpoint=True)) for most in self.shift]
+        rows, cols = (Axis(self.flip and bool(mirrored[axis]), shift[axis]) for axis in (0, 1))
+        return rows, cols
+
+
+def augmented_read(
+    source: Source, index: int, rows: Range, cols: Range, axes: tuple[Axis, Axis]
+) -> tuple[NDArray[np.float32], Any]:
+    """The tile [rows) x [cols) of the augmented image; a target of pixels goes with it, -1 where zeros came in."""
+    if axes == (Axis(), Axis()):
+        return source.read(index, rows, cols)
+    sizes = source.image_shape[1:]
+    down, across = (Window.of(*one) for one in zip((rows, cols), sizes, axes, strict=True))
+    image, target = source.read(index, down.read, across.read)
+    image = _placed(image, down, across, axes, 0)
+    return image, _placed(target, down, across, axes, -1) if source.task == "pixels" else target
+
+
+def _placed(pixels: NDArray[Any], down: Window, across: Window, axes: tuple[Axis, Axis], fill: int) -> NDArray[Any]:
+    if pixels.dtype.kind == "u":
+        pixels = pixels.astype(np.int64)
+    if axes[0].mirrored:
+        pixels = pixels[..., ::-1, :]
+    if axes[1].mirrored:
+        pixels = pixels[..., ::-1]
+    pixels = pixels[..., : down.taken, : across.taken]
+    around = ((0, 0),) * (pixels.ndim - 2) + ((down.before, down.after), (across.before, across.after))
+    return np.pad(pixels, around, constant_values=fill)
