@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lartpc_ds.parallel import operators, statistics
 from lartpc_ds.parallel.cuts import Cut, tensors_of
-from lartpc_ds.parallel.site import Result, Rule, Site, map_cut, pair
+from lartpc_ds.parallel.site import Result, Rule, Site, map_cut
 from lartpc_ds.parallel.window_rules import WINDOW_RULES
 from lartpc_ds.windows import Same, plan
 
@@ -21,7 +21,7 @@ __all__ = ["RULES", "per_channel", "pointwise"]
 
 
 def _adaptive(site: Site, output_size: Any, x: Tensor) -> None:
-    if pair(output_size) != (1, 1):
+    if any(size != 1 for size in (output_size if isinstance(output_size, tuple | list) else (output_size,))):
         raise site.refuse(
             f"output size {output_size} is covered on tiles only where it is 1; leave the tiles before it with "
             "layout.gather_at"

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 from lartpc_ds.errors import UserError
 from lartpc_ds.parallel import shapes
 from lartpc_ds.parallel.cuts import Call, Cut, EmptyTile, compared, numbers_of, tensors_of
-from lartpc_ds.parallel.frames import in_checkpoint, seeing_functions, where
+from lartpc_ds.parallel.frames import autograd_function, in_checkpoint, where
 from lartpc_ds.parallel.modules import announced
 from lartpc_ds.parallel.operators import Gather
 from lartpc_ds.parallel.randomness import Draw, Dropout
@@ -107,7 +107,7 @@ class Tracer(TorchFunctionMode):
     def inside(self, model: nn.Module, gather_at: str | None) -> Iterator[None]:
         """Follow which module runs; gather what enters `gather_at`."""
         self._gather_at = gather_at
-        with self, announced(model, self._around), seeing_functions(self._meet_function):
+        with self, announced(model, self._around):
             yield
 
     def _around(self, name: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -131,16 +131,6 @@ class Tracer(TorchFunctionMode):
                 x = x.detach()  # another tensor, without a cut
         self.calls.append(Call(name, GATHERED, where(), before, run))
         return x
-
-    def _meet_function(self, kind: type, args: Any, kwargs: Any) -> None:
-        """What the backward of a function of the model's own does on a tile cannot be seen."""
-        recomputes = kind.__name__ == "CheckpointFunction"
-        if not self.one_tile and not recomputes and any(self.cut_of(one) for one in tensors_of(args, kwargs)):
-            self._name = kind.__name__
-            raise self.refuse(
-                "is an autograd function of the model's own, whose backward cannot be planned; write it with torch's "
-                "functions, or leave the tiles before it with layout.gather_at"
-            )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Rule or refusal for everything that touches a cut map."""
@@ -171,13 +161,18 @@ class Tracer(TorchFunctionMode):
             )
         if not is_cut or self._name in _NEW:
             return func(*args, **kwargs), BatchNorm(whole=True) if self._name == "batch_norm" else None
+        if not self.one_tile and (function := autograd_function()) is not None:
+            raise self.refuse(
+                f"is part of {function}, an autograd function of the model's own, whose backward cannot be planned; "
+                "write it with torch's functions, or leave the tiles before it with layout.gather_at"
+            )
         try:
             return self._rule()(self, func, *args, **kwargs)
-        except UserError:
-            if not self.one_tile:
+        except (UserError, TypeError, IndexError) as error:
+            if self.one_tile:
+                return func(*args, **kwargs), None  # the one tile is the whole image
+            if isinstance(error, UserError):
                 raise
-            return func(*args, **kwargs), None  # the one tile is the whole image
-        except (TypeError, IndexError) as error:
             raise self.refuse(f"is called in a way that is not covered on tiles: {error}") from error
 
     def _rule(self) -> Callable[..., Result]:
