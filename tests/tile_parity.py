@@ -5,6 +5,7 @@ threads of this process, with the production code and a group of queues: a sweep
 """
 
 import copy
+import functools
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -150,6 +151,7 @@ class _Threads(Group):
             assert tensor.is_contiguous()
             self._meeting.mail[self.index, peer].put(tensor.clone())
 
+        @functools.cache  # like a real wait, it may be called again
         def wait() -> list[Tensor]:
             for peer, buffer in incoming:
                 message = self._meeting.mail[peer, self.index].get(timeout=60)
