@@ -143,9 +143,12 @@ class AveragePool:
         x = padded(tiles, x, view_of(self.plans, tiles))
         if len({*rows}) == len({*cols}) == 1:
             return F.avg_pool2d(x, self.kernel, self.stride, divisor_override=rows[0] * cols[0])
-        sums = F.avg_pool2d(x, self.kernel, self.stride, divisor_override=1)
-        divisors = [torch.tensor(values, dtype=sums.dtype, device=sums.device) for values in (rows, cols)]
-        return sums / (divisors[0][:, None] * divisors[1])
+        means = F.avg_pool2d(x, self.kernel, self.stride)  # not sums, which float16 may not hold
+        shares = [
+            torch.tensor([pixels / value for value in values], dtype=torch.float64, device=means.device)
+            for pixels, values in zip(self.kernel, (rows, cols), strict=True)
+        ]
+        return means * (shares[0][:, None] * shares[1]).to(means.dtype)
 
 
 @dataclass(frozen=True, slots=True)

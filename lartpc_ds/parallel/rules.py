@@ -78,7 +78,7 @@ def sum(site: Site, function: Any, input: Tensor, dim: Any = None, keepdim: bool
 def _reduce(site: Site, function: Any, x: Tensor, dim: Any, keepdim: bool, kwargs: Any, *, total: bool) -> Result:
     cut = site.cut_of(x)
     assert cut is not None
-    asked = range(x.ndim) if dim is None else [dim] if isinstance(dim, int) else dim
+    asked = [dim] if isinstance(dim, int) else dim or range(x.ndim)  # of no dimension, torch makes all
     dims = {one % x.ndim for one in asked}
     y = function(x, dim, keepdim, **kwargs) if dim is not None else function(x, **kwargs)
     if not dims & set(cut.dims):
@@ -187,7 +187,7 @@ def pointwise(site: Site, function: Any, *args: Any, **kwargs: Any) -> Result:
                 f"meets a whole tensor of shape {tuple(tensor.shape)}, of which every tile would need its own part"
             )
     y = function(*args, **kwargs)
-    for result in y if isinstance(y, tuple) else (y,):
+    for result in tensors_of(y, {}):
         site.mark(result, cut if result.ndim == len(shape) else None)
     return y, run
 

@@ -27,6 +27,7 @@ from lartpc_ds.parallel.randomness import Draw, Dropout
 from lartpc_ds.parallel.rules import RULES, per_channel, pointwise
 from lartpc_ds.parallel.site import Result, map_cut
 from lartpc_ds.parallel.statistics import BatchNorm
+from lartpc_ds.parallel.window_rules import WINDOW_RULES
 from lartpc_ds.windows import AxisPlan
 
 __all__ = ["DROPOUTS", "GATHERED", "LOOKS", "Tracer", "canonical"]
@@ -50,6 +51,7 @@ LOOKS = frozenset(
 )
 _NEW = frozenset("new_empty new_zeros new_ones new_full new_tensor".split())
 DROPOUTS = frozenset({"dropout", "dropout2d", "feature_dropout"})
+_ONE_MAP = frozenset(WINDOW_RULES) | set("batch_norm group_norm instance_norm layer_norm linear prelu".split())
 _UNSEEDED = frozenset(
     """rand randn randint rand_like randn_like randint_like randperm normal uniform exponential geometric cauchy
     log_normal poisson multinomial bernoulli random rrelu alpha_dropout feature_alpha_dropout dropout1d dropout3d
@@ -161,6 +163,10 @@ class Tracer(TorchFunctionMode):
             )
         if not is_cut or self._name in _NEW:
             return func(*args, **kwargs), BatchNorm(whole=True) if self._name == "batch_norm" else None
+        first = args[0] if args else kwargs.get("input")
+        others = [one for one in tensors_of(args, kwargs) if one is not first and self.cut_of(one) is not None]
+        if not self.one_tile and self._name in _ONE_MAP and others:
+            raise self.refuse("takes a map that is cut into tiles for its weights")
         if not self.one_tile and (function := autograd_function()) is not None:
             raise self.refuse(
                 f"is part of {function}, an autograd function of the model's own, whose backward cannot be planned; "

@@ -136,6 +136,39 @@ def test_overlap_changes_nothing() -> None:
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.parametrize("frozen", range(4))
+@pytest.mark.parametrize(
+    "first",
+    [
+        nn.Conv2d(2, 2, 3, padding=1),
+        nn.ConvTranspose2d(2, 2, 3, 2),
+        nn.MaxPool2d(3, 2, 1),
+        nn.AvgPool2d(3, 1, 1),
+        nn.Upsample(scale_factor=2),
+        nn.InstanceNorm2d(2),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_images_and_frozen_layers_ask_for_no_gradient(first: nn.Module, frozen: int) -> None:
+    """As in training, where no image needs one: then the first layers send nothing home."""
+    torch.manual_seed(0)
+    last = nn.Conv2d(2, 3, 5, 2, 2), nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.Conv2d(3, 3, 3, padding=1)
+    model = nn.Sequential(copy.deepcopy(first), *last, nn.AdaptiveAvgPool2d(1)).double()
+    for layer in model[:frozen]:
+        layer.requires_grad_(False)
+
+    def gradients(net: nn.Module, x: Tensor) -> list[Tensor | None]:
+        net(x).square().sum().backward()
+        return [parameter.grad for parameter in net.parameters()]
+
+    ranks = _replayed(model, gradients)
+    for expected, *given in zip(gradients(copy.deepcopy(model), image((1, *IMAGE))), *ranks, strict=True):
+        if expected is None:
+            assert given == [None, None]
+        else:
+            assert float((torch.stack(given).mean(0) - expected).abs().max()) < 1e-11
+
+
 class Checkpointed(nn.Module):
     def __init__(self, block: nn.Module, use_reentrant: bool) -> None:
         super().__init__()
