@@ -1,6 +1,7 @@
 """Images as torch tensors: the one module of this package that imports torch."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,12 +58,16 @@ class EventDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
         axes = (self.augmentation if place else _NO_AUGMENTATION).draw(place or Place(0, 0))
         if self.source.task != "pixels":
             image, target = augmented_read(self.source, int(self.indices[position]), *self._tile, axes)
-            return torch.from_numpy(image), torch.as_tensor(target), torch.tensor(int(position))
+            return _tensor(image, np.float32), torch.as_tensor(target), torch.tensor(int(position))
         hull = [(min(a[0], b[0]), max(a[1], b[1])) for a, b in zip(self._tile, self._target_tile, strict=True)]
         image, target = augmented_read(self.source, int(self.indices[position]), hull[0], hull[1], axes)
         image, target = (
             pixels[..., rows[0] - hull[0][0] : rows[1] - hull[0][0], cols[0] - hull[1][0] : cols[1] - hull[1][0]]
             for pixels, (rows, cols) in ((image, self._tile), (target, self._target_tile))
         )
-        pixels = torch.from_numpy(np.ascontiguousarray(target, np.int64))
-        return torch.from_numpy(np.ascontiguousarray(image)), pixels, torch.tensor(int(position))
+        return _tensor(image, np.float32), _tensor(target, np.int64), torch.tensor(int(position))
+
+
+def _tensor(pixels: NDArray[Any], dtype: type) -> Tensor:
+    # a user may hand out a view, reversed or of a file that is open for reading: torch takes neither
+    return torch.from_numpy(np.require(pixels, dtype, ["C", "W"]))
