@@ -117,6 +117,38 @@ def test_shares_sum_to_one_and_some_events_train() -> None:
     parse(data={"split": {"train": 0.7, "validation": 0.2, "test": 0.1}})  # their float sum is not exactly 1
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"files": ["a.h5"]},
+        {"product": "wire", "truth": "mctruth"},
+        {"labels": "neutrino"},
+        {"classes": ["muon"]},
+        {"detector": "sbnd"},
+        {"downsample": 2},
+        {"threshold": 1.0},
+        {"saturate": 9.0},
+        {"simulate": {"events": 3}},
+        {"format": "larcv3"},
+    ],
+)
+def test_images_of_ones_own_exclude_what_makes_images_of_events(given: dict[str, Any]) -> None:
+    (line,) = problems(data={"target": "my_pkg.images:make", **given})
+    assert line.startswith("data: target = 'my_pkg.images:make' brings images of your own")
+    assert f"so {', '.join(given)} would have no effect; remove them" in line
+    parse(data={"target": "my_pkg.images:make", "flip": True, "shift": [3, 4], "batch": 2, "workers": 1})
+
+
+def test_a_loss_of_ones_own_excludes_class_weights() -> None:
+    (line,) = problems(train={"max_steps": 1, "loss_target": "my_pkg.losses:mine", "class_weights": "balanced"})
+    assert line.startswith("train: class_weights = 'balanced' would have no effect on loss_target")
+
+
+@pytest.mark.parametrize("shift", [3, [3], [-1, 0], [1.5, 0], [1, 2, 3]])
+def test_a_shift_is_two_pixels(shift: Any) -> None:
+    assert all(line.startswith("data.shift") for line in problems(data={"shift": shift}))
+
+
 def test_a_run_has_a_length() -> None:
     assert problems(train={}) == ["train: give max_steps, epochs or both"]
     with pytest.raises(UserError, match="train: Field required"):
@@ -153,6 +185,10 @@ def test_a_configuration_is_frozen() -> None:
             "model": {"target": "pkg.nets:make", "width": 8, "norm": "layer", "planes": "towers"},
             "layout": {"data": 3},
             "train": {"epochs": 2.5, "class_weights": "balanced", "ds_config": "zero3_fp32"},
+        },
+        {
+            "data": {"target": "pkg.images:make", "flip": True, "shift": [3, 0]},
+            "train": {"max_steps": 1, "loss_target": "pkg.losses:mine"},
         },
     ],
 )

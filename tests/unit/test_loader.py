@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from lartpc_ds.config import RunConfig
+from lartpc_ds.data.augment import Augmentation
 from lartpc_ds.data.dataset import EventDataset
 from lartpc_ds.data.files import open_files
 from lartpc_ds.data.images import Preprocessing
@@ -104,6 +105,23 @@ def test_the_seed_orders_the_events(event_file: Path) -> None:
         labels(read(training_steps(dataset(event_file), config(seed=seed), groups(), 0, 5))) for seed in (1, 2)
     )
     assert one != other
+
+
+def test_augmented_events_are_the_same_in_any_layout_and_after_a_resume(event_file: Path) -> None:
+    plain, events = dataset(event_file), dataset(event_file)
+    events.augmentation = Augmentation(True, (5, 9), 3)
+    alone = read(training_steps(events, config(accumulate=2), groups(), 0, 6))
+    assert not same(alone, read(training_steps(plain, config(accumulate=2), groups(), 0, 6)))
+    assert same(read(training_steps(events, config(accumulate=2), groups(), 4, 6)), alone[4:])
+    assert same(read(training_steps(events, config(accumulate=2, workers=1), groups(), 4, 6)), alone[4:])
+    pair = [read(training_steps(events, config(), groups(rank, 2), 0, 6)) for rank in range(2)]
+    assert same([one + other for one, other in zip(*pair, strict=True)], alone)
+    tile = EventDataset(events.source, range(EVENTS), (10, 30), (0, 20), augmentation=events.augmentation)
+    for whole, part in zip(alone, training_steps(tile, config(accumulate=2), groups(), 0, 6), strict=True):
+        for (images, _), (tiles, _) in zip(whole, part, strict=True):
+            assert torch.equal(images[..., 10:30, 0:20], tiles)
+    (first, *_), (unchanged, *_) = (evaluation_batches(one, config(), groups()) for one in (events, plain))
+    assert torch.equal(first[0], unchanged[0]), "evaluation takes events as they are"
 
 
 def test_reading_leaves_the_random_state_alone(event_file: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from lartpc_ds.metrics import Evaluation, Interval, confusion_matrix, evaluate, wilson
+from lartpc_ds.metrics import Evaluation, Interval, confusion_matrix, evaluate, of_confusion, wilson
 
 CLASSES = ("electron", "gamma", "muon")
 
@@ -108,6 +108,23 @@ def test_the_balanced_interval_covers_the_truth_as_often_as_it_says() -> None:
         wilson_covered += found.efficiency[0].low <= efficiency[0] <= found.efficiency[0].high
     assert 0.93 <= covered / repeats <= 0.99
     assert 0.93 <= wilson_covered / repeats <= 0.97
+
+
+def test_pixels_have_the_figures_of_events() -> None:
+    counts = confusion_matrix(np.array([0] * 8 + [1] * 2), np.array([0] * 6 + [2] * 2 + [1, 0]), 3)
+    events = evaluated([0] * 8 + [1] * 2, [0] * 6 + [2] * 2 + [1, 0])
+    pixels = of_confusion(counts, 0.25, CLASSES, events=2, counted="pixels")
+    assert (pixels.events, pixels.loss, pixels.counted) == (2, 0.25, "pixels")
+    for name in ("accuracy", "balanced_accuracy", "confusion"):
+        assert getattr(pixels, name) == getattr(events, name)
+    assert str(pixels.efficiency) == str(events.efficiency) and str(pixels.purity) == str(events.purity)
+
+
+def test_where_nothing_is_counted_only_the_loss_is_a_number() -> None:
+    found = of_confusion(np.zeros((3, 3), np.int64), 0.25, CLASSES, events=4)
+    tree = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert tree["balanced_accuracy"]["value"] is None and tree["loss"] == 0.25
+    assert math.isnan(found.accuracy.value)
 
 
 def test_an_evaluation_goes_through_json() -> None:

@@ -115,3 +115,10 @@ def test_an_evaluation_shows_shares_of_the_true_class(tmp_path: Path) -> None:
     assert f"accuracy: {metrics.wilson(7, 10)} on 10 events" in lines
     assert f"balanced accuracy: {figures.balanced_accuracy} on 10 events" in lines
     assert f"loss: {figures.loss:.4f}" in lines
+
+
+def test_an_evaluation_of_pixels_says_so() -> None:
+    figures = metrics.of_confusion(np.array([[6, 2], [0, 2]]), 0.5, CLASSES[:2], events=3, counted="pixels")
+    text = printed(print_evaluation, figures.as_dict())
+    assert f"accuracy: {metrics.wilson(8, 10)} on 10 pixels of 3 events" in text.splitlines()
+    assert "pixels" in text.split("each class")[1].splitlines()[2]

@@ -1,0 +1,64 @@
+"""Images of each kind as a user brings them, small and made up, with a network and a loss."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.unet import unet
+
+__all__ = ["COLS", "ROWS", "Dense", "Labelled", "Own", "Pooled", "focal", "squares", "unet"]
+
+ROWS, COLS = 40, 56
+
+
+class Dense:
+    image_shape = (2, ROWS, COLS)
+    classes = ("background", "track", "shower")
+
+    def __len__(self) -> int:
+        return 12
+
+    def read(self, index: int, rows: tuple[int, int], cols: tuple[int, int]) -> tuple[NDArray[np.float32], Any]:
+        whole = np.random.default_rng(index).integers(0, 3, (2, ROWS, COLS))
+        part = whole[:, slice(*rows), slice(*cols)]
+        return part.astype(np.float32), self.target(index, part)
+
+    def target(self, index: int, part: NDArray[Any]) -> Any:
+        return part[0]
+
+
+class Labelled(Dense):
+    labels = tuple(index % 3 for index in range(12))
+
+    def target(self, index: int, part: NDArray[Any]) -> Any:
+        return self.labels[index]
+
+
+class Own(Dense):
+    def target(self, index: int, part: NDArray[Any]) -> Any:
+        return part[0] / 2
+
+
+class Pooled(nn.Module):
+    def __init__(self, planes: int, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(planes, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        scores: Tensor = self.head(images.mean((2, 3)))
+        return scores
+
+
+def squares(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    return ((outputs[:, 0] - targets) ** 2).sum(), torch.tensor(float(targets.numel()))
+
+
+def focal(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Classes that are easy count less; divided by what counts."""
+    losses = F.cross_entropy(outputs, targets, reduction="none")
+    weights = 1 - (-losses).exp()
+    return (losses * weights).sum(), weights.sum()
