@@ -136,6 +136,26 @@ def test_files_make_no_sense_for_images_of_ones_own(runs: tuple[Path, dict[str, 
     assert finished.code == 2 and "--files" in finished.err and "data.target" in finished.err
 
 
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ('data.target="tests.own_images:Nothing"', ["data.target", "tests.own_images", "no such name"]),
+        ('data.target="tests.own_images:Labelled"', ["tests.unet:unet", "must give scores of shape (1, 3)"]),
+        ('data.files=["a.h5"]', ["data: target", "files would have no effect"]),
+    ],
+)
+def test_what_cannot_work_ends_before_anything_is_written(tmp_path: Path, setting: str, words: list[str]) -> None:
+    (tmp_path / "run.toml").write_text(
+        RUN.replace("tests.integration.users_images:CosmicPixels", "tests.own_images:Dense")
+    )
+    loss = 'train.loss_target="tests.own_images:focal"'
+    arguments = ["train", "run.toml", "--set", loss, "--set", setting, "--set", "data.shift=[0,0]", "--run-dir", "run"]
+    finished = run_cli(tmp_path, *arguments, environment={"PYTHONPATH": str(ROOT)})
+    assert finished.code == 2 and finished.out == "" and "Traceback" not in finished.err
+    assert not [word for word in words if word not in finished.err], finished.err
+    assert [path.name for path in tmp_path.iterdir()] == ["run.toml"]
+
+
 def test_a_run_that_is_longer_goes_on(runs: tuple[Path, dict[str, Finished]], real_events: Path) -> None:
     """Straight to step 6, and to 4 then on: augmentation is keyed by the step, so both are the same run."""
     work, _ = runs

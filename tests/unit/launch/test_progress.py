@@ -56,6 +56,21 @@ def test_a_redirected_job_gets_a_line_now_and_then_and_the_last(folder: RunFolde
     assert shown[0] == "step 1/10  loss 1.2500  accuracy 0.500  8 events/s  peak 1.50 GiB"
 
 
+def test_targets_of_a_users_own_have_a_loss_only(folder: RunFolder, clock: list[float]) -> None:
+    screen, nothing = Screen(), dict.fromkeys(("value", "low", "high"))
+    line = step_line(1)
+    del line["accuracy"]
+    with JobDisplay(folder, 1, screen.console, verbose=False) as display:
+        folder.append_metrics(line)
+        evaluation = {"events": 9, "loss": 0.5, "balanced_accuracy": nothing}
+        folder.append_metrics({"step": 1, "evaluation": evaluation, "seconds": 1.5})
+        display.poll()
+    assert screen.lines() == [
+        "step 1/1  loss 1.2500  8 events/s  peak 1.50 GiB",
+        "step 1: 9 held-out events: loss 0.5000, balanced accuracy - in 1.5 s",
+    ]
+
+
 def test_an_evaluation_is_always_shown(folder: RunFolder, clock: list[float]) -> None:
     screen = Screen()
     with JobDisplay(folder, 10, screen.console, verbose=False) as display:
