@@ -99,6 +99,11 @@ def make_job(config: RunConfig, layout: Layout, source: Source, index: EventInde
     plan = plan_of(config, layout, model, image)
     if source.task == "pixels" and plan.output is not None and plan.output.dims != (2, 3):
         raise UserError(f"model {_name(config)}: its output is cut in dimensions {plan.output.dims}, expected (2, 3)")
+    if source.task == "own" and layout.tiles > 1 and plan.output is not None and plan.output.bounds != plan.bounds:
+        raise UserError(
+            f"model {_name(config)}: its output is cut into tiles at {plan.output.bounds}, the images and their "
+            f"targets at {plan.bounds}; only classes of pixels follow the output, so set layout.rows = layout.cols = 1"
+        )
     if config.train.loss_target is not None:
         check_loss(config.train.loss_target, source, scores)
     if config.model.weights is not None:

@@ -1,5 +1,6 @@
 """fit() and evaluate(): the wiring of one rank, then a short loop."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -53,7 +54,7 @@ class Predictions:
         if own_loss is None:
             return figures
         tally = own_loss.tally(torch.from_numpy(self.logits), torch.from_numpy(self.truths), len(classes))
-        return replace(figures, loss=tally.total / tally.weight if tally.weight else float("nan"))
+        return replace(figures, loss=tally.total / tally.weight if tally.weight else 0.0)
 
 
 def predict(
@@ -86,7 +87,7 @@ def tallied(
             sums += torch.cat([tally.confusion.flatten().double(), torch.tensor([tally.total, tally.weight]).double()])
     *counts, total, weight = groups.gather_rows(sums.tolist(), device).sum(0).tolist()
     counted = np.array(counts, np.int64).reshape(len(classes), -1)
-    mean = total / weight if weight else float("nan")
+    mean = total / weight if weight else 0.0  # as in training: what is not counted costs nothing
     unit = "pixels" if loss.task == "pixels" else "events"
     return metrics.of_confusion(counted, mean, classes, events=len(dataset), counted=unit)
 
@@ -191,5 +192,5 @@ def _evaluate(
     line = {"step": progress.step, "evaluation": evaluation.as_dict(), "seconds": time.perf_counter() - started}
     if engine.groups.rank == 0:
         run.folder.append_metrics(line)
-    best = progress.best_score is None or score > progress.best_score
+    best = not math.isnan(score) and (progress.best_score is None or score > progress.best_score)
     return predictions, replace(progress, best_score=score) if best else progress, best

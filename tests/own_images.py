@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from tests.unet import unet
 
-__all__ = ["COLS", "ROWS", "Dense", "Labelled", "Own", "Pooled", "focal", "squares", "unet"]
+__all__ = ["COLS", "ROWS", "Dense", "Labelled", "Own", "Pooled", "focal", "halving", "squares", "unet"]
 
 ROWS, COLS = 40, 56
 
@@ -55,6 +55,11 @@ class Pooled(nn.Module):
 
 def squares(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return ((outputs[:, 0] - targets) ** 2).sum(), torch.tensor(float(targets.numel()))
+
+
+def halving(planes: int, num_classes: int) -> nn.Module:
+    """Maps of half the size."""
+    return nn.Conv2d(planes, num_classes, 2, stride=2)
 
 
 def focal(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

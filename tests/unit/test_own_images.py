@@ -111,6 +111,13 @@ def test_what_does_not_fit_is_named(images: str, model: str, sections: dict[str,
         job_of(config(images, model, **sections))
 
 
+def test_targets_of_a_users_own_must_be_cut_as_the_output_is() -> None:
+    run = config("Own", "halving", train={"loss_target": "tests.own_images:squares"})
+    job_of(run)
+    with pytest.raises(UserError, match=r"halving: its output is cut into tiles at .*only classes"):
+        job_of(run, Layout(rows=2))
+
+
 @pytest.mark.parametrize("gather_at", ["never", "head"])
 def test_the_loss_knows_which_part_of_the_scores_is_a_ranks_own(gather_at: str) -> None:
     layout = Layout(rows=2)

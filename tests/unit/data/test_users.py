@@ -187,6 +187,31 @@ def test_a_late_fault_is_named_too(target):
         source.read(4, (0, 2), (0, 2))
 
 
+def test_no_more_is_read_than_the_tile(target):
+    reads = []
+
+    def read(self, index, rows, cols):
+        reads.append((index, rows, cols))
+        return Dense.read(self, index, rows, cols)
+
+    source = UserImages.open(target(changed(Dense, read=read)), "pixels")
+    assert reads == [], "a process that knows the task reads nothing to find it out"
+    assert len(EventDataset(source, [3, 1], (10, 20), (0, 30))) == 2
+    EventDataset(source, [3, 1], (10, 20), (0, 30))[1]
+    assert reads == [(1, (10, 20), (0, 30))]
+
+
+def test_a_view_of_a_file_is_no_trouble(target):
+    whole = np.zeros(SHAPE, np.float32)
+    whole.flags.writeable = False
+
+    def read(self, index, rows, cols):
+        return whole[::-1, slice(*rows), slice(*cols)], 1
+
+    dataset = EventDataset(UserImages.open(target(changed(Labelled, read=read))), [1])
+    assert dataset[0][0].shape == SHAPE
+
+
 def test_a_dataset_reads_its_tile_only_and_targets_where_the_scores_are(target):
     source = opened(target(Dense))
     whole = EventDataset(source, [3])[0]
