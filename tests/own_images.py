@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from tests.unet import unet
 
-__all__ = ["COLS", "ROWS", "Dense", "Labelled", "Own", "Pooled", "focal", "halving", "squares", "unet"]
+__all__ = ["COLS", "ROWS", "Dense", "Labelled", "Own", "Pooled", "Spectrum", "focal", "halving", "squares", "unet"]
 
 ROWS, COLS = 40, 56
 
@@ -55,6 +55,19 @@ class Pooled(nn.Module):
 
 def squares(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return ((outputs[:, 0] - targets) ** 2).sum(), torch.tensor(float(targets.numel()))
+
+
+class Spectrum(nn.Module):
+    """Classifies by an operator that has no form on tiles."""
+
+    def __init__(self, planes: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(planes)
+        self.head = nn.Linear(planes, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        scores: Tensor = self.head(torch.fft.fft2(self.norm(images)).abs().mean((2, 3)))
+        return scores
 
 
 def halving(planes: int, num_classes: int) -> nn.Module:

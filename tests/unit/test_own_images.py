@@ -1,5 +1,6 @@
 """A run on a user's own images, as far as it is decided before a process starts."""
 
+import copy
 import io
 from typing import Any
 
@@ -11,12 +12,12 @@ from lartpc_ds.config import RunConfig
 from lartpc_ds.errors import UserError
 from lartpc_ds.launch.plan import print_plan
 from lartpc_ds.layout import Layout
-from lartpc_ds.parallel.spatialize import plan_tiles
+from lartpc_ds.parallel.spatialize import convert, plan_tiles
 from lartpc_ds.parallel.tiles import Imagined, Tiles
 from lartpc_ds.prepare import Job, class_weights, make_job, make_loss, make_model, plan_of
 from lartpc_ds.runlog import RunFolder
 from lartpc_ds.sources import augmentation, index_events, open_source, reopen_source
-from tests.own_images import COLS, ROWS, Dense, Labelled, Pooled
+from tests.own_images import COLS, ROWS, Dense, Labelled, Pooled, Spectrum
 
 
 def config(images: str, model: str, **sections: Any) -> RunConfig:
@@ -109,6 +110,18 @@ def test_labels_are_split_counted_and_weighed_as_events_are() -> None:
 def test_what_does_not_fit_is_named(images: str, model: str, sections: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         job_of(config(images, model, **sections))
+
+
+def test_on_one_device_a_network_may_use_any_operator() -> None:
+    run = config("Labelled", "Spectrum")
+    job_of(run, Layout(data=2))
+    with pytest.raises(UserError, match=r"fft_fft2 has no proven form on tiles; set layout\.rows = layout\.cols = 1"):
+        job_of(run, Layout(rows=2))
+    model, images = Spectrum(2, 3), torch.randn(4, 2, ROWS, COLS)
+    expected = copy.deepcopy(model)(images)
+    alone = Imagined(1, 0)
+    plan = plan_tiles(model, Layout(), (2, ROWS, COLS))
+    assert convert(model, plan, Tiles(1, 1, alone, alone, alone))(images).equal(expected)
 
 
 def test_targets_of_a_users_own_must_be_cut_as_the_output_is() -> None:
