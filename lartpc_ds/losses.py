@@ -136,7 +136,7 @@ def check_loss(target: str, source: Source, scores: Tensor) -> None:
     told = f"train.loss_target = {target!r}: on outputs of {tuple(outputs.shape)}, targets of {tuple(targets.shape)}"
     try:
         pair: Any = function(outputs, targets)
-    except Exception as error:
+    except Exception as error:  # whatever the user's own code raises
         raise UserError(f"{told}: {where(error)}") from error
     if (
         not isinstance(pair, tuple)

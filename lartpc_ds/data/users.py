@@ -42,7 +42,7 @@ class UserImages:
         if callable(found) and (isinstance(found, type) or not hasattr(found, "read")):
             try:
                 found = found()
-            except Exception as error:
+            except Exception as error:  # whatever the user's own code raises
                 raise UserError(f"data.target = {target!r}: calling it without arguments: {where(error)}") from error
         images: Any = found
         return cls(target, images, task)
@@ -101,7 +101,7 @@ class UserImages:
             raise UserError(f"{self.told}: read must be a method (index, rows, cols) -> (image, target)")
         try:
             number = len(self._images)
-        except Exception as error:
+        except Exception as error:  # whatever the user's own code raises
             raise UserError(f"{self.told}: len() of it: {where(error)}") from error
         if number < 1:
             raise UserError(f"{self.told}: has no images")
@@ -171,7 +171,7 @@ def _read(images: Any, told: str, index: int, rows: Range, cols: Range) -> tuple
         return _pair(images.read(index, rows, cols), told)
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever the user's own code raises
         raise UserError(f"{told}: {where(error)}") from error
 
 

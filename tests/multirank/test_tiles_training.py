@@ -32,7 +32,7 @@ SETTINGS = [
 
 def model(dtype: torch.dtype = torch.float32) -> nn.Module:
     torch.manual_seed(3)
-    return build_model("resnet18", planes=IMAGE[0], num_classes=CLASSES, width=8).to(dtype)
+    return build_model("resnet18", planes=IMAGE[0], num_classes=CLASSES, width=4).to(dtype)
 
 
 def event(step: int, number: int, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,9 +16,9 @@ def model() -> nn.Module:
 @pytest.mark.parametrize("block", ["layer2_0", "layer4_1", "head"])
 def test_a_named_block_runs_whole(block: str) -> None:
     plan = assert_tiles_agree(model(), image((2, 2, 65, 97)), 2, 1, block)
-    assert list(plan.gathers) == [block] and plan.output is None
+    assert list(plan.gathered_at) == [block] and plan.output is None
 
 
 def test_auto_gathers_before_tiles_get_thin() -> None:
     plan = assert_tiles_agree(model(), image((2, 2, 65, 97)), 2, 1, "auto")
-    assert len(plan.gathers) == 1
+    assert len(plan.gathered_at) == 1
