@@ -81,7 +81,8 @@ class BatchNorm:
         x = input if len(shape) == 4 else input.reshape(*shape[:2], -1, 1)
         y, statistics = normalise(x, weight, bias, eps, num_groups=shape[1], per_sample=False, group=group)
         _update(running_mean, running_var, statistics, momentum)
-        return y.reshape(shape)
+        # a reshape to the same shape would change the strides of a single event, and torch leave channels-last
+        return y if x is input else y.reshape(shape)
 
 
 def _update(mean: Tensor | None, variance: Tensor | None, statistics: Statistics, momentum: float) -> None:
