@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lartpc_ds.errors import UserError
 
-__all__ = ["DataConfig", "LayoutConfig", "ModelConfig", "RunConfig", "SimulateConfig", "SplitConfig", "TrainConfig"]
+__all__ = ["DataConfig", "LayoutConfig", "MemoryConfig", "ModelConfig", "RunConfig", "SimulateConfig", "SplitConfig", "TrainConfig"]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -140,9 +140,13 @@ class ModelConfig(_Section):
 
 
 class LayoutConfig(_Section):
-    """How ranks share the work. This version splits events and images; `pipe` accepts 1 only."""
+    """How ranks share the work: layers over `pipe`, events over `data`, images over `rows` and `cols`."""
 
-    pipe: Literal[1] = 1
+    pipe: Positive = 1
+    """Pipeline stages: each has a run of the model's blocks."""
+    cuts: Literal["balanced", "parameters", "uniform"] | tuple[str, ...] = "balanced"
+    """Where stages begin: `balanced` makes the slowest stage fast, `parameters` and `uniform` even out weights and
+    blocks; or the names of the blocks at which the second and later stages begin."""
     data: Positive | None = None
     """Tile groups; none: all the ranks that the other axes leave."""
     rows: Positive = 1
@@ -154,6 +158,19 @@ class LayoutConfig(_Section):
     block before tiles get thinner than their halos are worth."""
     overlap: bool = True
     """Compute a convolution's interior while its halo is under way."""
+
+
+class MemoryConfig(_Section):
+    """What is kept of a step's activations; every combination gives the same numbers."""
+
+    recompute: Literal["none", "block"] = "none"
+    """`block`: keep each block's input only, and run the block once more in the backward pass."""
+    lean_norm: bool = False
+    """Keep one map of every norm and ReLU instead of two, and pools' choices in a byte each."""
+    stream_strips: Positive = 1
+    """Run the front of the network in so many strips of rows, one after the other, keeping only its small output."""
+    stream_until: str = "auto"
+    """The first block after that front: its name, or `auto`."""
 
 
 class TrainConfig(_Section):
@@ -204,6 +221,7 @@ class RunConfig(_Section):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     layout: LayoutConfig = LayoutConfig()
+    memory: MemoryConfig = MemoryConfig()
     train: TrainConfig
 
     @classmethod
