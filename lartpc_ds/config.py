@@ -14,7 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lartpc_ds.errors import UserError
 
-__all__ = ["DataConfig", "LayoutConfig", "MemoryConfig", "ModelConfig", "RunConfig", "SimulateConfig", "SplitConfig", "TrainConfig"]
+__all__ = [
+    "DataConfig",
+    "LayoutConfig",
+    "MemoryConfig",
+    "ModelConfig",
+    "RunConfig",
+    "SimulateConfig",
+    "SplitConfig",
+    "TrainConfig",
+]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]

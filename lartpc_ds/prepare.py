@@ -157,7 +157,7 @@ def make_loss(config: RunConfig, job: Job, plan: TilePlan, index: EventIndex, ti
 
 def plan_of(config: RunConfig, layout: Layout, model: nn.Module, image: tuple[int, int, int]) -> TilePlan:
     """How a run's model works on its tiles; UserError as `plan_tiles`, for what cannot."""
-    return plan_tiles(model, layout, image, config.layout.gather_at, config.model.norm_scope)
+    return plan_tiles(model, layout, image, config.layout.gather_at, config.model.norm_scope, config.memory.lean_norm)
 
 
 def tile_shares(config: RunConfig, job: Job, precision: str) -> list[TileShare]:

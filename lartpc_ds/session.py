@@ -23,6 +23,7 @@ from lartpc_ds.config import RunConfig
 from lartpc_ds.data.dataset import EventDataset
 from lartpc_ds.data.event_index import EventIndex, read_index
 from lartpc_ds.data.source import Source
+from lartpc_ds.levers.recompute import recompute
 from lartpc_ds.memory import PeakMemory
 from lartpc_ds.parallel.groups import Groups
 from lartpc_ds.parallel.spatialize import TilePlan, convert
@@ -129,6 +130,8 @@ def _on_tiles(model: nn.Module, run: Run, groups: Groups) -> tuple[TilePlan, Til
     clock = Clock(config.train.seed)
     tiles = groups.tiles(norm_scope=config.model.norm_scope, overlap=config.layout.overlap, clock=clock)
     convert(model, plan, tiles)
+    if config.memory.recompute == "block":
+        recompute(model, clock)
     return plan, tiles
 
 

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lartpc_ds.layout import Layout
+from lartpc_ds.levers.recompute import recompute
 from lartpc_ds.parallel.reductions import sum_over_ranks
 from lartpc_ds.parallel.spatialize import TilePlan, convert, plan_tiles
 from lartpc_ds.parallel.tiles import Clock, Group, Tiles, Wait
@@ -54,9 +55,13 @@ def whole(model: nn.Module, x: Tensor) -> Numbers:
     return Numbers(y.detach(), x.grad, _gradients(model), _buffers(model))
 
 
-def on_tile(model: nn.Module, x: Tensor, plan: TilePlan, tiles: Tiles, output_shape: torch.Size) -> Numbers:
+def on_tile(
+    model: nn.Module, x: Tensor, plan: TilePlan, tiles: Tiles, output_shape: torch.Size, recomputed: bool = False
+) -> Numbers:
     """One rank: its tile of `x`, its part of the output, gradients before any averaging."""
     model = convert(copy.deepcopy(model), plan, tiles)
+    if recomputed:
+        recompute(model, tiles.clock)
     (top, bottom), (left, right) = plan.tile(tiles.row, tiles.col)
     mine = x[:, :, top:bottom, left:right].clone(memory_format=torch.preserve_format).requires_grad_()
     y = model(mine)
@@ -121,12 +126,21 @@ def _close(
     assert difference <= tolerance * max(_largest(scale), least_scale), f"{what} differs by {difference}"
 
 
-def assert_tiles_agree(model: nn.Module, x: Tensor, rows: int, cols: int, gather_at: str = "never") -> TilePlan:
+def assert_tiles_agree(
+    model: nn.Module,
+    x: Tensor,
+    rows: int,
+    cols: int,
+    gather_at: str = "never",
+    *,
+    lean_norm: bool = False,
+    recomputed: bool = False,
+) -> TilePlan:
     """The whole comparison, on threads; UserError where the plan refuses."""
     layout = Layout(rows=rows, cols=cols)
-    plan = plan_tiles(model, layout, (x.shape[1], x.shape[2], x.shape[3]), gather_at)
+    plan = plan_tiles(model, layout, (x.shape[1], x.shape[2], x.shape[3]), gather_at, lean_norm=lean_norm)
     reference = whole(model, x)
-    ranks = on_threads(layout, lambda tiles: on_tile(model, x, plan, tiles, reference.output.shape))
+    ranks = on_threads(layout, lambda tiles: on_tile(model, x, plan, tiles, reference.output.shape, recomputed))
     assert_same(reference, ranks, plan, layout)
     return plan
 

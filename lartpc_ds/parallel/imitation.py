@@ -37,6 +37,8 @@ class TilePlan:
     """The calls of a run as the model stands, and of one in evaluation."""
     output: Cut | None
     """How the model's result is cut; None: it is whole, and the same on every rank."""
+    lean: bool = False
+    """Norms apply the ReLU that follows them, where it is all that reads them; pools keep bytes."""
 
     @property
     def calls(self) -> list[Call]:

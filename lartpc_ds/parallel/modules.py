@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["Around", "announce", "announced"]
+__all__ = ["Around", "announce", "announced", "wrap"]
 
 Around = Callable[[str, Callable[..., Any], Any, Any], Any]
 """Called as around(name of the module, its forward, args, kwargs) in place of forward(*args, **kwargs)."""
@@ -21,7 +21,12 @@ Around = Callable[[str, Callable[..., Any], Any, Any], Any]
 def announce(model: nn.Module, around: Around) -> None:
     """From now on every module of `model` runs inside `around`."""
     for name, module in model.named_modules():
-        module.forward = MethodType(_wrapper(name, _function(module), around), module)
+        wrap(name, module, around)
+
+
+def wrap(name: str, module: nn.Module, around: Around) -> None:
+    """From now on `module` runs inside `around`, under `name`."""
+    module.forward = MethodType(_wrapper(name, _function(module), around), module)
 
 
 @contextmanager

@@ -8,6 +8,10 @@ Speed on CPU decides the rest. `torch.var_mean` of a bfloat16 map takes 30 times
 and the fused evaluation kernel of batch norm applies any statistics; the two sums of the backward come from
 `native_batch_norm_backward` when only the parameters' gradients are asked of it. The input's gradient is an affine map
 of two maps, done in float32 on pieces that fit a core's cache: what the native kernel takes, and rounded once.
+
+With `remade`, a ReLU follows at once and only the norm's input is kept: the layer that reads the result saves a recipe
+for it, and the backward makes it again piece by piece to see where the ReLU was open, into the memory of the gradient
+that it returns.
 """
 
 from collections.abc import Iterator
@@ -17,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lartpc_ds.parallel.remade import Remade
 from lartpc_ds.parallel.tiles import Group
 
 __all__ = ["Statistics", "normalise"]
@@ -42,14 +47,53 @@ def normalise(
     num_groups: int,
     per_sample: bool,
     group: Group,
+    remade: Remade | None = None,
 ) -> tuple[Tensor, Statistics]:
     """(x - mean) / sqrt(variance + eps) * weight + bias of a tile x (N, C, h, w), and the statistics.
 
     A unit is one sample, or with `per_sample` false all of them; a statistic is over one unit and C / num_groups
-    channels.
+    channels. With `remade` the result is relu(y), noted there.
     """
-    y, mean, variance, count = _Normalise.apply(x, weight, bias, eps, num_groups, per_sample, group)  # type: ignore[no-untyped-call]
-    return y, Statistics(mean, variance, count)
+    relu = remade is not None
+    y, mean, variance, count = _Normalise.apply(x, weight, bias, eps, num_groups, per_sample, group, relu)  # type: ignore[no-untyped-call]
+    statistics = Statistics(mean, variance, count)
+    if remade is not None and torch.is_grad_enabled():
+        affine = _Affine.of(statistics, x.shape[1], weight, bias, eps, per_sample)
+        x = x.detach()
+        remade.note(y, lambda: affine.of_map(x, relu=True))
+    return y, statistics
+
+
+class _Affine(NamedTuple):
+    """A norm whose statistics are known: each (units, C), weight and bias (C)."""
+
+    mean: Tensor
+    variance: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    eps: float
+    per_sample: bool
+
+    @classmethod
+    def of(
+        cls, statistics: Statistics, channels: int, weight: Tensor | None, bias: Tensor | None, eps: float, unit: bool
+    ) -> "_Affine":
+        """With weights of its own: a sharding engine takes a parameter's away before a later layer asks for it."""
+        repeats = channels // statistics.mean.shape[1]
+        mean, variance = (one.repeat_interleave(repeats, 1) for one in statistics[:2])
+        own = [None if one is None else one.detach().clone() for one in (weight, bias)]
+        return cls(mean, variance, own[0], own[1], eps, unit)
+
+    def of_map(self, x: Tensor, *, relu: bool) -> Tensor:
+        """Of (N, C, h, w)."""
+        parts = [self.of_unit(unit, part, relu=relu) for unit, part in _units(x, self.per_sample)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def of_unit(self, unit: int, part: Tensor, *, relu: bool) -> Tensor:
+        """Of some pixels of one unit."""
+        mean, variance = self.mean[unit], self.variance[unit]
+        y = torch.native_batch_norm(part, self.weight, self.bias, mean, variance, False, 0.0, self.eps)[0]
+        return y.relu_() if relu else y
 
 
 class _Normalise(torch.autograd.Function):
@@ -68,18 +112,13 @@ class _Normalise(torch.autograd.Function):
         num_groups: int,
         per_sample: bool,
         group: Group,
+        relu: bool,
     ) -> tuple[Tensor, ...]:
         statistics = _combined(_local(x, num_groups, per_sample), group)
-        ctx.eps, ctx.group, ctx.per_sample = eps, group, per_sample
-        channels = x.shape[1] // num_groups
-        mean = statistics.mean.repeat_interleave(channels, 1)
-        variance = statistics.variance.repeat_interleave(channels, 1)
-        parts = [
-            torch.native_batch_norm(part, weight, bias, mean[unit], variance[unit], False, 0.0, eps)[0]
-            for unit, part in _units(x, per_sample)
-        ]
-        y = parts[0] if len(parts) == 1 else torch.cat(parts)
-        ctx.save_for_backward(x, weight, mean, variance, statistics.pixels)
+        ctx.eps, ctx.group, ctx.per_sample, ctx.relu = eps, group, per_sample, relu
+        affine = _Affine.of(statistics, x.shape[1], weight, bias, eps, per_sample)
+        y = affine.of_map(x, relu=relu)
+        ctx.save_for_backward(x, weight, bias, affine.mean, affine.variance, statistics.pixels)
         ctx.mark_non_differentiable(*statistics)
         return y, *statistics
 
@@ -87,21 +126,17 @@ class _Normalise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         gradient = gradients[0]
-        x, weight, mean, variance, count = ctx.saved_tensors
+        x, weight, bias, mean, variance, count = ctx.saved_tensors
+        affine = _Affine(mean, variance, weight, bias, ctx.eps, ctx.per_sample)
         invstd = (variance + ctx.eps).rsqrt()
-        sums = [
-            torch.ops.aten.native_batch_norm_backward(
-                gradient_part, part, None, None, None, mean[unit], invstd[unit], True, ctx.eps, (False, True, True)
-            )[1:]
-            for (unit, part), (_, gradient_part) in zip(
-                _units(x, ctx.per_sample), _units(gradient, ctx.per_sample), strict=True
-            )
-        ]
-        with_x, alone = (torch.stack(column) for column in zip(*sums, strict=True))  # (units, C)
+        if ctx.relu:
+            gradient, with_x, alone = _through_relu(gradient, x, affine, invstd)
+        else:
+            with_x, alone = _sums(gradient, x, affine, invstd)
         g_weight = with_x.sum(0).to(weight.dtype) if weight is not None else None
         g_bias = alone.sum(0).to(weight.dtype) if weight is not None else None
         if not ctx.needs_input_grad[0]:
-            return None, g_weight, g_bias, None, None, None, None
+            return None, g_weight, g_bias, *(None for _ in range(5))
         scale = invstd if weight is None else invstd * weight
         both = torch.stack([alone, with_x]) if weight is None else torch.stack([alone, with_x]) * weight
         groups, channels = count.shape[1], x.shape[1] // count.shape[1]
@@ -110,7 +145,8 @@ class _Normalise(torch.autograd.Function):
         mean_gradient, mean_product = over_all.repeat_interleave(channels, 2)
         slope = -mean_product * invstd * invstd
         offset = -mean_gradient * invstd - slope * mean
-        return _affine(gradient, x, scale, slope, offset), g_weight, g_bias, None, None, None, None
+        g_x = gradient if ctx.relu else torch.empty_like(x)
+        return _combine(g_x, gradient, x, scale, slope, offset), g_weight, g_bias, *(None for _ in range(5))
 
 
 def _units(x: Tensor, per_sample: bool) -> Iterator[tuple[int, Tensor]]:
@@ -144,17 +180,68 @@ def _combined(local: Statistics, group: Group) -> Statistics:
     return Statistics(mean, deviations.sum(0) / count, count)
 
 
-def _affine(gradient: Tensor, x: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """Gradient * scale + x * slope + offset, each factor (units, C), in float32 or better."""
-    y = torch.empty_like(x)
-    units = len(scale)
-    factors = [factor[:, :, None, None] for factor in (scale, slope, offset)]
+def _sums(gradient: Tensor, x: Tensor, affine: _Affine, invstd: Tensor) -> tuple[Tensor, Tensor]:
+    """Over pixels: of gradient * (x - mean) * invstd, and of gradient; each (units, C)."""
+    sums = [
+        torch.ops.aten.native_batch_norm_backward(
+            gradient_part,
+            part,
+            None,
+            None,
+            None,
+            affine.mean[unit],
+            invstd[unit],
+            True,
+            affine.eps,
+            (False, True, True),
+        )[1:]
+        for (unit, part), (_, gradient_part) in zip(
+            _units(x, affine.per_sample), _units(gradient, affine.per_sample), strict=True
+        )
+    ]
+    with_x, alone = (torch.stack(column) for column in zip(*sums, strict=True))
+    return with_x, alone
+
+
+def _through_relu(gradient: Tensor, x: Tensor, affine: _Affine, invstd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient where the ReLU was open, as a new map, and its sums as `_sums` has them."""
+    masked = torch.empty_like(x)
+    with_x, alone = (torch.zeros_like(affine.mean) for _ in range(2))
+    for unit, piece in _pieces(x, affine.per_sample):
+        part = x[piece]
+        y = affine.of_unit(unit, part, relu=False)
+        masked[piece] = torch.ops.aten.threshold_backward(gradient[piece], y, 0)
+        sums = torch.ops.aten.native_batch_norm_backward(
+            masked[piece],
+            part,
+            None,
+            None,
+            None,
+            affine.mean[unit],
+            invstd[unit],
+            True,
+            affine.eps,
+            (False, True, True),
+        )
+        with_x[unit] += sums[1]
+        alone[unit] += sums[2]
+    return masked, with_x, alone
+
+
+def _pieces(x: Tensor, per_sample: bool) -> Iterator[tuple[int, tuple[slice, slice, slice]]]:
+    """(unit, where) of bands of rows that fit a cache."""
     piece_bytes = _PIECE_BYTES.get(x.device.type, _PIECE_BYTES_OF_OTHERS)
     rows = max(1, piece_bytes // max(1, x[0, :, 0].numel() * x.element_size()))
     for sample in range(len(x)):
-        a, b, c = (factor[sample if units > 1 else 0] for factor in factors)
         for top in range(0, x.shape[2], rows):
-            piece = (sample, slice(None), slice(top, top + rows))
-            part = gradient[piece].to(a.dtype, copy=True)
-            y[piece] = part.mul_(a).addcmul_(x[piece].to(a.dtype), b).add_(c)
+            yield sample if per_sample else 0, (slice(sample, sample + 1), slice(None), slice(top, top + rows))
+
+
+def _combine(y: Tensor, gradient: Tensor, x: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+    """Into y, which may be the gradient: gradient * scale + x * slope + offset, each factor (units, C), in float32."""
+    factors = [factor[:, None, :, None, None] for factor in (scale, slope, offset)]
+    for unit, piece in _pieces(x, len(scale) > 1):
+        a, b, c = (factor[unit] for factor in factors)
+        part = gradient[piece].to(a.dtype, copy=True)
+        y[piece] = part.mul_(a).addcmul_(x[piece].to(a.dtype), b).add_(c)
     return y

@@ -7,6 +7,7 @@ Rejected: pooling a padded copy, which would stand beside the largest map of the
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from lartpc_ds.parallel.choices import Pool, choose, give_back
 from lartpc_ds.parallel.convolution import Geometry, in_place
 from lartpc_ds.parallel.halo import add_home, cut, fetch, padded, send_home
 from lartpc_ds.parallel.tiles import Tiles
@@ -31,15 +33,19 @@ class _Edge(NamedTuple):
     need: Rect
 
 
-class _Pool(NamedTuple):
-    """What both passes need to know; `kernel` and the like as torch takes them."""
+class _Tile(NamedTuple):
+    """What both passes need to know."""
 
-    kernel: Pair
-    stride: Pair
-    dilation: Pair
-    padding: Pair
+    pool: Pool
+    """Of the tile itself."""
     skips: Pair
+    outputs: Pair
     edges: tuple[_Edge, ...]
+
+    @property
+    def at_edges(self) -> Pool:
+        """Of the small rectangles, which bring their surroundings."""
+        return replace(self.pool, padding=(0, 0))
 
 
 def max_pool(tiles: Tiles, here: Here, geometry: Geometry, outputs: Pair, x: Tensor) -> Tensor:
@@ -48,18 +54,20 @@ def max_pool(tiles: Tiles, here: Here, geometry: Geometry, outputs: Pair, x: Ten
     rows = in_place(geometry.rows, here.own.rows, here.need.rows, outputs[0])
     cols = in_place(geometry.cols, here.own.cols, here.need.cols, outputs[1])
     spread = geometry.dilation != (1, 1)  # a window may then miss the tile, and torch's backward writes astray
-    if spread or rows is None or cols is None or rows.padding > kernel[0] // 2 or cols.padding > kernel[1] // 2:
+    large = kernel[0] * kernel[1] > 256  # a place in such a window is no byte
+    if (
+        spread
+        or large
+        or rows is None
+        or cols is None
+        or rows.padding > kernel[0] // 2
+        or cols.padding > kernel[1] // 2
+    ):
         x = padded(tiles, x, here, -torch.inf)
         return F.max_pool2d(x, kernel, geometry.stride, 0, geometry.dilation)
-    pool = _Pool(
-        kernel,
-        geometry.stride,
-        geometry.dilation,
-        (rows.padding, cols.padding),
-        (rows.skip, cols.skip),
-        tuple(_edges(geometry, here, outputs)),
-    )
-    y: Tensor = _MaxPool.apply(x, tiles, here, pool)  # type: ignore[no-untyped-call]
+    pool = Pool(kernel, geometry.stride, (rows.padding, cols.padding))
+    tile = _Tile(pool, (rows.skip, cols.skip), outputs, tuple(_edges(geometry, here, outputs)))
+    y: Tensor = _MaxPool.apply(x, tiles, here, tile)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -102,38 +110,39 @@ class _MaxPool(torch.autograd.Function):
     """(N, C, own) -> (N, C, outputs); gradient: (N, C, outputs) -> (N, C, own), the halo's added by its owners."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, tiles: Tiles, here: Here, pool: _Pool) -> Tensor:
-        ctx.tiles, ctx.here, ctx.pool = tiles, here, pool
+    def forward(ctx: Any, x: Tensor, tiles: Tiles, here: Here, tile: _Tile) -> Tensor:
+        ctx.tiles, ctx.here, ctx.tile = tiles, here, tile
         pieces = fetch(tiles, x, here)
         if not tiles.overlap:
             pieces()
-        y, index = _forward(_skipped(x, pool), pool, pool.padding)
-        saved = [x, index]
+        y, places = choose(tile.pool, _skipped(x, tile), tile.outputs)
+        saved = [places]
         halos = pieces()
-        for edge in pool.edges:
+        for edge in tile.edges:
             pixels = _assembled(x, halos, here, edge.need)
-            pooled, edge_index = _forward(pixels, pool, (0, 0))
+            pooled, edge_places = choose(tile.at_edges, pixels, edge.outputs.shape)
             _at(y, edge.outputs).copy_(pooled)
-            saved += [pixels, edge_index]
+            saved.append(edge_places)
         ctx.save_for_backward(*saved)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,), here, pool = gradients, ctx.here, ctx.pool
-        x, index, *saved = ctx.saved_tensors
-        interior = gradient.clone() if pool.edges else gradient
+        (gradient,), here, tile = gradients, ctx.here, ctx.tile
+        places, *edge_places = ctx.saved_tensors
+        interior = gradient.clone() if tile.edges else gradient
         edge_gradients = []
-        for edge, pixels, edge_index in zip(pool.edges, saved[::2], saved[1::2], strict=True):
-            own = _backward(_at(gradient, edge.outputs), pixels, edge_index, pool, (0, 0))
+        for edge, chosen in zip(tile.edges, edge_places, strict=True):
+            own = give_back(tile.at_edges, _at(gradient, edge.outputs), chosen, edge.need.shape)
             edge_gradients.append((edge.need, own))
             _at(interior, edge.outputs).zero_()
-        travelling = [_sum_at(piece.rect, edge_gradients, x) for piece in here.incoming]
-        pieces = send_home(ctx.tiles, travelling, here, x)
-        g_x = _backward(interior, _skipped(x, pool), index, pool, pool.padding)
-        if any(pool.skips):
-            g_x = F.pad(g_x, (pool.skips[1], 0, pool.skips[0], 0))
+        travelling = [_sum_at(piece.rect, edge_gradients, gradient) for piece in here.incoming]
+        pieces = send_home(ctx.tiles, travelling, here, gradient)
+        height, width = here.own.shape
+        g_x = give_back(tile.pool, interior, places, (height - tile.skips[0], width - tile.skips[1]))
+        if any(tile.skips):
+            g_x = F.pad(g_x, (tile.skips[1], 0, tile.skips[0], 0))
         for need, g in edge_gradients:
             kept = _both(need, here.own)
             if kept is not None:
@@ -141,20 +150,8 @@ class _MaxPool(torch.autograd.Function):
         return add_home(g_x, pieces(), here), None, None, None
 
 
-def _forward(x: Tensor, pool: _Pool, padding: Pair) -> tuple[Tensor, Tensor]:
-    y, index = torch.ops.aten.max_pool2d_with_indices(x, pool.kernel, pool.stride, padding, pool.dilation, False)
-    return y, index
-
-
-def _backward(gradient: Tensor, x: Tensor, index: Tensor, pool: _Pool, padding: Pair) -> Tensor:
-    result: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(
-        gradient, x, pool.kernel, pool.stride, padding, pool.dilation, False, index
-    )
-    return result
-
-
-def _skipped(x: Tensor, pool: _Pool) -> Tensor:
-    return x[:, :, pool.skips[0] :, pool.skips[1] :]
+def _skipped(x: Tensor, tile: _Tile) -> Tensor:
+    return x[:, :, tile.skips[0] :, tile.skips[1] :]
 
 
 def _at(y: Tensor, outputs: Rect) -> Tensor:

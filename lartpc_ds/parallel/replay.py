@@ -6,6 +6,7 @@ call that would need a plan and has none, because the model takes another way th
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.parallel.cuts import Call, Key, Run, compared, key_of, numbers_of, tensors_of
 from lartpc_ds.parallel.modules import announce
 from lartpc_ds.parallel.rules import RULES
+from lartpc_ds.parallel.statistics import LayerNorm
 from lartpc_ds.parallel.tiles import Tiles
 from lartpc_ds.parallel.trace import DROPOUTS, GATHERED, LOOKS, canonical
 
@@ -35,6 +37,8 @@ class Known:
     """Functions with a call that torch's own does not do right."""
     cut: set[str] = field(default_factory=set)
     """Functions with a call that touches a tile."""
+    any_shape: dict[str, Run] = field(default_factory=dict)
+    """Functions that are made our way whatever the shapes: strips of a map have others than the map."""
 
 
 _UNKNOWN = Known()
@@ -49,11 +53,15 @@ class Seen(NamedTuple):
 
 
 class Replay(TorchFunctionMode):
-    """Entered by the outermost module that runs; `calls` has the calls of each module as this rank makes them."""
+    """Entered by the outermost module that runs; `calls` has the calls of each module as this rank makes them.
 
-    def __init__(self, calls: dict[str, Known], tiles: Tiles) -> None:
+    `lean`: some norms apply the ReLU that follows them, and their results are made again rather than kept.
+    """
+
+    def __init__(self, calls: dict[str, Known], tiles: Tiles, *, lean: bool = False) -> None:
         super().__init__()
         self.tiles = tiles
+        self._lean = lean
         self.seen: list[Seen] | None = None
         """A list: note every call."""
         self._calls = calls
@@ -62,6 +70,8 @@ class Replay(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Look the call up."""
         kwargs, owner, name = kwargs or {}, self._stack[-1], canonical(func)
+        if self._lean and name == "relu" and self.seen is None and self.tiles.remade.holds(args[0]):
+            return args[0]  # the norm before it was a ReLU already
         known = self._calls.get(owner, _UNKNOWN)
         strict = self.seen is None and name in _NEEDS_PLAN and self.tiles.group.size > 1
         if self.seen is None and not strict and name not in known.planned:
@@ -73,6 +83,8 @@ class Replay(TorchFunctionMode):
             self._refuse_unplanned(owner, name, known, tensors)
         if self.seen is not None and name != "get" and name not in LOOKS:
             self.seen.append(Seen(owner, key, compared(name, run, numbers_of(args, kwargs))))
+        if run is None:
+            run = known.any_shape.get(name)
         return func(*args, **kwargs) if run is None else run(self.tiles, func, args, kwargs)
 
     def _refuse_unplanned(self, owner: str, name: str, known: Known, tensors: list[Tensor]) -> None:
@@ -95,7 +107,7 @@ class Replay(TorchFunctionMode):
         try:
             if len(self._stack) > 1:
                 return forward(*args, **kwargs)
-            with self:
+            with self, self.tiles.remade.hooks() if self._lean else nullcontext():
                 return forward(*args, **kwargs)
         finally:
             self._stack.pop()
@@ -123,4 +135,6 @@ def table(calls: Iterable[Call], row: int, col: int) -> dict[str, Known]:
             known.planned.add(call.name)
         if call.is_cut:
             known.cut.add(call.name)
+        if isinstance(call.run, LayerNorm):
+            known.any_shape[call.name] = call.run
     return modules

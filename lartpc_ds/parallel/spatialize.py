@@ -18,12 +18,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Bounds, Layout, tile_bounds
-from lartpc_ds.parallel.cuts import Call, Cut, EmptyTile, tensors_of
+from lartpc_ds.parallel.cuts import Call, Cut, EmptyTile, Run, tensors_of
+from lartpc_ds.parallel.followers import norms_before_relu
 from lartpc_ds.parallel.groups import Groups
 from lartpc_ds.parallel.imitation import TRACED_EVENTS, TilePlan, compare, images_of, imagined, refuse_ambiguous
+from lartpc_ds.parallel.operators import MaxPool
 from lartpc_ds.parallel.randomness import Draw, Dropout
 from lartpc_ds.parallel.replay import Replay, table
-from lartpc_ds.parallel.statistics import BatchNorm
+from lartpc_ds.parallel.statistics import BatchNorm, relu_norm
 from lartpc_ds.parallel.tiles import Clock, Tiles
 from lartpc_ds.parallel.trace import Tracer
 
@@ -43,67 +45,90 @@ class TileShare:
 
 
 def plan_tiles(
-    model: nn.Module, layout: Layout, image: tuple[int, int, int], gather_at: str = "auto", norm_scope: str = "tiles"
+    model: nn.Module,
+    layout: Layout,
+    image: tuple[int, int, int],
+    gather_at: str = "auto",
+    norm_scope: str = "tiles",
+    lean_norm: bool = False,
 ) -> TilePlan:
     """Plan and check a model for images of (channels, rows, columns) on the tiles of `layout`; moves no data.
+
+    With `lean_norm`, a norm that only a ReLU reads keeps one map instead of two.
 
     Raises:
         UserError: an operator without a proven form on tiles, an empty tile, a name in `gather_at` that is no module:
             naming layer, line and what to change.
     """
-    bounds = tile_bounds(image[1], layout.rows), tile_bounds(image[2], layout.cols)
     shadow = _shadow(model)
+    bounds = tile_bounds(image[1], layout.rows), tile_bounds(image[2], layout.cols)
+    lean = norms_before_relu(shadow, images_of(shadow, (TRACED_EVENTS, *image))) if lean_norm else frozenset()
+    wish = _Wish(layout, image, bounds, norm_scope, lean_norm, lean)
     if gather_at not in ("auto", "never") and gather_at not in dict(shadow.named_modules()):
         names = ", ".join(name for name, _ in shadow.named_children())
         raise UserError(f'layout.gather_at = {gather_at!r}: no such block; "auto", "never" or a module such as {names}')
     if gather_at != "auto":
-        return _checked(shadow, layout, image, bounds, None if gather_at == "never" else gather_at, norm_scope)
-    return _gathered_in_time(shadow, layout, image, bounds, norm_scope)
+        return _checked(shadow, wish, None if gather_at == "never" else gather_at)
+    return _gathered_in_time(shadow, wish)
 
 
-def _gathered_in_time(
-    model: nn.Module, layout: Layout, image: tuple[int, int, int], bounds: tuple[Bounds, Bounds], norm_scope: str
-) -> TilePlan:
+@dataclass(frozen=True)
+class _Wish:
+    """What is asked of a plan, but for where it gathers."""
+
+    layout: Layout
+    image: tuple[int, int, int]
+    bounds: tuple[Bounds, Bounds]
+    norm_scope: str
+    lean_norm: bool
+    norms_before_relu: frozenset[tuple[str, str]]
+
+    def run_of(self, call: Call) -> Run | None:
+        """What stands for a call: torch's own where there is one tile, but for masks, statistics over data, levers."""
+        run, layout = call.run, self.layout
+        if self.lean_norm and (call.owner, call.name) in self.norms_before_relu and len(call.tensors[0][0]) == 4:
+            return relu_norm(call.name, whole=not call.is_cut)
+        random = isinstance(run, Dropout | Draw)
+        norm = isinstance(run, BatchNorm) and self.norm_scope == "all" and layout.data > 1
+        whole_norm = isinstance(run, BatchNorm) and run.whole and not norm
+        lean_pool = isinstance(run, MaxPool) and self.lean_norm
+        return run if random or norm or lean_pool or (layout.tiles > 1 and not whole_norm) else None
+
+
+def _gathered_in_time(model: nn.Module, wish: _Wish) -> TilePlan:
     """Stay on tiles as long as every tile is worth its halo, then gather before the block that is not."""
     try:
-        return _checked(model, layout, image, bounds, None, norm_scope, refuse_thin=True)
+        return _checked(model, wish, None, refuse_thin=True)
     except EmptyTile as error:
         parts = error.layer.split(".")
     for depth in range(len(parts), 0, -1):
         block = ".".join(parts[:depth])
         with contextlib.suppress(UserError):
-            return _checked(model, layout, image, bounds, block or None, norm_scope, refuse_thin=True)
+            return _checked(model, wish, block or None, refuse_thin=True)
     # where no single block can be gathered, thin tiles are slow but right
-    return _checked(model, layout, image, bounds, None, norm_scope)
+    return _checked(model, wish, None)
 
 
-def _checked(
-    model: nn.Module,
-    layout: Layout,
-    image: tuple[int, int, int],
-    bounds: tuple[Bounds, Bounds],
-    gather_at: str | None,
-    norm_scope: str,
-    refuse_thin: bool = False,
-) -> TilePlan:
+def _checked(model: nn.Module, wish: _Wish, gather_at: str | None, refuse_thin: bool = False) -> TilePlan:
+    layout = wish.layout
     traces: list[tuple[Call, ...]] = []
     results: list[list[tuple[tuple[int, ...], Cut | None]]] = []
     output = None
     with _both_modes(model) as modes:
         for _ in modes:
             tracer = Tracer(refuse_thin, layout.tiles == 1)
-            images = tracer.mark(images_of(model, (TRACED_EVENTS, *image)), Cut((2, 3), bounds))
+            images = tracer.mark(images_of(model, (TRACED_EVENTS, *wish.image)), Cut((2, 3), wish.bounds))
             with torch.no_grad(), tracer.inside(model, gather_at):
                 result = model(images)
             output = tracer.cut_of(result)
-            traces.append(tuple(_needed(call, layout, norm_scope) for call in tracer.calls))
+            traces.append(tuple(replace(call, run=wish.run_of(call)) for call in tracer.calls))
             results.append([(tuple(one.shape), tracer.cut_of(one)) for one in tensors_of(result, {})])
             if not isinstance(result, Tensor) and layout.tiles > 1 and any(cut for _, cut in results[-1]):
                 raise UserError(
                     f"the model gives a {type(result).__name__} with maps that are cut into tiles; on tiles its result "
                     "must be one tensor, or whole ones"
                 )
-    plan = TilePlan(image, bounds, tuple(traces), output)
+    plan = TilePlan(wish.image, wish.bounds, tuple(traces), output, wish.lean_norm)
     if layout.tiles > 1:
         refuse_ambiguous(plan, layout)
         with _both_modes(model) as modes:
@@ -142,14 +167,6 @@ def _both_modes(model: nn.Module) -> Iterator[Iterator[None]]:
         module.training = mode
 
 
-def _needed(call: Call, layout: Layout, norm_scope: str) -> Call:
-    """Torch's own functions do, where there is one tile; masks and statistics over data have to be ours always."""
-    random = isinstance(call.run, Dropout | Draw)
-    norm = isinstance(call.run, BatchNorm) and norm_scope == "all" and layout.data > 1
-    whole_norm = isinstance(call.run, BatchNorm) and call.run.whole and not norm
-    return call if random or norm or (layout.tiles > 1 and not whole_norm) else replace(call, run=None)
-
-
 def shares(plan: TilePlan, model: nn.Module, layout: Layout) -> list[TileShare]:
     """What each tile has of a step, row by row; a pure calculation on meta tensors."""
     shadow = _shadow(model)
@@ -176,7 +193,7 @@ def convert(model: nn.Module, plan: TilePlan, tiles: Tiles) -> nn.Module:
             )
 
     model.register_forward_pre_hook(check)
-    Replay(table(plan.calls, tiles.row, tiles.col), tiles).attach(model)
+    Replay(table(plan.calls, tiles.row, tiles.col), tiles, lean=plan.lean).attach(model)
     return model
 
 
@@ -188,6 +205,7 @@ def spatialize(
     *,
     gather_at: str = "auto",
     norm_scope: str = "tiles",
+    lean_norm: bool = False,
     overlap: bool = True,
     clock: Clock | None = None,
 ) -> nn.Module:
@@ -204,6 +222,7 @@ def spatialize(
         image_size: of the whole image; fixed from here on.
         gather_at: "auto", "never", or the module whose input every rank gathers, to run whole from there on.
         norm_scope: batch statistics over "tiles" of one event or over "all" data ranks too.
+        lean_norm: keep one map of every norm that only a ReLU reads, instead of two.
         overlap: compute a convolution's interior while its halo is under way.
         clock: set its step and micro-batch before each forward to make dropout masks repeatable; by default every
             training forward draws others.
@@ -211,7 +230,7 @@ def spatialize(
     Raises:
         UserError: as `plan_tiles`.
     """
-    plan = plan_tiles(model, layout, image_size, gather_at, norm_scope)
+    plan = plan_tiles(model, layout, image_size, gather_at, norm_scope, lean_norm)
     if clock is None:
         clock = Clock(micro_batch=groups.data_rank)
         model.register_forward_pre_hook(_tick(clock))

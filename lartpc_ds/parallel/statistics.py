@@ -1,6 +1,6 @@
 """What stands for norms and reductions on tiles: the statistics of the whole image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from lartpc_ds.layout import Bounds
+from lartpc_ds.parallel.layer_norms import layer_norm_relu
 from lartpc_ds.parallel.norms import Statistics, normalise
 from lartpc_ds.parallel.operators import outputs_of
 from lartpc_ds.parallel.reductions import global_max, global_sum
-from lartpc_ds.parallel.tiles import Tiles
+from lartpc_ds.parallel.tiles import Alone, Tiles
 
-__all__ = ["BatchNorm", "GlobalMax", "GlobalMean", "GroupNorm", "InstanceNorm"]
+__all__ = ["BatchNorm", "GlobalMax", "GlobalMean", "GroupNorm", "InstanceNorm", "LayerNorm", "relu_norm"]
 
 Function = Callable[..., Any]
 
@@ -51,10 +52,12 @@ class GlobalMax:
 class BatchNorm:
     """F.batch_norm in training, statistics and running buffers of the whole image.
 
-    `whole`: of a map that every tile rank holds whole, so that statistics run over data at most.
+    `whole`: of a map that every tile rank holds whole, so that statistics run over data at most. `relu`: a ReLU is all
+    that reads the result, so it is applied here, and one map is kept instead of two (see `remade`).
     """
 
     whole: bool = False
+    relu: bool = False
 
     def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
         """This rank's outputs."""
@@ -79,7 +82,10 @@ class BatchNorm:
         group = tiles.whole_norm if self.whole else tiles.norm
         shape = input.shape  # of a whole tensor, any
         x = input if len(shape) == 4 else input.reshape(*shape[:2], -1, 1)
-        y, statistics = normalise(x, weight, bias, eps, num_groups=shape[1], per_sample=False, group=group)
+        remade = tiles.remade if self.relu else None
+        y, statistics = normalise(
+            x, weight, bias, eps, num_groups=shape[1], per_sample=False, group=group, remade=remade
+        )
         _update(running_mean, running_var, statistics, momentum)
         # a reshape to the same shape would change the strides of a single event, and torch leave channels-last
         return y if x is input else y.reshape(shape)
@@ -96,7 +102,10 @@ def _update(mean: Tensor | None, variance: Tensor | None, statistics: Statistics
 
 @dataclass(frozen=True, slots=True)
 class GroupNorm:
-    """F.group_norm."""
+    """F.group_norm; `whole` and `relu` as for a batch norm."""
+
+    whole: bool = False
+    relu: bool = False
 
     def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
         """This rank's outputs."""
@@ -113,12 +122,18 @@ class GroupNorm:
     ) -> Tensor:
         if input.is_cuda and torch.is_autocast_enabled("cuda"):
             input = input.float()  # as autocast does on CUDA, and not on CPU
-        return normalise(input, weight, bias, eps, num_groups=num_groups, per_sample=True, group=tiles.group)[0]
+        group, remade = Alone() if self.whole else tiles.group, tiles.remade if self.relu else None
+        return normalise(input, weight, bias, eps, num_groups=num_groups, per_sample=True, group=group, remade=remade)[
+            0
+        ]
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceNorm:
-    """F.instance_norm."""
+    """F.instance_norm; `whole` and `relu` as for a batch norm."""
+
+    whole: bool = False
+    relu: bool = False
 
     def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
         """This rank's outputs."""
@@ -140,8 +155,42 @@ class InstanceNorm:
         if not use_input_stats:
             y: Tensor = function(input, running_mean, running_var, weight, bias, False, momentum, eps)
             return y
+        group, remade = Alone() if self.whole else tiles.group, tiles.remade if self.relu else None
         y, statistics = normalise(
-            input, weight, bias, eps, num_groups=input.shape[1], per_sample=True, group=tiles.group
+            input, weight, bias, eps, num_groups=input.shape[1], per_sample=True, group=group, remade=remade
         )
         _update(running_mean, running_var, statistics, momentum)
         return y
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNorm:
+    """F.layer_norm and the ReLU that is all that reads it."""
+
+    def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
+        """Every pixel for itself."""
+        return self._run(tiles, *args, **kwargs)
+
+    def _run(
+        self,
+        tiles: Tiles,
+        input: Tensor,
+        normalized_shape: Sequence[int],
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        if input.is_cuda and torch.is_autocast_enabled("cuda"):
+            input = input.float()  # as autocast does on CUDA, and not on CPU
+        return layer_norm_relu(input, list(normalized_shape), weight, bias, eps, tiles.remade)
+
+
+def relu_norm(name: str, *, whole: bool) -> Callable[..., Tensor]:
+    """What stands for the torch function `name` where a ReLU is all that reads its result."""
+    makers: dict[str, Callable[..., Tensor]] = {
+        "batch_norm": BatchNorm(whole, relu=True),
+        "group_norm": GroupNorm(whole, relu=True),
+        "instance_norm": InstanceNorm(whole, relu=True),
+        "layer_norm": LayerNorm(),
+    }
+    return makers[name]

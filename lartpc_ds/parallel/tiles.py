@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 import torch.distributed as dist
 from torch import Tensor
 
+from lartpc_ds.parallel.remade import Remade
 from lartpc_ds.windows import Piece, Rect
 
-__all__ = ["Clock", "Group", "Imagined", "Live", "Tiles", "Traffic"]
+__all__ = ["Alone", "Clock", "Group", "Imagined", "Live", "Tiles", "Traffic"]
 
 Wait = Callable[[], list[Tensor]]
 
@@ -37,6 +38,25 @@ class Group:
     def all_gather(self, values: Tensor) -> Tensor:
         """Everybody's values: (size, *values.shape)."""
         raise AssertionError("a subclass says how")
+
+
+class Alone(Group):
+    """This rank and nobody else, without a process group."""
+
+    size, index = 1, 0
+
+    def exchange(self, outgoing: Sequence[tuple[int, Tensor]], incoming: Sequence[tuple[int, Tensor]]) -> Wait:
+        """As in the base class."""
+        assert not outgoing and not incoming
+        return lambda: []
+
+    def all_reduce(self, values: Tensor, op: "dist.ReduceOp.RedOpType" = dist.ReduceOp.SUM) -> Tensor:
+        """As in the base class."""
+        return values
+
+    def all_gather(self, values: Tensor) -> Tensor:
+        """As in the base class."""
+        return values[None]
 
 
 @dataclass
@@ -151,6 +171,8 @@ class Tiles:
     """Compute a convolution's interior while its halo is under way."""
     clock: Clock = field(default_factory=Clock)
     traffic: Traffic = field(default_factory=Traffic)
+    remade: Remade = field(default_factory=Remade)
+    """Maps that are not kept but made again."""
 
     @property
     def row(self) -> int:

@@ -1,0 +1,88 @@
+"""Recomputation: a block keeps its input only, and runs once more when its gradient is due.
+
+torch's non-reentrant checkpoint does the work. Around it, what a second run must not do twice or otherwise: running
+buffers of norms keep the values of the first run, masks are drawn for the micro-batch of the first run, and every rank
+runs its blocks to the end, so that the halos in them meet. Rejected: the reentrant form, with which ZeRO sees a
+parameter's gradient twice, and DeepSpeed's own, which updates running statistics twice.
+"""
+
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+
+from lartpc_ds.errors import UserError
+from lartpc_ds.models.build import blocks
+from lartpc_ds.parallel.cuts import tensors_of
+from lartpc_ds.parallel.modules import Around, wrap
+from lartpc_ds.parallel.tiles import Clock
+
+__all__ = ["recompute"]
+
+
+def recompute(model: nn.Module, clock: Clock, leave_out: Collection[str] = ()) -> None:
+    """From now on the blocks of `model` keep their inputs only; apply it after the model is converted to tiles.
+
+    Args:
+        model: with a list of blocks, see `models.build.blocks`.
+        clock: of the model's random masks.
+        leave_out: names of blocks that stay as they are.
+
+    Raises:
+        UserError: the model has no list of blocks; later, in a forward pass, that a block changes its input in place.
+    """
+    chosen = {module: name for name, module in blocks(model) if name not in leave_out}  # a block may be used twice
+    for module, name in chosen.items():
+        wrap(name, module, _checkpointed(module, clock))
+
+
+def _checkpointed(block: nn.Module, clock: Clock) -> Around:
+    def around(name: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        inputs = tensors_of(args, kwargs)
+        versions = [tensor._version for tensor in inputs]
+        again = _Again(block, clock)
+
+        def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+            return nullcontext(), again
+
+        with set_checkpoint_early_stop(False):
+            result = checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+        if [tensor._version for tensor in inputs] != versions:
+            raise UserError(
+                f"memory.recompute = 'block': block {name} changes its input in place, so that it cannot run once "
+                "more; begin it with a function that does not (inplace=False), or set memory.recompute = 'none'"
+            )
+        return result
+
+    return around
+
+
+class _Again:
+    """Surrounds the second run of a block."""
+
+    def __init__(self, block: nn.Module, clock: Clock) -> None:
+        self._block, self._clock = block, clock
+        self._first = clock.step, clock.micro_batch
+        self._now = self._first
+        self._buffers: list[tuple[Tensor, Tensor]] = []
+
+    def __enter__(self) -> None:
+        self._now = self._clock.step, self._clock.micro_batch
+        self._clock.step, self._clock.micro_batch = self._first
+        self._buffers = [(buffer, buffer.clone()) for buffer in self._block.buffers()]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._clock.step, self._clock.micro_batch = self._now
+        with torch.no_grad():
+            for buffer, value in self._buffers:
+                if not torch.equal(buffer, value):  # a frozen one may be saved for the backward pass: leave it alone
+                    buffer.copy_(value)
+        self._buffers = []

@@ -1,0 +1,93 @@
+"""Maps that the backward pass makes again from another map that is kept anyway, instead of keeping both.
+
+A norm keeps its input, so its output, also after a ReLU, need not be kept for the layer that reads it. That layer is
+torch's own and saves what it reads; a hook on saved tensors puts a recipe in the place of a map that has one. A map is
+known by its storage and version, because autograd hands the hook an alias, not the tensor that was noted. Rejected:
+fusing each norm with the layer that follows, which would need a fused form of every layer.
+
+Inside `torch.utils.checkpoint` that module's own hooks come first: then nothing is kept anyway.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.multiprocessing.reductions import StorageWeakRef
+
+__all__ = ["Recipe", "Remade"]
+
+Recipe = Callable[[], Tensor]
+"""Makes a map again, with the strides that it had."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    storage: StorageWeakRef
+    """While it exists, no other storage has its address."""
+    version: int
+    recipe: Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What a saved tensor was, in a map that will be made again."""
+
+    recipe: Recipe
+    size: torch.Size
+    stride: tuple[int, ...]
+    offset: int
+
+    def tensor(self) -> Tensor:
+        return self.recipe().as_strided(self.size, self.stride, self.offset)
+
+
+class Remade:
+    """The maps that have a recipe, as long as they live."""
+
+    def __init__(self) -> None:
+        self._noted: dict[int, _Noted] = {}
+
+    def note(self, y: Tensor, recipe: Recipe) -> Tensor:
+        """From now on a layer that saves y, or a view of it, saves the recipe."""
+        self._forget_dead()
+        storage = y.untyped_storage()
+        self._noted[storage._cdata] = _Noted(StorageWeakRef(storage), y._version, recipe)  # type: ignore[no-untyped-call]
+        return y
+
+    def holds(self, y: Tensor) -> bool:
+        """Has y a recipe, and its values still?"""
+        return self._of(y) is not None
+
+    @contextmanager
+    def hooks(self) -> Iterator[None]:
+        """Inside, saved tensors go through here; not in a backward pass, where a recomputation has its own hooks."""
+        if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1:
+            yield
+            return
+        with saved_tensors_hooks(self._pack, _unpack):
+            yield
+        self._forget_dead()
+
+    def _of(self, y: Tensor) -> _Noted | None:
+        noted = self._noted.get(y.untyped_storage()._cdata)
+        return noted if noted is not None and noted.version == y._version else None
+
+    def _pack(self, tensor: Tensor) -> Any:
+        noted = self._of(tensor)
+        if noted is None:
+            return tensor
+        return _View(noted.recipe, tensor.size(), tensor.stride(), int(tensor.storage_offset()))
+
+    def _forget_dead(self) -> None:
+        dead = [key for key, noted in self._noted.items() if noted.storage.expired()]  # type: ignore[no-untyped-call]
+        for key in dead:
+            del self._noted[key]
+
+
+def _unpack(packed: Any) -> Tensor:
+    tensor: Tensor = packed.tensor() if isinstance(packed, _View) else packed
+    return tensor

@@ -1,0 +1,29 @@
+"""Recomputation and lean norms, alone, together and on tiles: the numbers of one device without any lever."""
+
+import pytest
+import torch
+from torch import nn
+
+from lartpc_ds.models.build import build_model
+from tests.tile_parity import assert_tiles_agree, image
+
+GRIDS = [(1, 1), (2, 1), (2, 2)]
+LEVERS = [(True, False), (False, True), (True, True)]
+
+
+def _model(name: str, norm: str) -> nn.Module:
+    torch.manual_seed(3)
+    model = build_model(name, planes=3, num_classes=4, width=8, norm=norm).double()
+    for parameter in model.parameters():  # norms that start at 1 and 0 would hide a wrong weight
+        if parameter.ndim == 1:
+            nn.init.normal_(parameter, 0.3, 0.5)
+    return model
+
+
+@pytest.mark.parametrize(("rows", "cols"), GRIDS)
+@pytest.mark.parametrize(("lean_norm", "recomputed"), LEVERS)
+@pytest.mark.parametrize("norm", ["batch", "group", "layer"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_levers_change_no_number(name: str, norm: str, lean_norm: bool, recomputed: bool, rows: int, cols: int) -> None:
+    x = image((2, 3, 77, 71))
+    assert_tiles_agree(_model(name, norm), x, rows, cols, "auto", lean_norm=lean_norm, recomputed=recomputed)
