@@ -203,6 +203,21 @@ def bench_step(
     print(json.dumps(result) if as_json else json.dumps(result, indent=2))
 
 
+@bench_app.command("memory")
+def bench_memory(
+    recipe: Annotated[str, typer.Argument(help="A recipe or run TOML.")] = "microboone-full",
+    overrides: Overrides = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Fresh processes a variant.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Timed steps a process.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """What each lever on activations saves and costs, against plain PyTorch on one rank."""
+    from lartpc_ds.bench.memory import bench
+
+    result = bench(recipe, overrides or [], repeats=repeats, steps=steps)
+    print(json.dumps(result) if as_json else json.dumps(result, indent=2))
+
+
 @bench_app.command("tiles")
 def bench_tiles(
     recipe: Annotated[str, typer.Argument(help="A recipe or run TOML.")] = "microboone-full",

@@ -23,10 +23,10 @@ from lartpc_ds.config import RunConfig
 from lartpc_ds.data.dataset import EventDataset
 from lartpc_ds.data.event_index import EventIndex, read_index
 from lartpc_ds.data.source import Source
-from lartpc_ds.levers.recompute import recompute
+from lartpc_ds.levers.apply import apply
 from lartpc_ds.memory import PeakMemory
 from lartpc_ds.parallel.groups import Groups
-from lartpc_ds.parallel.spatialize import TilePlan, convert
+from lartpc_ds.parallel.spatialize import TilePlan
 from lartpc_ds.parallel.tiles import Clock, Tiles
 from lartpc_ds.prepare import Job, make_loss, make_model, plan_of
 from lartpc_ds.runlog import RunFolder, write_atomically
@@ -129,9 +129,7 @@ def _on_tiles(model: nn.Module, run: Run, groups: Groups) -> tuple[TilePlan, Til
     plan = plan_of(config, run.job.layout, model, image)
     clock = Clock(config.train.seed)
     tiles = groups.tiles(norm_scope=config.model.norm_scope, overlap=config.layout.overlap, clock=clock)
-    convert(model, plan, tiles)
-    if config.memory.recompute == "block":
-        recompute(model, clock)
+    apply(model, config.memory, plan, tiles)
     return plan, tiles
 
 

@@ -11,16 +11,19 @@ import socket
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 import torch
 from rich.console import Console
 
 from lartpc_ds import recipes
+from lartpc_ds.config import MemoryConfig
 from lartpc_ds.launch.command import check_devices
 from lartpc_ds.launch.training import prepare_run
 from lartpc_ds.layout import Layout
@@ -28,7 +31,7 @@ from lartpc_ds.prepare import absolute_paths
 from lartpc_ds.runlog import RunFolder
 from lartpc_ds.session import versions
 
-__all__ = ["PINNED", "WARM_UP_STEPS", "circumstances", "measure", "run_folder", "with_layout"]
+__all__ = ["PINNED", "WARM_UP_STEPS", "circumstances", "measure", "run_folder", "with_layout", "with_memory"]
 
 WARM_UP_STEPS = 1
 PINNED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
@@ -62,6 +65,18 @@ def with_layout(folder: RunFolder, layout: Layout) -> Iterator[None]:
     finally:
         folder.job_file.write_text(before)
         folder.ds_config_file.write_text(ds_before)
+
+
+@contextmanager
+def with_memory(folder: RunFolder, memory: MemoryConfig) -> Iterator[None]:
+    """Inside, the run has other levers on its activations."""
+    before = folder.config_file.read_text()
+    tree = {**tomllib.loads(before), "memory": memory.model_dump(mode="json")}
+    folder.config_file.write_text(tomli_w.dumps(tree))
+    try:
+        yield
+    finally:
+        folder.config_file.write_text(before)
 
 
 def measure(variant: str, folder: RunFolder, ranks: int, variables: dict[str, str]) -> list[dict[str, Any]]:

@@ -15,11 +15,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lartpc_ds import session
+from lartpc_ds.config import MemoryConfig
 from lartpc_ds.data.dataset import EventDataset
+from lartpc_ds.layout import Layout
+from lartpc_ds.levers.apply import apply
 from lartpc_ds.memory import PeakMemory
-from lartpc_ds.prepare import make_model
+from lartpc_ds.parallel.tiles import Alone, Tiles
+from lartpc_ds.prepare import make_model, plan_of
 from lartpc_ds.runlog import RunFolder
-from lartpc_ds.sources import reopen_source
+from lartpc_ds.sources import preprocessing, reopen_source
 
 __all__ = ["main"]
 
@@ -31,11 +35,15 @@ def ours(folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def plain(folder: RunFolder) -> list[dict[str, Any]]:
-    """The hand-written loop."""
+    """The hand-written loop; with the run's levers on activations, if it has any, on the same model."""
     run, ds = session.open_run(folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     memory = PeakMemory(device)
     model = make_model(run.config, run.job.planes, len(run.job.classes)).to(device).train()
+    if run.config.memory != MemoryConfig():
+        image = (run.job.planes, *preprocessing(run.config, run.job.image_shape).shape)
+        tiles = Tiles(1, 1, Alone(), Alone(), Alone())
+        apply(model, run.config.memory, plan_of(run.config, Layout(), model, image), tiles)
     params = {key: ds["optimizer"]["params"][key] for key in ("lr", "betas", "eps", "weight_decay")}
     optimizer = torch.optim.AdamW(model.parameters(), **params)
     positions = run.index.positions("train")

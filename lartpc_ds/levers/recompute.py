@@ -19,34 +19,36 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.models.build import blocks
 from lartpc_ds.parallel.cuts import tensors_of
 from lartpc_ds.parallel.modules import Around, wrap
-from lartpc_ds.parallel.tiles import Clock
+from lartpc_ds.parallel.tiles import Clock, Tiles
 
 __all__ = ["recompute"]
 
 
-def recompute(model: nn.Module, clock: Clock, leave_out: Collection[str] = ()) -> None:
+def recompute(model: nn.Module, tiles: Tiles, leave_out: Collection[str] = ()) -> None:
     """From now on the blocks of `model` keep their inputs only; apply it after the model is converted to tiles.
 
     Args:
         model: with a list of blocks, see `models.build.blocks`.
-        clock: of the model's random masks.
-        leave_out: names of blocks that stay as they are.
+        tiles: that the model was converted with.
+        leave_out: names of modules; a block that has one stays as it is.
 
     Raises:
         UserError: the model has no list of blocks; later, in a forward pass, that a block changes its input in place.
     """
-    chosen = {module: name for name, module in blocks(model) if name not in leave_out}  # a block may be used twice
+    left = {model.get_submodule(name) for name in leave_out}
+    chosen = {module: name for name, module in blocks(model) if not left & {*module.modules()}}  # some are used twice
     for module, name in chosen.items():
-        wrap(name, module, _checkpointed(module, clock))
+        wrap(name, module, _checkpointed(module, tiles))
 
 
-def _checkpointed(block: nn.Module, clock: Clock) -> Around:
+def _checkpointed(block: nn.Module, tiles: Tiles) -> Around:
     def around(name: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
         inputs = tensors_of(args, kwargs)
+        # an input that is not kept anyway, but made again, may be larger than all that the block keeps
+        if not torch.is_grad_enabled() or any(map(tiles.remade.holds, inputs)):
+            return forward(*args, **kwargs)
         versions = [tensor._version for tensor in inputs]
-        again = _Again(block, clock)
+        again = _Again(block, tiles.clock)
 
         def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
             return nullcontext(), again

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from lartpc_ds.parallel.halo import add_home, cut, fetch, padded, send_home
 from lartpc_ds.parallel.tiles import Tiles
+from lartpc_ds.parallel.weight_gradients import weight_gradient
 from lartpc_ds.windows import Here, Range, Rect, Window
 
 __all__ = ["Geometry", "InPlace", "convolve", "in_place"]
@@ -197,11 +198,25 @@ def _backward(
 ) -> tuple[Any, Any, Any]:
     """Gradients of (x, weight, bias), None where not wanted."""
     stride, dilation, groups = options
-    bias_sizes = [weight.shape[0]] if wanted[2] else None
-    result: tuple[Any, Any, Any] = torch.ops.aten.convolution_backward(
-        gradient, x, weight, bias_sizes, stride, padding, dilation, False, (0, 0), groups, wanted
-    )
-    return result
+    g_x = g_weight = g_bias = None
+    if wanted[0] or wanted[2]:
+        bias_sizes = [weight.shape[0]] if wanted[2] else None
+        g_x, _, g_bias = torch.ops.aten.convolution_backward(
+            gradient,
+            x,
+            weight,
+            bias_sizes,
+            stride,
+            padding,
+            dilation,
+            False,
+            (0, 0),
+            groups,
+            (wanted[0], False, wanted[2]),
+        )
+    if wanted[1]:
+        g_weight = weight_gradient(gradient, x, weight, stride, padding, dilation, groups)
+    return g_x, g_weight, g_bias
 
 
 def _skipped(x: Tensor, axes: tuple[InPlace, InPlace]) -> Tensor:

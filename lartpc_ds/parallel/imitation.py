@@ -16,7 +16,7 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Bounds, Layout
 from lartpc_ds.parallel.cuts import Call, Cut, Key, local_shape, tensors_of
 from lartpc_ds.parallel.modules import announced
-from lartpc_ds.parallel.operators import Gather
+from lartpc_ds.parallel.operators import Gather, Remake
 from lartpc_ds.parallel.randomness import Draw, Dropout
 from lartpc_ds.parallel.replay import Replay, Seen, table
 from lartpc_ds.parallel.tiles import Imagined, Tiles
@@ -44,6 +44,11 @@ class TilePlan:
     def calls(self) -> list[Call]:
         """Of all traces."""
         return [call for trace in self.traces for call in trace]
+
+    @property
+    def remade_at(self) -> list[str]:
+        """The modules whose large result is made again from their small input."""
+        return sorted({call.owner for call in self.calls if isinstance(call.run, Remake)})
 
     @property
     def gathered_at(self) -> list[str]:

@@ -19,16 +19,22 @@ _PIECE_BYTES_OF_OTHERS = 1 << 26
 
 
 def layer_norm_relu(
-    x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float, remade: Remade
+    x: Tensor,
+    shape: Sequence[int],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    remade: Remade,
+    owns_gradient: bool,
 ) -> Tensor:
-    """relu(F.layer_norm(x, shape, weight, bias, eps)), noted in `remade`."""
+    """relu(F.layer_norm(x, shape, weight, bias, eps)), noted in `remade`; `owns_gradient` as in `norms.normalise`."""
     x = x.contiguous()
-    y: Tensor = _LayerNormReLU.apply(x, weight, bias, list(shape), eps)  # type: ignore[no-untyped-call]
+    y: Tensor = _LayerNormReLU.apply(x, weight, bias, list(shape), eps, owns_gradient)  # type: ignore[no-untyped-call]
     if torch.is_grad_enabled():
         # with weights of its own: a sharding engine takes a parameter's away before a later layer asks for the map
         own = [None if one is None else one.detach().clone() for one in (weight, bias)]
-        kept = x.detach()
-        remade.note(y, lambda: torch.native_layer_norm(kept, list(shape), own[0], own[1], eps)[0].relu_())
+        again = remade.again(x)
+        remade.note(y, lambda: torch.native_layer_norm(again(), list(shape), own[0], own[1], eps)[0].relu_())
     return y
 
 
@@ -37,10 +43,16 @@ class _LayerNormReLU(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, shape: list[int], eps: float
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        shape: list[int],
+        eps: float,
+        owns_gradient: bool,
     ) -> Tensor:
         y, mean, rstd = torch.native_layer_norm(x, shape, weight, bias, eps)
-        ctx.shape, ctx.eps = shape, eps
+        ctx.shape, ctx.eps, ctx.owns_gradient = shape, eps, owns_gradient
         ctx.save_for_backward(x, weight, bias, mean, rstd)
         return y.relu_()
 
@@ -51,7 +63,7 @@ class _LayerNormReLU(torch.autograd.Function):
         shape, wanted = ctx.shape, (True, weight is not None, bias is not None)
         flat, gradient = x.reshape(-1, *shape), gradients[0].reshape(-1, *shape)
         means, rstds = mean.reshape(-1, *(1 for _ in shape)), rstd.reshape(-1, *(1 for _ in shape))
-        g_x = torch.empty_like(flat)
+        g_x = gradient if ctx.owns_gradient and gradient.dtype == x.dtype else torch.empty_like(flat)
         totals = [None if one is None else torch.zeros_like(one) for one in (weight, bias)]
         piece_bytes = _PIECE_BYTES.get(x.device.type, _PIECE_BYTES_OF_OTHERS)
         pixels = max(1, piece_bytes // max(1, flat[0].numel() * x.element_size()))
@@ -65,4 +77,4 @@ class _LayerNormReLU(torch.autograd.Function):
             for total, more in zip(totals, others, strict=True):
                 if total is not None:
                     total += more
-        return g_x.reshape(x.shape), totals[0], totals[1], None, None
+        return g_x.reshape(x.shape), totals[0], totals[1], None, None, None

@@ -48,20 +48,28 @@ def normalise(
     per_sample: bool,
     group: Group,
     remade: Remade | None = None,
+    owns_gradient: bool = False,
 ) -> tuple[Tensor, Statistics]:
     """(x - mean) / sqrt(variance + eps) * weight + bias of a tile x (N, C, h, w), and the statistics.
 
     A unit is one sample, or with `per_sample` false all of them; a statistic is over one unit and C / num_groups
-    channels. With `remade` the result is relu(y), noted there.
+    channels. With `remade` the result is relu(y), noted there; with `owns_gradient` the gradient that reaches it is
+    nobody else's, and is written over.
     """
-    relu = remade is not None
+    relu = None if remade is None else _ReLU(owns_gradient)
     y, mean, variance, count = _Normalise.apply(x, weight, bias, eps, num_groups, per_sample, group, relu)  # type: ignore[no-untyped-call]
     statistics = Statistics(mean, variance, count)
     if remade is not None and torch.is_grad_enabled():
         affine = _Affine.of(statistics, x.shape[1], weight, bias, eps, per_sample)
-        x = x.detach()
-        remade.note(y, lambda: affine.of_map(x, relu=True))
+        again = remade.again(x)
+        remade.note(y, lambda: affine.of_map(again(), relu=True))
     return y, statistics
+
+
+class _ReLU(NamedTuple):
+    """That follows a norm at once."""
+
+    owns_gradient: bool
 
 
 class _Affine(NamedTuple):
@@ -112,12 +120,12 @@ class _Normalise(torch.autograd.Function):
         num_groups: int,
         per_sample: bool,
         group: Group,
-        relu: bool,
+        relu: _ReLU | None,
     ) -> tuple[Tensor, ...]:
         statistics = _combined(_local(x, num_groups, per_sample), group)
         ctx.eps, ctx.group, ctx.per_sample, ctx.relu = eps, group, per_sample, relu
         affine = _Affine.of(statistics, x.shape[1], weight, bias, eps, per_sample)
-        y = affine.of_map(x, relu=relu)
+        y = affine.of_map(x, relu=relu is not None)
         ctx.save_for_backward(x, weight, bias, affine.mean, affine.variance, statistics.pixels)
         ctx.mark_non_differentiable(*statistics)
         return y, *statistics
@@ -129,8 +137,11 @@ class _Normalise(torch.autograd.Function):
         x, weight, bias, mean, variance, count = ctx.saved_tensors
         affine = _Affine(mean, variance, weight, bias, ctx.eps, ctx.per_sample)
         invstd = (variance + ctx.eps).rsqrt()
-        if ctx.relu:
-            gradient, with_x, alone = _through_relu(gradient, x, affine, invstd)
+        if ctx.relu is not None:
+            mine = ctx.relu.owns_gradient and gradient.dtype == x.dtype
+            masked = gradient if mine else torch.empty_like(x)
+            with_x, alone = _through_relu(masked, gradient, x, affine, invstd)
+            gradient = masked
         else:
             with_x, alone = _sums(gradient, x, affine, invstd)
         g_weight = with_x.sum(0).to(weight.dtype) if weight is not None else None
@@ -145,7 +156,7 @@ class _Normalise(torch.autograd.Function):
         mean_gradient, mean_product = over_all.repeat_interleave(channels, 2)
         slope = -mean_product * invstd * invstd
         offset = -mean_gradient * invstd - slope * mean
-        g_x = gradient if ctx.relu else torch.empty_like(x)
+        g_x = torch.empty_like(x) if ctx.relu is None else gradient
         return _combine(g_x, gradient, x, scale, slope, offset), g_weight, g_bias, *(None for _ in range(5))
 
 
@@ -203,9 +214,10 @@ def _sums(gradient: Tensor, x: Tensor, affine: _Affine, invstd: Tensor) -> tuple
     return with_x, alone
 
 
-def _through_relu(gradient: Tensor, x: Tensor, affine: _Affine, invstd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradient where the ReLU was open, as a new map, and its sums as `_sums` has them."""
-    masked = torch.empty_like(x)
+def _through_relu(
+    masked: Tensor, gradient: Tensor, x: Tensor, affine: _Affine, invstd: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Into `masked`, which may be it, the gradient where the ReLU was open; returns its sums as `_sums` does."""
     with_x, alone = (torch.zeros_like(affine.mean) for _ in range(2))
     for unit, piece in _pieces(x, affine.per_sample):
         part = x[piece]
@@ -225,7 +237,7 @@ def _through_relu(gradient: Tensor, x: Tensor, affine: _Affine, invstd: Tensor) 
         )
         with_x[unit] += sums[1]
         alone[unit] += sums[2]
-    return masked, with_x, alone
+    return with_x, alone
 
 
 def _pieces(x: Tensor, per_sample: bool) -> Iterator[tuple[int, tuple[slice, slice, slice]]]:

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from lartpc_ds.layout import Bounds
 from lartpc_ds.parallel.convolution import Geometry, convolve
-from lartpc_ds.parallel.cuts import Plans, view_of
+from lartpc_ds.parallel.cuts import Plans, Run, view_of
 from lartpc_ds.parallel.halo import padded
 from lartpc_ds.parallel.pooling import max_pool
 from lartpc_ds.parallel.tiles import Tiles
@@ -28,6 +28,7 @@ __all__ = [
     "MaxPool",
     "Pad",
     "Realign",
+    "Remake",
     "Resample",
     "TransposedConvolution",
     "outputs_of",
@@ -78,6 +79,43 @@ def _autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, T
         return x, weight, bias
     dtype = torch.get_autocast_dtype(device)
     return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Remake:
+    """F.conv2d, or `run` in its place, whose result need not be kept: it is made again from its small input."""
+
+    run: Run | None
+
+    def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
+        """This rank's outputs."""
+        return self._run(tiles, function, *args, **kwargs)
+
+    def _run(
+        self,
+        tiles: Tiles,
+        function: Function,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        x, weight, bias = _autocast(input, weight, bias)
+
+        def made(weight: Tensor, bias: Tensor | None) -> Tensor:
+            everything = (x, weight, bias, *args)
+            y: Tensor = (
+                function(*everything, **kwargs) if self.run is None else self.run(tiles, function, everything, kwargs)
+            )
+            return y
+
+        y = made(weight, bias)
+        if not torch.is_grad_enabled():
+            return y
+        # with weights of its own: a sharding engine takes a parameter's away before a later layer asks for the map
+        own_weight, own_bias = weight.detach().clone(), None if bias is None else bias.detach().clone()
+        return tiles.remade.note(y, torch.no_grad()(lambda: made(own_weight, own_bias)))
 
 
 @dataclass(frozen=True, slots=True)

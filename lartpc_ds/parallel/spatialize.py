@@ -19,10 +19,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Bounds, Layout, tile_bounds
 from lartpc_ds.parallel.cuts import Call, Cut, EmptyTile, Run, tensors_of
-from lartpc_ds.parallel.followers import norms_before_relu
+from lartpc_ds.parallel.followers import Followers, followers
 from lartpc_ds.parallel.groups import Groups
 from lartpc_ds.parallel.imitation import TRACED_EVENTS, TilePlan, compare, images_of, imagined, refuse_ambiguous
-from lartpc_ds.parallel.operators import MaxPool
+from lartpc_ds.parallel.operators import Convolution, MaxPool, Remake
 from lartpc_ds.parallel.randomness import Draw, Dropout
 from lartpc_ds.parallel.replay import Replay, table
 from lartpc_ds.parallel.statistics import BatchNorm, relu_norm
@@ -62,8 +62,8 @@ def plan_tiles(
     """
     shadow = _shadow(model)
     bounds = tile_bounds(image[1], layout.rows), tile_bounds(image[2], layout.cols)
-    lean = norms_before_relu(shadow, images_of(shadow, (TRACED_EVENTS, *image))) if lean_norm else frozenset()
-    wish = _Wish(layout, image, bounds, norm_scope, lean_norm, lean)
+    lean = followers(shadow, images_of(shadow, (TRACED_EVENTS, *image))) if lean_norm else None
+    wish = _Wish(layout, image, bounds, norm_scope, lean)
     if gather_at not in ("auto", "never") and gather_at not in dict(shadow.named_modules()):
         names = ", ".join(name for name, _ in shadow.named_children())
         raise UserError(f'layout.gather_at = {gather_at!r}: no such block; "auto", "never" or a module such as {names}')
@@ -80,19 +80,25 @@ class _Wish:
     image: tuple[int, int, int]
     bounds: tuple[Bounds, Bounds]
     norm_scope: str
-    lean_norm: bool
-    norms_before_relu: frozenset[tuple[str, str]]
+    lean: Followers | None
 
     def run_of(self, call: Call) -> Run | None:
         """What stands for a call: torch's own where there is one tile, but for masks, statistics over data, levers."""
         run, layout = call.run, self.layout
-        if self.lean_norm and (call.owner, call.name) in self.norms_before_relu and len(call.tensors[0][0]) == 4:
-            return relu_norm(call.name, whole=not call.is_cut)
         random = isinstance(run, Dropout | Draw)
         norm = isinstance(run, BatchNorm) and self.norm_scope == "all" and layout.data > 1
         whole_norm = isinstance(run, BatchNorm) and run.whole and not norm
-        lean_pool = isinstance(run, MaxPool) and self.lean_norm
-        return run if random or norm or lean_pool or (layout.tiles > 1 and not whole_norm) else None
+        needed = random or norm or (layout.tiles > 1 and not whole_norm)
+        return self._lean(call, needed) if self.lean is not None else run if needed else None
+
+    def _lean(self, call: Call, needed: bool) -> Run | None:
+        assert self.lean is not None
+        run, key = call.run if needed else None, (call.owner, call.name)
+        if key in self.lean.norms and len(call.tensors[0][0]) == 4:
+            return relu_norm(call.name, whole=not call.is_cut, owns_gradient=key in self.lean.owners)
+        if isinstance(call.run, Convolution | MaxPool):
+            run = call.run  # ours keep less, also of the only tile
+        return Remake(run) if key in self.lean.convolutions else run
 
 
 def _gathered_in_time(model: nn.Module, wish: _Wish) -> TilePlan:
@@ -128,7 +134,7 @@ def _checked(model: nn.Module, wish: _Wish, gather_at: str | None, refuse_thin: 
                     f"the model gives a {type(result).__name__} with maps that are cut into tiles; on tiles its result "
                     "must be one tensor, or whole ones"
                 )
-    plan = TilePlan(wish.image, wish.bounds, tuple(traces), output, wish.lean_norm)
+    plan = TilePlan(wish.image, wish.bounds, tuple(traces), output, wish.lean is not None)
     if layout.tiles > 1:
         refuse_ambiguous(plan, layout)
         with _both_modes(model) as modes:

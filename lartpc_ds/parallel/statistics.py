@@ -53,11 +53,13 @@ class BatchNorm:
     """F.batch_norm in training, statistics and running buffers of the whole image.
 
     `whole`: of a map that every tile rank holds whole, so that statistics run over data at most. `relu`: a ReLU is all
-    that reads the result, so it is applied here, and one map is kept instead of two (see `remade`).
+    that reads the result, so it is applied here, and one map is kept instead of two (see `remade`). `owns_gradient`:
+    the gradient that comes back is nobody else's.
     """
 
     whole: bool = False
     relu: bool = False
+    owns_gradient: bool = False
 
     def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
         """This rank's outputs."""
@@ -84,7 +86,15 @@ class BatchNorm:
         x = input if len(shape) == 4 else input.reshape(*shape[:2], -1, 1)
         remade = tiles.remade if self.relu else None
         y, statistics = normalise(
-            x, weight, bias, eps, num_groups=shape[1], per_sample=False, group=group, remade=remade
+            x,
+            weight,
+            bias,
+            eps,
+            num_groups=shape[1],
+            per_sample=False,
+            group=group,
+            remade=remade,
+            owns_gradient=self.owns_gradient,
         )
         _update(running_mean, running_var, statistics, momentum)
         # a reshape to the same shape would change the strides of a single event, and torch leave channels-last
@@ -102,10 +112,11 @@ def _update(mean: Tensor | None, variance: Tensor | None, statistics: Statistics
 
 @dataclass(frozen=True, slots=True)
 class GroupNorm:
-    """F.group_norm; `whole` and `relu` as for a batch norm."""
+    """F.group_norm; the fields as for a batch norm."""
 
     whole: bool = False
     relu: bool = False
+    owns_gradient: bool = False
 
     def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
         """This rank's outputs."""
@@ -130,10 +141,11 @@ class GroupNorm:
 
 @dataclass(frozen=True, slots=True)
 class InstanceNorm:
-    """F.instance_norm; `whole` and `relu` as for a batch norm."""
+    """F.instance_norm; the fields as for a batch norm."""
 
     whole: bool = False
     relu: bool = False
+    owns_gradient: bool = False
 
     def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
         """This rank's outputs."""
@@ -157,7 +169,15 @@ class InstanceNorm:
             return y
         group, remade = Alone() if self.whole else tiles.group, tiles.remade if self.relu else None
         y, statistics = normalise(
-            input, weight, bias, eps, num_groups=input.shape[1], per_sample=True, group=group, remade=remade
+            input,
+            weight,
+            bias,
+            eps,
+            num_groups=input.shape[1],
+            per_sample=True,
+            group=group,
+            remade=remade,
+            owns_gradient=self.owns_gradient,
         )
         _update(running_mean, running_var, statistics, momentum)
         return y
@@ -166,6 +186,8 @@ class InstanceNorm:
 @dataclass(frozen=True, slots=True)
 class LayerNorm:
     """F.layer_norm and the ReLU that is all that reads it."""
+
+    owns_gradient: bool = False
 
     def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
         """Every pixel for itself."""
@@ -182,15 +204,15 @@ class LayerNorm:
     ) -> Tensor:
         if input.is_cuda and torch.is_autocast_enabled("cuda"):
             input = input.float()  # as autocast does on CUDA, and not on CPU
-        return layer_norm_relu(input, list(normalized_shape), weight, bias, eps, tiles.remade)
+        return layer_norm_relu(input, list(normalized_shape), weight, bias, eps, tiles.remade, self.owns_gradient)
 
 
-def relu_norm(name: str, *, whole: bool) -> Callable[..., Tensor]:
+def relu_norm(name: str, *, whole: bool, owns_gradient: bool) -> Callable[..., Tensor]:
     """What stands for the torch function `name` where a ReLU is all that reads its result."""
     makers: dict[str, Callable[..., Tensor]] = {
-        "batch_norm": BatchNorm(whole, relu=True),
-        "group_norm": GroupNorm(whole, relu=True),
-        "instance_norm": InstanceNorm(whole, relu=True),
-        "layer_norm": LayerNorm(),
+        "batch_norm": BatchNorm(whole, True, owns_gradient),
+        "group_norm": GroupNorm(whole, True, owns_gradient),
+        "instance_norm": InstanceNorm(whole, True, owns_gradient),
+        "layer_norm": LayerNorm(owns_gradient),
     }
     return makers[name]

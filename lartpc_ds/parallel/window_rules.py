@@ -69,13 +69,7 @@ def conv2d(
         pads = (0, 0) if padding == "valid" else pair(padding)
     rows, cols = (Window(weight.shape[2 + axis], steps[axis], pads[axis], spread[axis]) for axis in (0, 1))
     plans, bounds = _planned(site, cut, (rows, cols), y)
-    if _pixelwise(rows, cols):
-        return y, None
     return y, operators.Convolution(plans, bounds, Geometry(rows, cols))
-
-
-def _pixelwise(*windows: Window) -> bool:
-    return all((window.kernel, window.stride, window.padding) == (1, 1, 0) for window in windows)
 
 
 def conv_transpose2d(
