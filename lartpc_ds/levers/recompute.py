@@ -77,7 +77,9 @@ class _Again:
     def __enter__(self) -> None:
         self._now = self._clock.step, self._clock.micro_batch
         self._clock.step, self._clock.micro_batch = self._first
-        self._buffers = [(buffer, buffer.clone()) for buffer in self._block.buffers()]
+        # those of frozen modules do not change, and may be saved for the backward pass
+        training = [module for module in self._block.modules() if module.training]
+        self._buffers = [(buffer, buffer.clone()) for module in training for buffer in module.buffers(recurse=False)]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -85,6 +87,5 @@ class _Again:
         self._clock.step, self._clock.micro_batch = self._now
         with torch.no_grad():
             for buffer, value in self._buffers:
-                if not torch.equal(buffer, value):  # a frozen one may be saved for the backward pass: leave it alone
-                    buffer.copy_(value)
+                buffer.copy_(value)
         self._buffers = []

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lartpc_ds.parallel.pieces import rows_at_once
+
 __all__ = ["Pool", "choose", "give_back"]
 
 Pair = tuple[int, int]
 
-_BAND_OUTPUTS = {"cpu": 1 << 19, "meta": 1 << 62}
-_BAND_OUTPUTS_OF_OTHERS = 1 << 24
+_INDEX_BYTES = 1 << 22
+"""Of a band's indices in torch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,9 @@ class _Band:
     below: int
 
 
-def _bands(pool: Pool, x_rows: int, outputs: Pair, channels: int, device: str) -> Iterator[_Band]:
-    rows = max(1, _BAND_OUTPUTS.get(device, _BAND_OUTPUTS_OF_OTHERS) // max(1, outputs[1] * channels))
+def _bands(pool: Pool, x_rows: int, places: Tensor) -> Iterator[_Band]:
+    outputs = places.shape[1:3]
+    rows = rows_at_once(places, 8 * places[0, 0].numel(), _INDEX_BYTES)
     for start in range(0, outputs[0], rows):
         stop = min(start + rows, outputs[0])
         first = start * pool.stride[0] - pool.padding[0]
@@ -69,7 +72,7 @@ def choose(pool: Pool, x: Tensor, outputs: Pair) -> tuple[Tensor, Tensor]:
     places = torch.empty((events, *outputs, channels), dtype=torch.uint8, device=x.device)
     added, padding = _columns(pool, x.shape[3])
     width = x.shape[3] + 2 * added
-    for band in _bands(pool, x.shape[2], outputs, channels, x.device.type):
+    for band in _bands(pool, x.shape[2], places):
         rows = x[:, :, band.first : band.last]
         if added or band.above or band.below:
             rows = F.pad(rows, (added, added, band.above, band.below), value=-torch.inf)
@@ -91,7 +94,7 @@ def give_back(pool: Pool, gradient: Tensor, places: Tensor, size: Pair) -> Tenso
     g_x = gradient.new_zeros((events, *size, channels)).permute(0, 3, 1, 2)
     added, padding = _columns(pool, size[1])
     width = size[1] + 2 * added
-    for band in _bands(pool, size[0], outputs, channels, gradient.device.type):
+    for band in _bands(pool, size[0], places):
         place = places[:, band.start : band.stop]
         row = torch.zeros_like(place)
         for line in range(1, pool.kernel[0]):

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lartpc_ds.parallel.pieces import rows_at_once
 from lartpc_ds.parallel.remade import Remade
 
 __all__ = ["layer_norm_relu"]
-
-_PIECE_BYTES = {"cpu": 3 << 18, "meta": 1 << 62}
-_PIECE_BYTES_OF_OTHERS = 1 << 26
 
 
 def layer_norm_relu(
@@ -65,8 +63,7 @@ class _LayerNormReLU(torch.autograd.Function):
         means, rstds = mean.reshape(-1, *(1 for _ in shape)), rstd.reshape(-1, *(1 for _ in shape))
         g_x = gradient if ctx.owns_gradient and gradient.dtype == x.dtype else torch.empty_like(flat)
         totals = [None if one is None else torch.zeros_like(one) for one in (weight, bias)]
-        piece_bytes = _PIECE_BYTES.get(x.device.type, _PIECE_BYTES_OF_OTHERS)
-        pixels = max(1, piece_bytes // max(1, flat[0].numel() * x.element_size()))
+        pixels = rows_at_once(flat, flat[0].numel() * flat.element_size())
         for start in range(0, len(flat), pixels):
             piece = slice(start, start + pixels)
             y = torch.native_layer_norm(flat[piece], shape, weight, bias, ctx.eps)[0]

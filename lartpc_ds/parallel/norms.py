@@ -21,13 +21,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lartpc_ds.parallel.pieces import has_no_data, rows_at_once
 from lartpc_ds.parallel.remade import Remade
 from lartpc_ds.parallel.tiles import Group
 
 __all__ = ["Statistics", "normalise"]
-
-_PIECE_BYTES = {"cpu": 3 << 18, "meta": 1 << 62}
-_PIECE_BYTES_OF_OTHERS = 1 << 26
 
 
 class Statistics(NamedTuple):
@@ -171,9 +169,9 @@ def _local(x: Tensor, num_groups: int, per_sample: bool) -> Statistics:
         dtype = torch.promote_types(part.dtype, torch.float32)
         # running buffers in float32 make the kernel answer in it; a momentum of 1 leaves nothing of them
         unused = torch.zeros(2, x.shape[1], dtype=dtype, device=x.device)
-        # torch has no meta form of this function, and all that a plan wants is the shape
+        # torch has no form of this function without data, and all that a plan wants is the shape
         moments.append(
-            unused if x.is_meta else torch.stack(torch.batch_norm_update_stats(part, unused[0], unused[1], 1.0))
+            unused if has_no_data(x) else torch.stack(torch.batch_norm_update_stats(part, unused[0], unused[1], 1.0))
         )
     mean, variance = torch.stack(moments).reshape(len(moments), 2, num_groups, -1).unbind(1)
     group_mean = mean.mean(2)
@@ -242,8 +240,7 @@ def _through_relu(
 
 def _pieces(x: Tensor, per_sample: bool) -> Iterator[tuple[int, tuple[slice, slice, slice]]]:
     """(unit, where) of bands of rows that fit a cache."""
-    piece_bytes = _PIECE_BYTES.get(x.device.type, _PIECE_BYTES_OF_OTHERS)
-    rows = max(1, piece_bytes // max(1, x[0, :, 0].numel() * x.element_size()))
+    rows = rows_at_once(x, x[0, :, 0].numel() * x.element_size())
     for sample in range(len(x)):
         for top in range(0, x.shape[2], rows):
             yield sample if per_sample else 0, (slice(sample, sample + 1), slice(None), slice(top, top + rows))

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lartpc_ds.parallel.pieces import rows_at_once
+
 __all__ = ["weight_gradient"]
 
 _BAND_BYTES = 1 << 23
@@ -22,7 +24,7 @@ def weight_gradient(
     """Gradient (N, K, out), x (N, C, h, w) -> like weight."""
     outputs = gradient.shape[2]
     row_bytes = max(gradient.nbytes, x.nbytes) // outputs
-    rows = outputs if gradient.device.type != "cpu" else max(1, _BAND_BYTES // max(1, row_bytes))
+    rows = outputs if gradient.device.type != "cpu" else rows_at_once(gradient, row_bytes, _BAND_BYTES)
     if rows >= outputs:
         return _of_band(gradient, x, weight, stride, padding, dilation, groups)
     total = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))

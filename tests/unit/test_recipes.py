@@ -28,7 +28,14 @@ def mine(tmp_path: Path) -> str:
 
 
 def test_the_recipes_that_readers_are_told_of_are_shipped() -> None:
-    assert recipes.names() == ["argoneut", "microboone-full", "microboone-raw", "quickstart", "sbnd"]
+    assert recipes.names() == [
+        "argoneut",
+        "microboone-full",
+        "microboone-raw",
+        "microboone-raw-resnet50",
+        "quickstart",
+        "sbnd",
+    ]
 
 
 @pytest.mark.parametrize("name", recipes.names())

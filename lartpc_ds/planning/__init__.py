@@ -1,0 +1,1 @@
+"""What a layout needs in memory and time, without running it."""
