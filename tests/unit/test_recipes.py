@@ -159,4 +159,4 @@ def test_a_set_is_checked_like_the_file(mine: str, override: str, message: str) 
 def test_recipes_parse_as_plain_toml_with_a_known_json() -> None:
     for name in recipes.names():
         tree = tomllib.loads(recipes.path_of(name).read_text())
-        assert set(tree) <= {"data", "model", "layout", "train"}
+        assert set(tree) <= {"data", "model", "layout", "memory", "train"}
