@@ -9,9 +9,13 @@ import torch
 
 from lartpc_ds.parallel import modules
 
-__all__ = ["autograd_function", "in_checkpoint", "where"]
+__all__ = ["autograd_function", "checkpointed", "in_checkpoint", "where"]
 
-_LIBRARY = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+_LIBRARY = (
+    str(Path(torch.__file__).parent),
+    str(Path(__file__).parent),
+    str(Path(__file__).parents[1] / "levers"),
+)
 _CHECKPOINTS = ("torch/utils/checkpoint.py", "activation_checkpointing/checkpointing.py")
 
 
@@ -39,6 +43,11 @@ def in_checkpoint() -> bool:
         if frame.f_code.co_filename.endswith(_CHECKPOINTS):
             return True
     return False
+
+
+def checkpointed() -> bool:
+    """Is the call made inside torch.utils.checkpoint, by a function or a module?"""
+    return any(frame.f_code.co_filename.endswith(_CHECKPOINTS) for frame in _frames())
 
 
 def autograd_function() -> str | None:

@@ -25,7 +25,7 @@ def announce(model: nn.Module, around: Around) -> None:
 
 
 def wrap(name: str, module: nn.Module, around: Around) -> None:
-    """From now on `module` runs inside `around`, under `name`."""
+    """From now on this one module runs inside `around`, inside whatever is wrapped around it later."""
     module.forward = MethodType(_wrapper(name, _function(module), around), module)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from lartpc_ds.parallel.cuts import Cut
 from lartpc_ds.parallel.site import Result, Rule, Site
 
-__all__ = ["SHAPE_RULES"]
+__all__ = ["SHAPE_RULES", "kept"]
 
 
 def _cut(site: Site, x: Tensor) -> Cut:
@@ -38,7 +38,7 @@ def reshape(site: Site, function: Any, input: Tensor, *args: Any, **kwargs: Any)
     """Rows and columns must stay dimensions of their own: then a tile is reshaped as the whole is."""
     cut, before = _cut(site, input), tuple(input.shape)  # `unsqueeze_` changes it
     y = function(input, *args, **kwargs)
-    dims = [_kept(before, dim, y.shape) for dim in cut.dims]
+    dims = [kept(before, dim, y.shape) for dim in cut.dims]
     if dims[0] is None or dims[1] is None:
         raise site.refuse(
             f"reshapes {before} to {tuple(y.shape)}: mixes rows or columns, which are cut into tiles, with "
@@ -47,7 +47,7 @@ def reshape(site: Site, function: Any, input: Tensor, *args: Any, **kwargs: Any)
     return site.mark(y, Cut((dims[0], dims[1]), cut.bounds)), None
 
 
-def _kept(before: Sequence[int], dim: int, after: Sequence[int]) -> int | None:
+def kept(before: Sequence[int], dim: int, after: Sequence[int]) -> int | None:
     """Where a dimension is found again: as long, with as many elements before it."""
     for place, length in enumerate(after):
         if length == before[dim] and math.prod(after[:place]) == math.prod(before[:dim]):

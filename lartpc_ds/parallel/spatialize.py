@@ -29,7 +29,7 @@ from lartpc_ds.parallel.statistics import BatchNorm, relu_norm
 from lartpc_ds.parallel.tiles import Clock, Tiles
 from lartpc_ds.parallel.trace import Tracer
 
-__all__ = ["TilePlan", "TileShare", "convert", "plan_tiles", "shares", "spatialize"]
+__all__ = ["TilePlan", "TileShare", "both_modes", "convert", "plan_tiles", "shadow_of", "shares", "spatialize"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def plan_tiles(
         UserError: an operator without a proven form on tiles, an empty tile, a name in `gather_at` that is no module:
             naming layer, line and what to change.
     """
-    shadow = _shadow(model)
+    shadow = shadow_of(model)
     bounds = tile_bounds(image[1], layout.rows), tile_bounds(image[2], layout.cols)
     lean = followers(shadow, images_of(shadow, (TRACED_EVENTS, *image))) if lean_norm else None
     wish = _Wish(layout, image, bounds, norm_scope, lean)
@@ -120,7 +120,7 @@ def _checked(model: nn.Module, wish: _Wish, gather_at: str | None, refuse_thin: 
     traces: list[tuple[Call, ...]] = []
     results: list[list[tuple[tuple[int, ...], Cut | None]]] = []
     output = None
-    with _both_modes(model) as modes:
+    with both_modes(model) as modes:
         for _ in modes:
             tracer = Tracer(refuse_thin, layout.tiles == 1)
             images = tracer.mark(images_of(model, (TRACED_EVENTS, *wish.image)), Cut((2, 3), wish.bounds))
@@ -137,13 +137,13 @@ def _checked(model: nn.Module, wish: _Wish, gather_at: str | None, refuse_thin: 
     plan = TilePlan(wish.image, wish.bounds, tuple(traces), output, wish.lean is not None)
     if layout.tiles > 1:
         refuse_ambiguous(plan, layout)
-        with _both_modes(model) as modes:
+        with both_modes(model) as modes:
             for trace, result, _ in zip(traces, results, modes, strict=True):
                 compare(plan, trace, result, model, layout)
     return plan
 
 
-def _shadow(model: nn.Module) -> nn.Module:
+def shadow_of(model: nn.Module) -> nn.Module:
     """A copy on the meta device, but for buffers of a single number: a batch norm may ask its count of steps."""
     scripted = [name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
     if scripted:
@@ -159,7 +159,7 @@ def _shadow(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def _both_modes(model: nn.Module) -> Iterator[Iterator[None]]:
+def both_modes(model: nn.Module) -> Iterator[Iterator[None]]:
     """First the modes that the modules are in, then evaluation; afterwards as before."""
     before = [module.training for module in model.modules()]
 
@@ -175,7 +175,7 @@ def _both_modes(model: nn.Module) -> Iterator[Iterator[None]]:
 
 def shares(plan: TilePlan, model: nn.Module, layout: Layout) -> list[TileShare]:
     """What each tile has of a step, row by row; a pure calculation on meta tensors."""
-    shadow = _shadow(model)
+    shadow = shadow_of(model)
     counted = []
     for row in range(layout.rows):
         for col in range(layout.cols):

@@ -30,12 +30,12 @@ from lartpc_ds.parallel.statistics import BatchNorm
 from lartpc_ds.parallel.window_rules import WINDOW_RULES
 from lartpc_ds.windows import AxisPlan
 
-__all__ = ["DROPOUTS", "GATHERED", "LOOKS", "Tracer", "canonical"]
+__all__ = ["DROPOUTS", "GATHERED", "LOOKS", "PER_CHANNEL", "POINTWISE", "UNSEEDED", "Tracer", "canonical"]
 
 GATHERED = "gathered input"
 """The name under which a gather is noted among the calls."""
 
-_POINTWISE = frozenset(
+POINTWISE = frozenset(
     """relu relu6 gelu silu mish sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu celu selu softplus
     softsign logsigmoid threshold rrelu exp expm1 log log1p log2 sqrt rsqrt square abs neg negative sign sin cos erf
     reciprocal pow float_power clamp clamp_min clamp_max clip add sub rsub subtract mul multiply div divide true_divide
@@ -44,7 +44,7 @@ _POINTWISE = frozenset(
     logical_and logical_or logical_not masked_fill to float double half bfloat16 type type_as contiguous clone detach
     requires_grad_ zeros_like ones_like full_like empty_like""".split()
 )
-_PER_CHANNEL = frozenset("softmax log_softmax softmin cumsum".split())
+PER_CHANNEL = frozenset("softmax log_softmax softmin cumsum".split())
 LOOKS = frozenset(
     """dim size numel stride is_contiguous is_floating_point is_complex element_size get_device nelement ndimension
     storage_offset len hash format repr""".split()
@@ -52,7 +52,7 @@ LOOKS = frozenset(
 _NEW = frozenset("new_empty new_zeros new_ones new_full new_tensor".split())
 DROPOUTS = frozenset({"dropout", "dropout2d", "feature_dropout"})
 _ONE_MAP = frozenset(WINDOW_RULES) | set("batch_norm group_norm instance_norm layer_norm linear prelu".split())
-_UNSEEDED = frozenset(
+UNSEEDED = frozenset(
     """rand randn randint rand_like randn_like randint_like randperm normal uniform exponential geometric cauchy
     log_normal poisson multinomial bernoulli random rrelu alpha_dropout feature_alpha_dropout dropout1d dropout3d
     gumbel_softmax""".split()
@@ -157,7 +157,7 @@ class Tracer(TorchFunctionMode):
     def _planned(self, func: Any, args: Any, kwargs: Any, is_cut: bool) -> Result:
         if self._name in DROPOUTS or func.__name__ == "bernoulli_":
             return self._random(func, args, kwargs, is_cut)
-        if self._name in _UNSEEDED and kwargs.get("training", True) and not self.one_tile:
+        if self._name in UNSEEDED and kwargs.get("training", True) and not self.one_tile:
             raise self.refuse(
                 "draws random numbers that differ from rank to rank; use dropout, or Tensor.bernoulli_ for whole events"
             )
@@ -183,9 +183,9 @@ class Tracer(TorchFunctionMode):
 
     def _rule(self) -> Callable[..., Result]:
         rule = RULES.get(self._name) or shapes.SHAPE_RULES.get(self._name)
-        if rule is None and self._name in _POINTWISE:
+        if rule is None and self._name in POINTWISE:
             rule = pointwise
-        elif rule is None and self._name in _PER_CHANNEL:
+        elif rule is None and self._name in PER_CHANNEL:
             rule = per_channel
         if rule is None:
             raise self.refuse(

@@ -1,0 +1,168 @@
+"""Which rows of the image each strip needs, and until which block strips pay; all before any process starts.
+
+The front runs once on meta tensors of the whole image, with every row as a what-if (`rows`), which gives the rows of
+all strips; then every strip runs on meta tensors of its rows and must make the same calls with the same numbers. So
+what a model computes from the size of its input cannot differ on a strip unseen.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from lartpc_ds.errors import UserError
+from lartpc_ds.layout import tile_bounds
+from lartpc_ds.levers.rows import Rows
+from lartpc_ds.levers.saved import block_bytes
+from lartpc_ds.levers.strips import Note, Strips
+from lartpc_ds.models.build import blocks
+from lartpc_ds.parallel.imitation import TRACED_EVENTS, images_of
+from lartpc_ds.parallel.modules import announced
+from lartpc_ds.parallel.spatialize import both_modes, shadow_of
+from lartpc_ds.windows import Range
+
+__all__ = ["Strip", "StripPlan", "plan_strips"]
+
+Blocks = Sequence[tuple[str, nn.Module]]
+Image = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """It owns the rows `out` of the front's output, and needs `rows` of the image."""
+
+    out: Range
+    rows: Range
+
+
+@dataclass(frozen=True, slots=True)
+class StripPlan:
+    """How a model's front runs in strips."""
+
+    rows: int
+    """Of the whole image."""
+    front: tuple[str, ...]
+    """The blocks that run in strips."""
+    until: str
+    """The first block that runs on the whole map."""
+    dim: int
+    """Where the front's output has its rows."""
+    strips: tuple[Strip, ...]
+
+    @property
+    def overlap(self) -> float:
+        """Rows of the image that are read more than once, as a share of all."""
+        return sum(stop - start for start, stop in (strip.rows for strip in self.strips)) / self.rows - 1
+
+
+def plan_strips(model: nn.Module, strips: int, until: str, image: tuple[int, int, int]) -> StripPlan:
+    """Plan and check a model for images of (channels, rows, columns), as its modes are and in evaluation.
+
+    Args:
+        model: any nn.Module of one device that has blocks (`models.build.blocks`); it is not changed.
+        strips: how many.
+        until: the first block after the front, or "auto": where the maps that are alive at once are smallest.
+        image: of the whole image.
+
+    Raises:
+        UserError: no such block, fewer rows than strips, or an operator of the front that is not covered: naming
+            layer, line and what to change.
+    """
+    shadow = shadow_of(model)
+    sequence = blocks(shadow)
+    names = [name for name, _ in sequence]
+    if until != "auto" and until not in names[1:]:
+        raise UserError(
+            f'memory.stream_until = {until!r}: the first block after the streamed front must be "auto" or one of '
+            f"{', '.join(names[1:])}"
+        )
+    plan = None
+    with both_modes(shadow) as modes:
+        for _ in modes:
+            plan = plan or _choose(shadow, sequence, strips, until, image)
+            _check(shadow, sequence[: len(plan.front)], plan, image)
+    assert plan is not None
+    return plan
+
+
+def _choose(shadow: nn.Module, sequence: Blocks, strips: int, until: str, image: Image) -> StripPlan:
+    names = [name for name, _ in sequence]
+    longest = len(names) - 1 if until == "auto" else names.index(until)
+    run = _Run(shadow, sequence[:longest], image, None)
+    if until != "auto":
+        if run.error is not None:
+            raise run.error
+        return _cut(names[: longest + 1], run.trail[-1], strips)
+    plans, error = [], run.error
+    for count, rows in enumerate(run.trail, start=1):
+        try:
+            plans.append(_cut(names[: count + 1], rows, strips))
+        except UserError as refusal:
+            error = error or refusal
+    if not plans:
+        assert error is not None
+        raise error
+    sizes = block_bytes(sequence, images_of(shadow, (TRACED_EVENTS, *image)))
+
+    def alive(plan: StripPlan) -> float:
+        """The front's output, the maps of its largest strip, and those of the rest."""
+        count = len(plan.front)
+        largest = max(stop - start for start, stop in (strip.rows for strip in plan.strips)) / plan.rows
+        saved = [size.saved for size in sizes]
+        return sizes[count - 1].output + largest * sum(saved[:count]) + sum(saved[count:])
+
+    return min(plans, key=alive)
+
+
+def _cut(names: Sequence[str], rows: Rows, strips: int) -> StripPlan:
+    """Cut the output of a front, whose `rows` have every row of the image as a what-if, into strips of like size."""
+    if rows.size < strips:
+        raise UserError(
+            f"memory.stream_strips = {strips}: the streamed front until {names[-1]} has {rows.size} rows of output, "
+            "fewer than strips; take fewer strips, or an earlier memory.stream_until"
+        )
+    parts = itertools.pairwise(tile_bounds(rows.size, strips))
+    return StripPlan(
+        rows=len(rows.low) - 1,
+        front=tuple(names[:-1]),
+        until=names[-1],
+        dim=rows.dim,
+        strips=tuple(Strip(part, rows.needed(part)) for part in parts),
+    )
+
+
+class _Run:
+    """The front on meta tensors of the rows `strip`, or of all rows with every row as a what-if."""
+
+    def __init__(self, shadow: nn.Module, front: Blocks, image: Image, strip: Range | None) -> None:
+        strips = Strips()
+        self.error: UserError | None = None
+        self.notes: list[Note] = []
+        strips.notes = self.notes
+        channels, height, width = image
+        rows = Rows.every(2, height) if strip is None else Rows.of(2, height, strip)
+        with torch.no_grad(), announced(shadow, strips.around):
+            try:
+                strips.run(front, images_of(shadow, (TRACED_EVENTS, channels, rows.count, width)), rows)
+            except UserError as error:
+                self.error = error
+        self.trail = strips.trail
+
+
+def _check(shadow: nn.Module, front: Blocks, plan: StripPlan, image: Image) -> None:
+    """Every strip must make the calls of the whole image, with the same numbers, on its part of the same maps."""
+    whole = _Run(shadow, front, image, None)
+    for strip in plan.strips:
+        run = _Run(shadow, front, image, strip.rows)
+        for error in (whole.error, run.error):
+            if error is not None:
+                raise error
+        for one, other in itertools.zip_longest(whole.notes, run.notes):
+            if one != other:
+                layer, line, function, numbers, sizes = one or other
+                raise UserError(
+                    f"{layer} ({line}): {function} depends on the size of the image: with {(numbers, sizes)} on all of "
+                    f"it, and {other and other[2:]} on rows {strip.rows}; do not compute with the size"
+                )
