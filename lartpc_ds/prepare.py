@@ -20,6 +20,7 @@ from lartpc_ds.data.event_index import EventIndex
 from lartpc_ds.data.source import Source
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout
+from lartpc_ds.levers.strip_plan import StripPlan, plan_strips
 from lartpc_ds.losses import Loss, check_loss, cross_entropy, import_loss
 from lartpc_ds.models.build import build_model
 from lartpc_ds.parallel.spatialize import TilePlan, TileShare, plan_tiles, shares
@@ -31,10 +32,12 @@ __all__ = [
     "Job",
     "absolute_paths",
     "class_weights",
+    "job_strips",
     "make_job",
     "make_loss",
     "make_model",
     "plan_of",
+    "strips_of",
     "tile_shares",
     "with_files",
 ]
@@ -104,6 +107,7 @@ def make_job(config: RunConfig, layout: Layout, source: Source, index: EventInde
             f"model {_name(config)}: its output is cut into tiles at {plan.output.bounds}, the images and their "
             f"targets at {plan.bounds}; only classes of pixels follow the output, so set layout.rows = layout.cols = 1"
         )
+    strips_of(config, layout, model.train(), image)
     if config.train.loss_target is not None:
         check_loss(config.train.loss_target, source, scores)
     if config.model.weights is not None:
@@ -160,13 +164,41 @@ def plan_of(config: RunConfig, layout: Layout, model: nn.Module, image: tuple[in
     return plan_tiles(model, layout, image, config.layout.gather_at, config.model.norm_scope, config.memory.lean_norm)
 
 
+def strips_of(config: RunConfig, layout: Layout, model: nn.Module, image: tuple[int, int, int]) -> StripPlan | None:
+    """How a run's model streams its front, if it does; UserError as `plan_strips`, for what cannot."""
+    strips = config.memory.stream_strips
+    if strips == 1:
+        return None
+    if layout.tiles > 1:
+        raise UserError(
+            f"memory.stream_strips = {strips} with layout.rows = {layout.rows}, cols = {layout.cols}: tiles cut an "
+            "event in space, strips in time; take one: set memory.stream_strips = 1, or layout.rows = layout.cols = 1"
+        )
+    if layout.pipe > 1:
+        raise UserError(
+            f"memory.stream_strips = {strips} with layout.pipe = {layout.pipe}: a streamed front and the rest of the "
+            "network share a device; set memory.stream_strips = 1 or layout.pipe = 1"
+        )
+    return plan_strips(model, strips, config.memory.stream_until, image)
+
+
 def tile_shares(config: RunConfig, job: Job, precision: str) -> list[TileShare]:
     """What each tile of a group has of a step, row by row; maps travel in the `precision` of the computation."""
+    model, image = _without_data(config, job)
+    model.to({"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision])
+    return shares(plan_of(config, job.layout, model, image), model, job.layout)
+
+
+def job_strips(config: RunConfig, job: Job) -> StripPlan | None:
+    """How a checked run streams its front, if it does."""
+    return strips_of(config, job.layout, *_without_data(config, job))
+
+
+def _without_data(config: RunConfig, job: Job) -> tuple[nn.Module, tuple[int, int, int]]:
+    """A run's model on the meta device, and its image: (channels, rows, columns)."""
     with torch.device("meta"):
         model = make_model(config, job.planes, len(job.classes))
-    model.to({"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision])
-    image = (job.planes, *preprocessing(config, job.image_shape).shape)
-    return shares(plan_of(config, job.layout, model, image), model, job.layout)
+    return model, (job.planes, *preprocessing(config, job.image_shape).shape)
 
 
 def max_steps(config: RunConfig, layout: Layout, train_events: int) -> int:

@@ -28,7 +28,7 @@ from lartpc_ds.memory import PeakMemory
 from lartpc_ds.parallel.groups import Groups
 from lartpc_ds.parallel.spatialize import TilePlan
 from lartpc_ds.parallel.tiles import Clock, Tiles
-from lartpc_ds.prepare import Job, make_loss, make_model, plan_of
+from lartpc_ds.prepare import Job, make_loss, make_model, plan_of, strips_of
 from lartpc_ds.runlog import RunFolder, write_atomically
 from lartpc_ds.sources import augmentation, preprocessing, reopen_source
 from lartpc_ds.train import Predictions, Run, Stopped, evaluated, fit
@@ -123,13 +123,17 @@ def evaluate(folder: RunFolder, request: dict[str, Any]) -> None:
 
 
 def _on_tiles(model: nn.Module, run: Run, groups: Groups) -> tuple[TilePlan, Tiles]:
-    """Make `model` run on this rank's tile."""
+    """Make `model` run on this rank's tile, or in strips.
+
+    Both are planned on the plain model; what is applied first stands innermost.
+    """
     config = run.config
     image = (run.job.planes, *preprocessing(config, run.job.image_shape).shape)
     plan = plan_of(config, run.job.layout, model, image)
+    strips = strips_of(config, run.job.layout, model, image)
     clock = Clock(config.train.seed)
     tiles = groups.tiles(norm_scope=config.model.norm_scope, overlap=config.layout.overlap, clock=clock)
-    apply(model, config.memory, plan, tiles)
+    apply(model, config.memory, plan, tiles, strips)
     return plan, tiles
 
 

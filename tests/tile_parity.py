@@ -61,7 +61,7 @@ def on_tile(
     """One rank: its tile of `x`, its part of the output, gradients before any averaging."""
     model = convert(copy.deepcopy(model), plan, tiles)
     if recomputed:
-        recompute(model, tiles, plan.remade_at)
+        recompute(model, tiles, map(model.get_submodule, plan.remade_at))
     (top, bottom), (left, right) = plan.tile(tiles.row, tiles.col)
     mine = x[:, :, top:bottom, left:right].clone(memory_format=torch.preserve_format).requires_grad_()
     y = model(mine)

@@ -21,7 +21,7 @@ from lartpc_ds.layout import Layout
 from lartpc_ds.levers.apply import apply
 from lartpc_ds.memory import PeakMemory
 from lartpc_ds.parallel.tiles import Alone, Tiles
-from lartpc_ds.prepare import make_model, plan_of
+from lartpc_ds.prepare import make_model, plan_of, strips_of
 from lartpc_ds.runlog import RunFolder
 from lartpc_ds.sources import preprocessing, reopen_source
 
@@ -43,7 +43,9 @@ def plain(folder: RunFolder) -> list[dict[str, Any]]:
     if run.config.memory != MemoryConfig():
         image = (run.job.planes, *preprocessing(run.config, run.job.image_shape).shape)
         tiles = Tiles(1, 1, Alone(), Alone(), Alone())
-        apply(model, run.config.memory, plan_of(run.config, Layout(), model, image), tiles)
+        plan = plan_of(run.config, Layout(), model, image)
+        strips = strips_of(run.config, Layout(), model, image)
+        apply(model, run.config.memory, plan, tiles, strips)
     params = {key: ds["optimizer"]["params"][key] for key in ("lr", "betas", "eps", "weight_decay")}
     optimizer = torch.optim.AdamW(model.parameters(), **params)
     positions = run.index.positions("train")

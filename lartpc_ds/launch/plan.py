@@ -10,7 +10,7 @@ from rich.table import Table
 from lartpc_ds.config import RunConfig
 from lartpc_ds.data.event_index import EventIndex
 from lartpc_ds.ds_config import precision
-from lartpc_ds.prepare import Job, tile_shares
+from lartpc_ds.prepare import Job, job_strips, tile_shares
 from lartpc_ds.runlog import RunFolder
 from lartpc_ds.sources import preprocessing
 
@@ -55,6 +55,7 @@ def _rows(
             f"{layout.world_size} rank(s): {layout}",
         ),
         *_tiles(config, job, precision(ds)),
+        *_strips(config, job),
         ("DeepSpeed", f"{config.train.ds_config}: ZeRO-{zero['stage']}, {precision(ds)}, optimizer offload {offload}"),
         *([("", "the first use on a machine compiles DeepSpeed's CPU Adam, about 2 minutes")] if compiles else []),
         (
@@ -79,6 +80,21 @@ def _tiles(config: RunConfig, job: Job, dtype: str) -> list[tuple[str, str]]:
             f"the work, halo {2 * events * share.halo_bytes / 2**20:.2f} MiB a step",
         )
         for number, share in enumerate(tile_shares(config, job, dtype))
+    ]
+
+
+def _strips(config: RunConfig, job: Job) -> list[tuple[str, str]]:
+    """What runs in strips, and what that costs."""
+    plan = job_strips(config, job)
+    if plan is None:
+        return []
+    largest = max(stop - start for start, stop in (strip.rows for strip in plan.strips))
+    return [
+        (
+            "  streaming",
+            f"{plan.front[0]} to {plan.front[-1]} in {len(plan.strips)} strips of at most {largest} of {plan.rows} "
+            f"rows (overlap {plan.overlap:.1%}); whole maps from {plan.until}",
+        )
     ]
 
 

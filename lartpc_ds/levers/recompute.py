@@ -6,7 +6,7 @@ runs its blocks to the end, so that the halos in them meet. Rejected: the reentr
 parameter's gradient twice, and DeepSpeed's own, which updates running statistics twice.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
@@ -24,18 +24,18 @@ from lartpc_ds.parallel.tiles import Clock, Tiles
 __all__ = ["recompute"]
 
 
-def recompute(model: nn.Module, tiles: Tiles, leave_out: Collection[str] = ()) -> None:
+def recompute(model: nn.Module, tiles: Tiles, leave_out: Iterable[nn.Module] = ()) -> None:
     """From now on the blocks of `model` keep their inputs only; apply it after the model is converted to tiles.
 
     Args:
         model: with a list of blocks, see `models.build.blocks`.
         tiles: that the model was converted with.
-        leave_out: names of modules; a block that has one stays as it is.
+        leave_out: a block that is or has one of these modules stays as it is.
 
     Raises:
         UserError: the model has no list of blocks; later, in a forward pass, that a block changes its input in place.
     """
-    left = {model.get_submodule(name) for name in leave_out}
+    left = set(leave_out)
     chosen = {module: name for name, module in blocks(model) if not left & {*module.modules()}}  # some are used twice
     for module, name in chosen.items():
         wrap(name, module, _checkpointed(module, tiles))

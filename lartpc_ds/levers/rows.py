@@ -83,9 +83,13 @@ class Rows:
         return replace(self, dim=dim)
 
     def needed(self, out: Range) -> Range:
-        """Of what-ifs as `every` makes them: the fewest rows of the image that give the rows `out` of this map."""
-        first = int(np.flatnonzero(self.low <= out[0])[-1])
-        last = len(self.high) - 1 - int(np.flatnonzero(self.high >= out[1])[-1])
+        """Of what-ifs as `every` makes them: the fewest rows of the image that give the rows `out` of this map.
+
+        One at least, where `out` reads padding only.
+        """
+        rows = len(self.low) - 1
+        first = min(int(np.flatnonzero(self.low <= out[0])[-1]), rows - 1)
+        last = rows - int(np.flatnonzero(self.high >= out[1])[-1])
         return first, max(last, first + 1)
 
 

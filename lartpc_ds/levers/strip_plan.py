@@ -15,7 +15,7 @@ from torch import nn
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import tile_bounds
 from lartpc_ds.levers.rows import Rows
-from lartpc_ds.levers.saved import block_bytes
+from lartpc_ds.levers.saved import BlockBytes, block_bytes
 from lartpc_ds.levers.strips import Note, Strips
 from lartpc_ds.models.build import blocks
 from lartpc_ds.parallel.imitation import TRACED_EVENTS, images_of
@@ -27,6 +27,9 @@ __all__ = ["Strip", "StripPlan", "plan_strips"]
 
 Blocks = Sequence[tuple[str, nn.Module]]
 Image = tuple[int, int, int]
+
+_NEAR = 1.25
+"""Of fronts that are as good as that, the shortest is taken: strips of a longer one have more rows in common."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ def plan_strips(model: nn.Module, strips: int, until: str, image: tuple[int, int
     Args:
         model: any nn.Module of one device that has blocks (`models.build.blocks`); it is not changed.
         strips: how many.
-        until: the first block after the front, or "auto": where the maps that are alive at once are smallest.
+        until: the first block after the front, or "auto": the first for which little is alive at once.
         image: of the whole image.
 
     Raises:
@@ -104,16 +107,21 @@ def _choose(shadow: nn.Module, sequence: Blocks, strips: int, until: str, image:
     if not plans:
         assert error is not None
         raise error
-    sizes = block_bytes(sequence, images_of(shadow, (TRACED_EVENTS, *image)))
+    peaks = _peaks(plans, block_bytes(sequence, images_of(shadow, (TRACED_EVENTS, *image))))
+    return next(plan for plan, peak in zip(plans, peaks, strict=True) if peak <= _NEAR * min(peaks))
 
-    def alive(plan: StripPlan) -> float:
-        """The front's output, the maps of its largest strip, and those of the rest."""
+
+def _peaks(plans: Sequence[StripPlan], sizes: Sequence[BlockBytes]) -> list[float]:
+    """Bytes alive at once: the front's output and its gradient, and the maps of the rest or then of the largest strip.
+
+    The backward pass has freed the maps of the rest before the first strip runs again.
+    """
+    saved, peaks = [size.saved for size in sizes], []
+    for plan in plans:
         count = len(plan.front)
         largest = max(stop - start for start, stop in (strip.rows for strip in plan.strips)) / plan.rows
-        saved = [size.saved for size in sizes]
-        return sizes[count - 1].output + largest * sum(saved[:count]) + sum(saved[count:])
-
-    return min(plans, key=alive)
+        peaks.append(2 * sizes[count - 1].output + max(largest * sum(saved[:count]), sum(saved[count:])))
+    return peaks
 
 
 def _cut(names: Sequence[str], rows: Rows, strips: int) -> StripPlan:
@@ -152,17 +160,31 @@ class _Run:
 
 
 def _check(shadow: nn.Module, front: Blocks, plan: StripPlan, image: Image) -> None:
-    """Every strip must make the calls of the whole image, with the same numbers, on its part of the same maps."""
+    """A strip must make the calls of the whole image, with the same numbers, on its part of the same maps.
+
+    All strips of a few, a spread of many.
+    """
     whole = _Run(shadow, front, image, None)
-    for strip in plan.strips:
+    last = len(plan.strips) - 1
+    for strip in (plan.strips[at] for at in sorted({last * part // 8 for part in range(9)})):
         run = _Run(shadow, front, image, strip.rows)
         for error in (whole.error, run.error):
             if error is not None:
                 raise error
-        for one, other in itertools.zip_longest(whole.notes, run.notes):
-            if one != other:
-                layer, line, function, numbers, sizes = one or other
-                raise UserError(
-                    f"{layer} ({line}): {function} depends on the size of the image: with {(numbers, sizes)} on all of "
-                    f"it, and {other and other[2:]} on rows {strip.rows}; do not compute with the size"
-                )
+        _compare(whole, run, strip)
+        rows = run.trail[-1]
+        if rows.dim != plan.dim or not rows.start <= strip.out[0] < strip.out[1] <= rows.stop:
+            raise UserError(
+                f"memory.stream_until: the blocks before {plan.until} need other rows in evaluation than in training, "
+                "so they cannot run in strips; end the front earlier, or set memory.stream_strips = 1"
+            )
+
+
+def _compare(whole: _Run, run: _Run, strip: Strip) -> None:
+    for one, other in itertools.zip_longest(whole.notes, run.notes):
+        if one != other:
+            layer, line, function, *_ = one or other
+            raise UserError(
+                f"{layer} ({line}): {function} depends on the size of the image: {one and one[2:]} on all of it, "
+                f"{other and other[2:]} on rows {strip.rows}; do not compute with the size"
+            )
