@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -20,6 +20,7 @@ from lartpc_ds.levers import strip_windows
 from lartpc_ds.levers.stream import stream
 from lartpc_ds.levers.strip_plan import StripPlan, plan_strips
 from lartpc_ds.models.build import blocks, build_model
+from tests.tile_cases import every_window_reads
 from tests.tile_parity import Numbers, image, whole
 
 TOLERANCE = 1e-10
@@ -181,32 +182,43 @@ def layers(draw: st.DrawFn) -> nn.Module:
         return nn.ZeroPad2d((0, 0, draw(st.integers(0, 4)), draw(st.integers(0, 4))))
     ceil_mode = draw(st.booleans())
     if kind == "max":
-        reach = (kernel - 1) * dilation + 1
-        return nn.MaxPool2d(*both, (draw(st.integers(0, reach // 2)), 1), (dilation, 1), ceil_mode=ceil_mode)
+        return nn.MaxPool2d(*both, (draw(st.integers(0, kernel // 2)), 1), (dilation, 1), ceil_mode=ceil_mode)
     padding, divisor = (draw(st.integers(0, kernel // 2)), 1), draw(st.sampled_from([None, 3]))
     return nn.AvgPool2d(*both, padding, ceil_mode, draw(st.booleans()), divisor)
 
 
-EMPTY = "fewer than strips|without rows|no row in common"
+EMPTY = ("fewer than strips", "without rows", "no row in common")
+
+
+def runs(model: nn.Sequential, x: Tensor) -> bool:
+    """Is every layer one that torch itself can run, and run right?"""
+    try:
+        for layer in model:
+            if isinstance(layer, nn.MaxPool2d) and not every_window_reads(layer, x):
+                return False
+            x = layer(x)
+    except RuntimeError:
+        return False
+    return True
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
-@settings(max_examples=3000, deadline=None)
-@given(st.lists(layers(), min_size=1, max_size=5), st.integers(1, 70), st.integers(2, 6))
-def test_any_stack_is_exact_or_its_strips_would_be_empty(stack: list[nn.Module], rows: int, strips: int) -> None:
-    model = nn.Sequential(OrderedDict({**{f"block{n}": one for n, one in enumerate(stack)}, "rest": nn.Identity()}))
-    model, x = model.double(), image((1, CHANNELS, rows, COLUMNS))
-    try:
-        reference = whole(model, x)
-    except RuntimeError as error:
-        assume("Kernel size" not in str(error) and "too small" not in str(error) and "greater than" not in str(error))
-        raise
+@settings(max_examples=250, deadline=None, derandomize=True, database=None, suppress_health_check=HealthCheck)
+@given(st.lists(layers(), min_size=1, max_size=5), st.integers(1, 70), st.integers(2, 6), st.booleans())
+def test_any_stack_is_exact_or_a_strip_would_be_empty(
+    stack: list[nn.Module], rows: int, strips: int, channels_last: bool
+) -> None:
+    named = {**{f"block{number}": layer for number, layer in enumerate(stack)}, "rest": nn.Identity()}
+    model = nn.Sequential(OrderedDict(named)).double()
+    x = image((2, CHANNELS, rows, COLUMNS))
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    assume(runs(model, x))
     try:
         numbers, _ = streamed(model, x, strips, "rest")
     except UserError as refusal:
-        assert any(part in str(refusal) for part in EMPTY.split("|")), refusal
+        assert any(part in str(refusal) for part in EMPTY), refusal
         return
-    assert difference(numbers, reference) <= TOLERANCE
+    assert difference(numbers, whole(model, x)) <= TOLERANCE
 
 
 # the comparison would notice
