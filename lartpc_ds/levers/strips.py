@@ -107,9 +107,9 @@ class Strips(TorchFunctionMode):
         marked = [tensor for tensor in tensors if self.rows_of(tensor) is not None]
         if self._name == "get":
             return self._attribute(func, args)
-        if not marked:
-            if self._name in STRIP_WINDOW_RULES and tensors and tensors[0].ndim == 4:
-                raise self.refuse("is of a map of which the rows are not known")
+        if not marked and self._name in STRIP_WINDOW_RULES and tensors and tensors[0].ndim == 4:
+            raise self.refuse("is of a map of which the rows are not known")
+        if not marked or self._name.startswith("new_"):  # x.new_zeros asks x for its dtype and device only
             return func(*args, **kwargs)
         self._check(func, args, kwargs, marked)
         if self.notes is not None:

@@ -11,11 +11,9 @@ from lartpc_ds.parallel import modules
 
 __all__ = ["autograd_function", "checkpointed", "in_checkpoint", "where"]
 
-_LIBRARY = (
-    str(Path(torch.__file__).parent),
-    str(Path(__file__).parent),
-    str(Path(__file__).parents[1] / "levers"),
-)
+_PACKAGE = Path(__file__).parents[1]
+_LIBRARY = (str(Path(torch.__file__).parent), str(_PACKAGE / "parallel"), str(_PACKAGE / "levers"))
+_MODELS = str(_PACKAGE / "models")
 _CHECKPOINTS = ("torch/utils/checkpoint.py", "activation_checkpointing/checkpointing.py")
 
 
@@ -28,10 +26,12 @@ def _frames() -> Iterator[FrameType]:
 
 
 def where() -> str:
-    """The innermost line that is neither torch's nor ours."""
+    """The innermost line of a model; where a model of torch's own modules has none, it says so."""
     for frame in _frames():
-        if not frame.f_code.co_filename.startswith(_LIBRARY):
-            return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+        file = frame.f_code.co_filename
+        if not file.startswith(_LIBRARY):
+            ours = file.startswith(str(_PACKAGE)) and not file.startswith(_MODELS)
+            return "torch.nn" if ours else f"{Path(file).name}:{frame.f_lineno}"
     return "?"
 
 

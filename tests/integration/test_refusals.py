@@ -103,6 +103,16 @@ def training(*settings: str, run_dir: str = "new", run: str = "run.toml") -> lis
         (['model.weights="nowhere.pt"'], ["model.weights", "nowhere.pt"]),
         (['model.weights="run.toml"'], ["model.weights", "run.toml"]),
         (["model.width=8", 'model.weights="run/checkpoints/last/model.pt"'], ["model.weights", "model.pt"]),
+        (["memory.stream_strips=0"], ["memory.stream_strips", "greater than or equal to 1"]),
+        (["memory.stream_strips=2"], ["stem.1 (torch.nn)", "batch_norm", "sweep", "--set 'model.norm=\"layer\"'"]),
+        (
+            ['model.norm="layer"', "memory.stream_strips=2", 'memory.stream_until="layer9"'],
+            ["memory.stream_until", "layer9", '"auto"', "layer2_0"],
+        ),
+        (
+            ['model.norm="layer"', "memory.stream_strips=10", 'memory.stream_until="layer2_0"'],
+            ["memory.stream_strips = 10", "9 rows", "fewer strips"],
+        ),
     ],
     ids=lambda value: value[-1] if "=" in value[-1] or "." in value[-1] else "",
 )
@@ -115,6 +125,7 @@ def test_impossible_configurations(refuse: Refuse, settings: list[str], words: l
     [
         (3, ["layout.rows=2"], ["rows 2 x cols 1", "needs 2 ranks or a multiple", "--devices is 3"]),
         (40, ["layout.rows=40"], ["33 pixels", "40 tiles"]),
+        (2, ["layout.rows=2", "memory.stream_strips=2"], ["memory.stream_strips = 2", "layout.rows = 2", "take one"]),
         (2, ["layout.rows=2", 'layout.gather_at="layer9"'], ["layout.gather_at", "layer9", "layer4_1"]),
         (8, ["layout.rows=8", 'layout.gather_at="never"'], ["layer", "resnet.py", "a tile is empty", "layout.rows"]),
         (
@@ -123,7 +134,14 @@ def test_impossible_configurations(refuse: Refuse, settings: list[str], words: l
             ["the model's own forward", "users_models.py", "flatten", "AdaptiveAvgPool2d(1)"],
         ),
     ],
-    ids=["a group that does not divide the world", "more tiles than pixels", "no block", "empty tile", "operator"],
+    ids=[
+        "a group that does not divide the world",
+        "more tiles than pixels",
+        "tiles and strips",
+        "no block",
+        "empty tile",
+        "operator",
+    ],
 )
 def test_impossible_tiles(refuse: Refuse, work: Path, devices: int, settings: list[str], words: list[str]) -> None:
     toml = work / "run.toml"
