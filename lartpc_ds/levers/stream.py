@@ -13,7 +13,6 @@ ZeRO's hooks count on once a backward pass.
 
 import functools
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from types import MethodType
 
 import torch
@@ -61,11 +60,10 @@ def _own_rows(
     strips: Strips, front: Sequence[tuple[str, nn.Module]], plan: StripPlan, strip: Strip, view: Tensor
 ) -> Tensor:
     """The rows of the front's output that the strip owns."""
-    with _uncached(view.device.type):
-        x, rows = strips.run(front, view, Rows.of(2, plan.rows, strip.rows))
-        start, stop = strip.out
-        assert rows.start <= start < stop <= rows.stop, (strip, rows)
-        return x.narrow(plan.dim, start - rows.start, stop - start)
+    x, rows = strips.run(front, view, Rows.of(2, plan.rows, strip.rows))
+    start, stop = strip.out
+    assert rows.start <= start < stop <= rows.stop, (strip, rows)
+    return x.narrow(plan.dim, start - rows.start, stop - start)
 
 
 def _run(run: "functools.partial[Tensor]", view: Tensor) -> Tensor:
@@ -76,13 +74,3 @@ def _run(run: "functools.partial[Tensor]", view: Tensor) -> Tensor:
     with set_checkpoint_early_stop(False):
         part: Tensor = checkpoint(run, view, use_reentrant=False, preserve_rng_state=False)
     return part
-
-
-def _uncached(device: str) -> AbstractContextManager[object]:
-    """Autocast, if it is on, casts weights anew for each strip, so that their gradients are summed in float32.
-
-    One cast that all strips share would sum the strips' gradients in bfloat16.
-    """
-    if not torch.is_autocast_enabled(device):
-        return nullcontext()
-    return torch.autocast(device, torch.get_autocast_dtype(device), cache_enabled=False)

@@ -130,6 +130,17 @@ def test_evaluation_streams_too_and_keeps_the_memory_format() -> None:
     assert net.state_dict().keys() == model.state_dict().keys()
 
 
+def test_autocast_adds_no_more_than_rounding() -> None:
+    """Strips sum their weight gradients in bfloat16, which is what convolutions see of the weights."""
+    model, x = network("resnet18").float(), image((1, *IMAGE)).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = whole(model, x)
+        numbers = whole(stream(copy.deepcopy(model), plan_strips(model, 5, "layer2_0", IMAGE)), x)
+    for name, expected in plain.gradients.items():
+        if expected.ndim == 4:
+            assert float((numbers.gradients[name] - expected).norm() / expected.norm()) < 0.02, name
+
+
 def test_a_copy_runs_its_own_weights() -> None:
     model, x = network("resnet18"), image((1, *IMAGE))
     net = stream(copy.deepcopy(model), plan_strips(model, 3, "layer1_1", IMAGE))
@@ -138,6 +149,31 @@ def test_a_copy_runs_its_own_weights() -> None:
         for parameter in net.parameters():
             parameter.zero_()
     assert difference(whole(other, x), whole(model, x)) <= TOLERANCE
+
+
+class Nested(nn.Module):
+    """No sequence, but it says which blocks it is made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.ModuleDict({f"part{n}": nn.Conv2d(3, 3, 3, 1 + n % 2, padding=1) for n in range(3)})
+        self.norm = nn.BatchNorm2d(3)
+
+    def blocks(self) -> list[tuple[str, nn.Module]]:
+        return [*self.body.items(), ("norm", self.norm)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _, block in self.blocks():
+            x = block(x)
+        return x
+
+
+def test_a_model_that_is_no_sequence_supplies_its_blocks() -> None:
+    torch.manual_seed(3)
+    model, x = Nested().double(), image((1, *IMAGE))
+    numbers, plan = streamed(model, x, 3, "norm")
+    assert plan.front == ("part0", "part1", "part2")
+    assert difference(numbers, whole(model, x)) <= TOLERANCE
 
 
 def test_images_of_other_rows_are_refused() -> None:
