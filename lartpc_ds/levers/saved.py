@@ -24,7 +24,9 @@ def block_bytes(blocks: Sequence[tuple[str, nn.Module]], x: Tensor) -> list[Bloc
 
     def is_new(tensor: Tensor) -> bool:
         storage = tensor.untyped_storage()
-        return storages.setdefault(storage._cdata, storage) is storage
+        known = len(storages)
+        storages[storage._cdata] = storage
+        return len(storages) > known
 
     is_new(x)
     for _, block in blocks:

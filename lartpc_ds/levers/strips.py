@@ -48,6 +48,7 @@ class Strips(TorchFunctionMode):
     def run(self, blocks: Sequence[tuple[str, nn.Module]], x: Tensor, rows: Rows) -> tuple[Tensor, Rows]:
         """Run blocks on a strip `x` of images that has `rows`; what they give, and which rows of it."""
         self._passed, self._images, self.trail = rows, _storage(x), []
+        self._rows = WeakTensorKeyDictionary()  # a map that a model has kept from another strip is unknown in this one
         try:
             for _, block in blocks:
                 x = block(x)
