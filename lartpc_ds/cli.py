@@ -235,6 +235,24 @@ def bench_tiles(
     print(json.dumps(result) if as_json else json.dumps(result, indent=2))
 
 
+@bench_app.command("pipeline")
+def bench_pipeline(
+    recipe: Annotated[str, typer.Argument(help="A recipe or run TOML.")] = "microboone-full",
+    overrides: Overrides = None,
+    stages: Annotated[list[int] | None, typer.Option(min=2, help="Stages (default: 2 and 4).")] = None,
+    measured: Annotated[bool, typer.Option("--measure", help="Train every cut, too, one process a stage.")] = False,
+    repeats: Annotated[int, typer.Option(min=1, help="Fresh processes a cut.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Timed steps a process.")] = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Cuts of a network into pipeline stages: balanced, by parameters, by number of blocks."""
+    from lartpc_ds.bench.pipeline import bench
+
+    chosen = stages or [2, 4]
+    result = bench(recipe, overrides or [], stages=chosen, measured=measured, repeats=repeats, steps=steps)
+    print(json.dumps(result) if as_json else json.dumps(result, indent=2))
+
+
 def _console() -> "Console":
     from rich.console import Console
 

@@ -168,6 +168,15 @@ class LayoutConfig(_Section):
     overlap: bool = True
     """Compute a convolution's interior while its halo is under way."""
 
+    @model_validator(mode="after")
+    def _one_cut_a_stage(self) -> Self:
+        if not isinstance(self.cuts, str) and len(self.cuts) != self.pipe - 1:
+            raise ValueError(
+                f"cuts = {list(self.cuts)} begins {len(self.cuts)} stage(s) after the first, but pipe = {self.pipe}; "
+                f"name {self.pipe - 1} block(s), or set pipe = {len(self.cuts) + 1}"
+            )
+        return self
+
 
 class MemoryConfig(_Section):
     """What is kept of a step's activations; every combination gives the same numbers."""
@@ -232,6 +241,15 @@ class RunConfig(_Section):
     layout: LayoutConfig = LayoutConfig()
     memory: MemoryConfig = MemoryConfig()
     train: TrainConfig
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Self:
+        if self.memory.stream_strips > 1 and self.layout.pipe > 1:
+            raise ValueError(
+                f"memory.stream_strips = {self.memory.stream_strips}: streaming needs layout.pipe = 1, which is "
+                f"{self.layout.pipe}; cut images into tiles (layout.rows, layout.cols) instead, or leave one out"
+            )
+        return self
 
     @classmethod
     def parse(cls, tree: dict[str, Any], source: str) -> Self:

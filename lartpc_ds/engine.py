@@ -23,7 +23,7 @@ from lartpc_ds.losses import Loss, cross_entropy, mean
 from lartpc_ds.parallel.groups import Groups, make_groups
 from lartpc_ds.parallel.tiles import Tiles
 
-__all__ = ["Engine", "StepResult", "averaged_buffers", "finish", "inference", "start"]
+__all__ = ["Engine", "StepResult", "averaged_buffers", "channels_last", "finish", "inference", "start"]
 
 _TIMEOUT = datetime.timedelta(minutes=30)
 
@@ -90,6 +90,7 @@ class Engine:
     ) -> None:
         self.groups, self.device, self._tiles = groups, device, tiles or groups.tiles()
         self.loss = loss or Loss(cross_entropy())
+        self._sums = _Sums()
         self.micro_steps = int(ds["gradient_accumulation_steps"])
         self.deepspeed, *_ = deepspeed.initialize(
             model=model, model_parameters=list(model.parameters()), config=dict(ds), dist_init_required=False
@@ -111,28 +112,30 @@ class Engine:
 
     def step(self, micro_batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> StepResult:
         """One optimizer step over `gradient_accumulation_steps` micro-batches of (images NCHW, targets)."""
-        self.deepspeed.train()
-        sums = _Sums()
+        self._sums = sums = _Sums()
         before = replace(self._tiles.traffic)
         self._tiles.clock.step = self.deepspeed.global_steps
+        self._micro_batches(micro_batches)
+        traffic = self._tiles.traffic
+        sent, waited = traffic.sent_bytes - before.sent_bytes, traffic.wait_seconds - before.wait_seconds
+        return StepResult(sums.loss, sums.correct, sums.scored, sums.events, sent, waited)
+
+    def _micro_batches(self, micro_batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        self.deepspeed.train()
         for part, micro_batch in enumerate(micro_batches):
             self._tiles.clock.micro_batch = part * self.groups.layout.data + self.groups.data_rank
-            images, targets = _channels_last(micro_batch[0], self.device), micro_batch[1].to(self.device)
+            images, targets = channels_last(micro_batch[0], self.device), micro_batch[1].to(self.device)
             del micro_batch  # the host's images would stay beside the device's through the whole step
             mine = self.loss.mine(self.deepspeed(images))
             del images  # autograd has kept what it needs, in the precision that it needs
             total, weight = self.loss(mine, targets)
             self.deepspeed.backward(mean(total, weight))
             self.deepspeed.step()
-            self._count(sums, mine.detach(), targets, total.detach(), weight.detach())
-        traffic = self._tiles.traffic
-        sent, waited = traffic.sent_bytes - before.sent_bytes, traffic.wait_seconds - before.wait_seconds
-        return StepResult(sums.loss, sums.correct, sums.scored, sums.events, sent, waited)
+            self._count(mine.detach(), targets, total.detach(), weight.detach())
 
-    def _count(
-        self, sums: "_Sums", mine: torch.Tensor, targets: torch.Tensor, total: torch.Tensor, weight: torch.Tensor
-    ) -> None:
+    def _count(self, mine: torch.Tensor, targets: torch.Tensor, total: torch.Tensor, weight: torch.Tensor) -> None:
         """Each rank counts the pixels of its tile; what the tiles of an event share, the first of them counts."""
+        sums = self._sums
         if self.groups.leads or self.loss.task == "pixels":
             correct, scored = self.loss.correct(mine, targets)
             sums.correct += correct
@@ -143,11 +146,11 @@ class Engine:
             sums.loss += float(total) * (events / float(weight) if float(weight) else 0.0)
             sums.events += events
 
-    def predict(self, images: torch.Tensor) -> torch.Tensor:
-        """Outputs in evaluation mode."""
+    def predict(self, images: torch.Tensor) -> torch.Tensor | None:
+        """Outputs in evaluation mode; None where another rank has them."""
         self.deepspeed.eval()
         with torch.no_grad():
-            outputs: torch.Tensor = self.deepspeed(_channels_last(images, self.device))
+            outputs: torch.Tensor = self.deepspeed(channels_last(images, self.device))
         return outputs
 
     def monitor(self, values: Mapping[str, float], events: int) -> None:
@@ -172,7 +175,7 @@ def inference(model: nn.Module, ds: Mapping[str, Any], device: torch.device) -> 
     def forward(images: torch.Tensor) -> torch.Tensor:
         dtype = getattr(torch, autocast["dtype"])
         with torch.no_grad(), torch.autocast(device.type, dtype, enabled=autocast["enabled"]):
-            outputs: torch.Tensor = model(_channels_last(images, device))
+            outputs: torch.Tensor = model(channels_last(images, device))
         return outputs
 
     return forward
@@ -197,6 +200,7 @@ def averaged_buffers(module: nn.Module, groups: Groups) -> Iterator[None]:
             buffer.copy_(value)
 
 
-def _channels_last(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+def channels_last(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The images on the device, in the layout in which convolutions are fast."""
     # activations only: DeepSpeed's start-up broadcast breaks on channels-last parameters
     return images.to(device).contiguous(memory_format=torch.channels_last)

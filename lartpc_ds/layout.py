@@ -72,6 +72,17 @@ class Layout:
         at = self.coordinates(rank)
         return tuple(self.rank(at._replace(data=data)) for data in range(self.data))
 
+    def stage_group(self, rank: int) -> tuple[int, ...]:
+        """The ranks of `rank`'s pipeline stage: all of its tiles of all events."""
+        stage_ranks = self.data * self.tiles
+        first = rank - rank % stage_ranks
+        return tuple(range(first, first + stage_ranks))
+
+    def pipe_group(self, rank: int) -> tuple[int, ...]:
+        """The ranks that hold the same tile of the same events in all stages, first stage first."""
+        at = self.coordinates(rank)
+        return tuple(self.rank(at._replace(pipe=pipe)) for pipe in range(self.pipe))
+
     @classmethod
     def fit(cls, devices: int, *, pipe: int = 1, data: int | None = None, rows: int = 1, cols: int = 1) -> "Layout":
         """The layout on `devices` ranks; `data` takes what the other axes leave.

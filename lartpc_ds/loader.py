@@ -90,6 +90,7 @@ def _collate(items: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> An
 def _read(
     dataset: EventDataset, items: Iterable[list[Any]], workers: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    workers = workers if dataset.reads else 0  # a rank that needs no pixels starts no processes
     # forkserver: a fork would copy the locks of gloo's and OpenMP's threads
     context = multiprocessing.get_context("forkserver") if workers else None
     loader = DataLoader(

@@ -19,12 +19,13 @@ from lartpc_ds.config import RunConfig
 from lartpc_ds.data.event_index import EventIndex
 from lartpc_ds.data.source import Source
 from lartpc_ds.errors import UserError
-from lartpc_ds.layout import Layout
+from lartpc_ds.layout import Bounds, Layout
 from lartpc_ds.levers.strip_plan import StripPlan, plan_strips
 from lartpc_ds.losses import Loss, check_loss, cross_entropy, import_loss
 from lartpc_ds.models.build import build_model
 from lartpc_ds.parallel.spatialize import TilePlan, TileShare, plan_tiles, shares
 from lartpc_ds.parallel.tiles import Tiles
+from lartpc_ds.planning.stages import StageShare, block_costs, check_zero, plan_stages, stage_shares
 from lartpc_ds.sources import preprocessing
 from lartpc_ds.weights import check_weights
 
@@ -37,6 +38,7 @@ __all__ = [
     "make_loss",
     "make_model",
     "plan_of",
+    "stages_of",
     "strips_of",
     "tile_shares",
     "with_files",
@@ -58,6 +60,8 @@ class Job:
     classes: tuple[str, ...]
     parameters: int
     task: str = "events"
+    stages: Bounds = ()
+    """Stage s of a pipeline has the blocks [B_s, B_s+1) of the network; () is no pipeline."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -67,6 +71,7 @@ class Job:
     def from_dict(cls, tree: Mapping[str, Any]) -> Self:
         """The inverse of `as_dict` after a way through JSON."""
         fixed = {"layout": Layout(**tree["layout"]), "classes": tuple(tree["classes"])}
+        fixed["stages"] = tuple(tree.get("stages", ()))
         return cls(**{**tree, **fixed, "image_shape": tuple(tree["image_shape"])})
 
 
@@ -85,12 +90,14 @@ def make_model(config: RunConfig, planes: int, num_classes: int) -> nn.Module:
     )
 
 
-def make_job(config: RunConfig, layout: Layout, source: Source, index: EventIndex) -> Job:
+def make_job(config: RunConfig, ds: Mapping[str, Any], layout: Layout, source: Source, index: EventIndex) -> Job:
     """Check what only shows when model, events and layout meet, without memory or time: the model runs on meta tensors.
 
     Raises:
-        UserError: the model cannot take the images or gives no score a class, or the run has no steps.
+        UserError: the model cannot take the images or gives no score a class, it cannot be cut into stages, or the run
+            has no steps.
     """
+    check_zero(config, ds, layout)
     image = source.image_shape
     for axis, most, size in zip(("rows", "columns"), config.data.shift, image[1:], strict=True):
         if most >= size:
@@ -114,7 +121,8 @@ def make_job(config: RunConfig, layout: Layout, source: Source, index: EventInde
         check_weights(model, Path(config.model.weights), "model.weights")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     steps = max_steps(config, layout, len(index.positions("train")))
-    return Job(layout, steps, image[0], source.recorded_shape, index.class_names, parameters, source.task)
+    stages = plan_stages(config, ds, layout, model, image, plan)
+    return Job(layout, steps, image[0], source.recorded_shape, index.class_names, parameters, source.task, stages)
 
 
 def _name(config: RunConfig) -> str:
@@ -199,6 +207,14 @@ def _without_data(config: RunConfig, job: Job) -> tuple[nn.Module, tuple[int, in
     with torch.device("meta"):
         model = make_model(config, job.planes, len(job.classes))
     return model, (job.planes, *preprocessing(config, job.image_shape).shape)
+
+
+def stages_of(config: RunConfig, ds: Mapping[str, Any], job: Job) -> list[StageShare]:
+    """What each pipeline stage has of a step; none where the model is not cut."""
+    if not job.stages:
+        return []
+    model, image = _without_data(config, job)
+    return stage_shares(block_costs(config, ds, job.layout, model, image), job.stages, config.train.accumulate)
 
 
 def max_steps(config: RunConfig, layout: Layout, train_events: int) -> int:

@@ -31,6 +31,7 @@ from lartpc_ds.parallel.tiles import Clock, Tiles
 from lartpc_ds.prepare import Job, make_loss, make_model, plan_of, strips_of
 from lartpc_ds.runlog import RunFolder, write_atomically
 from lartpc_ds.sources import augmentation, preprocessing, reopen_source
+from lartpc_ds.stage_engine import StageEngine
 from lartpc_ds.train import Predictions, Run, Stopped, evaluated, fit
 from lartpc_ds.weights import load_weights
 
@@ -64,11 +65,15 @@ def train(folder: RunFolder, *, resume: bool, stop_requested: Callable[[], bool]
     for monitor in ("tensorboard", "csv_monitor"):
         if monitor in ds:  # a relative path means the run folder, wherever the launcher was started
             ds[monitor]["output_path"] = str(folder.path / ds[monitor].get("output_path", ""))
-    plan, tiles = _on_tiles(model.to(device), run, groups)
+    plan, tiles = _on_tiles(model, run, groups)
     # what no mask keys, the tiles of one event still draw alike
     torch.manual_seed(run.config.train.seed + groups.data_rank)
     loss = make_loss(run.config, run.job, plan, run.index, tiles)
-    trainer = engine.Engine(model, ds, groups, device, loss, tiles)
+    if run.job.stages:
+        trainer: engine.Engine = StageEngine(model, run.job.stages, ds, groups, device, loss, tiles)
+        del model  # the blocks of other stages
+    else:
+        trainer = engine.Engine(model.to(device), ds, groups, device, loss, tiles)
     start = checkpoint.latest(folder.checkpoints) if resume else None
     progress = checkpoint.Progress() if start is None else checkpoint.load(trainer, start)
     source = reopen_source(run.config, run.index, run.job.image_shape, run.job.task)
@@ -114,7 +119,8 @@ def evaluate(folder: RunFolder, request: dict[str, Any]) -> None:
     forward = engine.inference(model, ds, device)
     positions = np.array(request["positions"], np.int64)
     dataset = _dataset(run, reopen_source(config, index, job.image_shape, job.task), positions, plan, groups)
-    figures, predictions = evaluated(forward, dataset, run, groups, make_loss(config, job, plan, run.index, tiles))
+    loss = make_loss(config, job, plan, run.index, tiles)
+    figures, predictions = evaluated(forward, dataset, run, groups, loss, device)
     if groups.rank == 0:
         if predictions is not None:
             write_predictions(Path(request["predictions"]), index, positions, predictions, job)
@@ -138,12 +144,13 @@ def _on_tiles(model: nn.Module, run: Run, groups: Groups) -> tuple[TilePlan, Til
 
 
 def _dataset(run: Run, source: Source, positions: NDArray[np.int64], plan: TilePlan, groups: Groups) -> EventDataset:
-    """Of this rank's tile only."""
+    """Of this rank's tile only, and of that what its pipeline stage needs."""
     at = groups.layout.coordinates(groups.rank)
     rows, cols = plan.tile(at.row, at.col)
     # scores may come out at other bounds than the images went in: targets follow the scores
     target_tile = None if plan.output is None else plan.output.tile(at.row, at.col)
-    return EventDataset(source, positions, rows, cols, target_tile, augmentation(run.config))
+    needs = {"images": at.pipe == 0, "targets": at.pipe == groups.layout.pipe - 1}
+    return EventDataset(source, positions, rows, cols, target_tile, augmentation(run.config), **needs)
 
 
 def write_predictions(

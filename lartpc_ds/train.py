@@ -26,7 +26,8 @@ from lartpc_ds.runlog import RunFolder
 
 __all__ = ["Predictions", "Run", "evaluated", "fit", "predict"]
 
-Predict = Callable[[torch.Tensor], torch.Tensor]
+Predict = Callable[[torch.Tensor], torch.Tensor | None]
+"""Images to outputs; None where another pipeline stage has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +64,29 @@ def predict(
     """Run the whole dataset, shared over the data ranks; each event counts once whatever their number."""
     logits = torch.zeros(len(dataset), num_classes)
     for images, _, positions, valid in evaluation_batches(dataset, config, groups):
-        logits[positions[valid]] = forward(images).float().cpu()[valid]
+        if (outputs := forward(images)) is not None:
+            logits[positions[valid]] = outputs.float().cpu()[valid]
     gathered: list[Any] = [None] * groups.layout.data
     dist.all_gather_object(gathered, logits, group=groups.data)
     # each row is zero on all ranks but one, so the sum is exact
-    return Predictions(torch.stack(gathered).sum(0).numpy(), dataset.labels)
+    logits = groups.from_last_stage(torch.stack(gathered).sum(0))
+    return Predictions(logits.numpy(), dataset.labels)
 
 
 def tallied(
-    forward: Predict, dataset: EventDataset, config: RunConfig, groups: Groups, loss: Loss, classes: tuple[str, ...]
+    forward: Predict, dataset: EventDataset, run: Run, groups: Groups, loss: Loss, device: torch.device
 ) -> metrics.Evaluation:
     """Figures of a dense model, or of one with a loss and targets of a user's own: sums over all pixels of all ranks.
 
     Scores of every pixel of every event are too many to keep, so nothing else remains of them.
     """
-    sums, device = torch.zeros(len(classes) ** 2 + 2, dtype=torch.float64), torch.device("cpu")  # exact up to 2^53
-    for images, targets, _, valid in evaluation_batches(dataset, config, groups):
-        mine = loss.mine(forward(images))
-        device = mine.device
+    classes = run.job.classes
+    sums = torch.zeros(len(classes) ** 2 + 2, dtype=torch.float64)  # exact up to 2^53
+    for images, targets, _, valid in evaluation_batches(dataset, run.config, groups):
+        outputs = forward(images)
+        if outputs is None:
+            continue
+        mine = loss.mine(outputs)
         if valid.any() and (groups.leads or loss.group is not None):
             chosen = torch.from_numpy(valid)
             tally = loss.tally(mine[chosen.to(mine.device)], targets[chosen].to(mine.device), len(classes))
@@ -93,12 +99,12 @@ def tallied(
 
 
 def evaluated(
-    forward: Predict, dataset: EventDataset, run: Run, groups: Groups, loss: Loss
+    forward: Predict, dataset: EventDataset, run: Run, groups: Groups, loss: Loss, device: torch.device
 ) -> tuple[metrics.Evaluation, Predictions | None]:
     """All figures, and the scores of every event where a model gives scores for events."""
     classes = run.job.classes
     if run.job.task != "events":
-        return tallied(forward, dataset, run.config, groups, loss, classes), None
+        return tallied(forward, dataset, run, groups, loss, device), None
     predictions = predict(forward, dataset, run.config, groups, len(classes))
     return predictions.evaluate(classes, loss if run.config.train.loss_target else None), predictions
 
@@ -186,7 +192,7 @@ def _evaluate(
 ) -> tuple[Predictions | None, Progress, bool]:
     started = time.perf_counter()
     with averaged_buffers(engine.module, engine.groups):
-        evaluation, predictions = evaluated(engine.predict, held_out, run, engine.groups, engine.loss)
+        evaluation, predictions = evaluated(engine.predict, held_out, run, engine.groups, engine.loss, engine.device)
     # targets that only a user's loss understands have no accuracy: then the smallest loss is the best
     score = -evaluation.loss if run.job.task == "own" else evaluation.balanced_accuracy.value
     line = {"step": progress.step, "evaluation": evaluation.as_dict(), "seconds": time.perf_counter() - started}

@@ -10,7 +10,21 @@ from torch.nn import functional as F
 
 from tests.unet import unet
 
-__all__ = ["COLS", "ROWS", "Dense", "Labelled", "Own", "Pooled", "Spectrum", "focal", "halving", "squares", "unet"]
+__all__ = [
+    "COLS",
+    "ROWS",
+    "Dense",
+    "Labelled",
+    "Own",
+    "Pooled",
+    "Spectrum",
+    "flat",
+    "flat_pooled",
+    "focal",
+    "halving",
+    "squares",
+    "unet",
+]
 
 ROWS, COLS = 40, 56
 
@@ -73,6 +87,34 @@ class Spectrum(nn.Module):
 def halving(planes: int, num_classes: int) -> nn.Module:
     """Maps of half the size."""
     return nn.Conv2d(planes, num_classes, 2, stride=2)
+
+
+def _layer(channels: int, out: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(channels, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU(inplace=True))
+
+
+class _Float(nn.Module):
+    """A block of a user's that gives float32 whatever the precision of the run."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.float()
+
+
+def _flat(planes: int) -> list[nn.Module]:
+    first = nn.Sequential(_layer(planes, 4), _Float())
+    second = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.BatchNorm2d(8))
+    return [first, nn.Dropout(0.3), second, nn.ReLU(inplace=True), _layer(8, 8)]
+
+
+def flat(planes: int, num_classes: int) -> nn.Module:
+    """A sequence of blocks that scores pixels; one has no parameters and one works in place."""
+    return nn.Sequential(*_flat(planes), nn.Conv2d(8, num_classes, 1))
+
+
+def flat_pooled(planes: int, num_classes: int) -> nn.Module:
+    """The same for whole images."""
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
+    return nn.Sequential(*_flat(planes), pool, nn.Linear(8, num_classes))
 
 
 def focal(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

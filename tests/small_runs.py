@@ -66,5 +66,7 @@ def prepared(folder: Path, toml: Path, overrides: Sequence[str] = (), ranks: int
     config, ds = recipes.load(str(toml), overrides)
     run = RunFolder(folder)
     run.claim()
-    prepare_run(absolute_paths(config, Path.cwd()), ds, Layout.fit(ranks), run, Console(quiet=True))
+    prepare_run(
+        absolute_paths(config, Path.cwd()), ds, Layout.fit(ranks, pipe=config.layout.pipe), run, Console(quiet=True)
+    )
     return run

@@ -14,7 +14,7 @@ import tempfile
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from lartpc_ds import recipes
 from lartpc_ds.config import MemoryConfig
 from lartpc_ds.launch.command import check_devices
 from lartpc_ds.launch.training import prepare_run
-from lartpc_ds.layout import Layout
+from lartpc_ds.layout import Bounds, Layout
 from lartpc_ds.prepare import absolute_paths
 from lartpc_ds.runlog import RunFolder
 from lartpc_ds.session import versions
@@ -52,13 +52,13 @@ def run_folder(recipe: str, overrides: Sequence[str], steps: int, progress: Cons
 
 
 @contextmanager
-def with_layout(folder: RunFolder, layout: Layout) -> Iterator[None]:
-    """Inside, the run has another layout of one tile group: the same events, batches and network."""
+def with_layout(folder: RunFolder, layout: Layout, stages: Bounds = ()) -> Iterator[None]:
+    """Inside, the run has another layout of one tile group, or `stages`: the same events, batches and network."""
     before = folder.job_file.read_text()
     ds_before = folder.ds_config_file.read_text()
     job, ds = json.loads(before), json.loads(ds_before)
-    ds["train_batch_size"] *= layout.world_size
-    folder.job_file.write_text(json.dumps({**job, "layout": asdict(replace(layout))}))
+    ds["train_batch_size"] *= layout.tiles
+    folder.job_file.write_text(json.dumps({**job, "layout": asdict(layout), "stages": stages}))
     folder.ds_config_file.write_text(json.dumps(ds))
     try:
         yield

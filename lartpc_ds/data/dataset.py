@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lartpc_ds.data.augment import Augmentation, Place, augmented_read
+from lartpc_ds.data.augment import Augmentation, Axis, Place, augmented_read
 from lartpc_ds.data.source import Range, Source
 
 __all__ = ["EventDataset", "Item"]
@@ -25,8 +25,8 @@ class EventDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     `indices[k]` is the image's index in `source`; `rows` and `cols` bound this rank's tile, whole by default. A target
     of pixels is cut at `target_tile` where the network gives its scores at other bounds than it takes its images. An
-    item with its `Place` is augmented, a bare position is not. Safe in worker processes: sources open files where they
-    read.
+    item with its `Place` is augmented, a bare position is not. A rank that needs no `images`, or no `targets`, gets
+    empty ones and does not make them. Safe in worker processes: sources open files where they read.
     """
 
     def __init__(
@@ -37,12 +37,16 @@ class EventDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
         cols: Range | None = None,
         target_tile: tuple[Range, Range] | None = None,
         augmentation: Augmentation = _NO_AUGMENTATION,
+        *,
+        images: bool = True,
+        targets: bool = True,
     ) -> None:
         self.source = source
         self.indices: NDArray[np.int64] = np.asarray(indices, np.int64)
         self.augmentation = augmentation
         self._tile = (rows or (0, source.image_shape[1]), cols or (0, source.image_shape[2]))
         self._target_tile = target_tile or self._tile
+        self._images, self._targets = images, targets
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -50,22 +54,39 @@ class EventDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
         assert self.source.labels is not None
         return self.source.labels[self.indices]
 
+    @property
+    def reads(self) -> bool:
+        """Does an item take more than a look at the labels?"""
+        return self._images or (self._targets and self.source.task != "events")
+
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, item: int | Item) -> tuple[Tensor, Tensor, Tensor]:
         position, place = item if isinstance(item, tuple) else (item, None)
         axes = (self.augmentation if place else _NO_AUGMENTATION).draw(place or Place(0, 0))
+        image, target = torch.empty(0, 0, 0), torch.tensor(0)
+        if self.reads:
+            pixels, read = self._read(int(self.indices[position]), axes)
+            image, target = (pixels if self._images else image), (read if self._targets else target)
+        elif self._targets:
+            target = torch.tensor(int(self.labels[position]))
+        return image, target, torch.tensor(int(position))
+
+    def _read(self, index: int, axes: tuple[Axis, Axis]) -> tuple[Tensor, Tensor]:
+        """Both, of the smallest rectangle that holds what is wanted of them."""
         if self.source.task != "pixels":
-            image, target = augmented_read(self.source, int(self.indices[position]), *self._tile, axes)
-            return _tensor(image, np.float32), torch.as_tensor(target), torch.tensor(int(position))
-        hull = [(min(a[0], b[0]), max(a[1], b[1])) for a, b in zip(self._tile, self._target_tile, strict=True)]
-        image, target = augmented_read(self.source, int(self.indices[position]), hull[0], hull[1], axes)
+            image, target = augmented_read(self.source, index, *self._tile, axes)
+            return _tensor(image, np.float32), torch.as_tensor(target)
+        tiles = [self._tile] * self._images + [self._target_tile] * self._targets
+        axes_of_tiles = zip(*tiles, strict=True)
+        hull = [(min(start for start, _ in one), max(stop for _, stop in one)) for one in axes_of_tiles]
+        image, target = augmented_read(self.source, index, hull[0], hull[1], axes)
         image, target = (
             pixels[..., rows[0] - hull[0][0] : rows[1] - hull[0][0], cols[0] - hull[1][0] : cols[1] - hull[1][0]]
             for pixels, (rows, cols) in ((image, self._tile), (target, self._target_tile))
         )
-        return _tensor(image, np.float32), _tensor(target, np.int64), torch.tensor(int(position))
+        return _tensor(image, np.float32), _tensor(target, np.int64)
 
 
 def _tensor(pixels: NDArray[Any], dtype: type) -> Tensor:

@@ -10,7 +10,7 @@ from rich.table import Table
 from lartpc_ds.config import RunConfig
 from lartpc_ds.data.event_index import EventIndex
 from lartpc_ds.ds_config import precision
-from lartpc_ds.prepare import Job, job_strips, tile_shares
+from lartpc_ds.prepare import Job, job_strips, stages_of, tile_shares
 from lartpc_ds.runlog import RunFolder
 from lartpc_ds.sources import preprocessing
 
@@ -56,6 +56,7 @@ def _rows(
         ),
         *_tiles(config, job, precision(ds)),
         *_strips(config, job),
+        *_stages(config, ds, job),
         ("DeepSpeed", f"{config.train.ds_config}: ZeRO-{zero['stage']}, {precision(ds)}, optimizer offload {offload}"),
         *([("", "the first use on a machine compiles DeepSpeed's CPU Adam, about 2 minutes")] if compiles else []),
         (
@@ -95,6 +96,18 @@ def _strips(config: RunConfig, job: Job) -> list[tuple[str, str]]:
             f"{plan.front[0]} to {plan.front[-1]} in {len(plan.strips)} strips of at most {largest} of {plan.rows} "
             f"rows (overlap {plan.overlap:.1%}); whole maps from {plan.until}",
         )
+    ]
+
+
+def _stages(config: RunConfig, ds: Mapping[str, Any], job: Job) -> list[tuple[str, str]]:
+    """What each pipeline stage runs and, by a model of it, takes."""
+    return [
+        (
+            f"  stage {number}",
+            f"{share.first} to {share.last} ({share.blocks} blocks), about {share.time:.0%} of the time, "
+            f"{share.bytes / 2**20:.0f} MiB a rank with the activations of {share.copies} micro-batch(es)",
+        )
+        for number, share in enumerate(stages_of(config, ds, job))
     ]
 
 

@@ -71,7 +71,7 @@ def train(request: TrainRequest, console: Console) -> int:
     devices = default_devices() if request.devices is None else request.devices
     check_devices(devices, ds)
     axes = config.layout
-    layout = Layout.fit(devices, data=axes.data, rows=axes.rows, cols=axes.cols)
+    layout = Layout.fit(devices, pipe=axes.pipe, data=axes.data, rows=axes.rows, cols=axes.cols)
     if request.dry_run:
         return _dry_run(request, config, ds, layout, console)
     if request.resume:
@@ -151,7 +151,7 @@ def _resolve(config: RunConfig, ds: dict[str, Any], layout: Layout, folder: RunF
         config = simulated_events(config, folder.path / SIMULATED, console)
     source = open_source(config)
     index = index_events(config, source)
-    job = make_job(config, layout, source, index)
+    job = make_job(config, ds, layout, source, index)
     return ResolvedRun(config, ds_config.complete(ds, config, layout, job.max_steps), job, index)
 
 
@@ -164,7 +164,9 @@ def _reopen(folder: RunFolder, config: RunConfig, ds: dict[str, Any], layout: La
     run, saved_ds = open_run(folder)
     if not config.data.files and config.data.target is None:  # the embedded default lies in the folder
         config = with_files(config, run.config.data.files)
-    job = make_job(config, layout, open_source(config), run.index)
+    job = make_job(config, ds, layout, open_source(config), run.index)
+    if layout == run.job.layout:  # what balances the stages may have changed since, and it matters to no number
+        job = replace(job, stages=run.job.stages)
     fresh_ds = ds_config.complete(ds, config, layout, job.max_steps)
     differences = [
         f"{key}: was {_short(old)}, is {_short(new)}"

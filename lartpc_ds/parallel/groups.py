@@ -5,8 +5,9 @@ a group of size 1 takes the same path as any other.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,13 +17,16 @@ from lartpc_ds.parallel.tiles import Clock, Live, Tiles, Traffic
 
 __all__ = ["Groups", "make_groups"]
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class Groups:
     """Who this rank is.
 
-    `tile` joins the ranks that share this rank's event; `data` those that hold the same tile of other events; `alone`
-    is this rank.
+    `tile` joins the ranks that share this rank's event; `data` those that hold the same tile of other events; `stage`
+    all of this pipeline stage; `pipe` those that hold the same tile of the same events in other stages; `alone` is this
+    rank.
     """
 
     layout: Layout
@@ -32,6 +36,8 @@ class Groups:
     data: dist.ProcessGroup
     world: dist.ProcessGroup
     alone: dist.ProcessGroup
+    stage: dist.ProcessGroup
+    pipe: dist.ProcessGroup
 
     @property
     def data_rank(self) -> int:
@@ -48,7 +54,7 @@ class Groups:
         traffic, layout = Traffic(), self.layout
         group, norm, whole_norm = (
             Live(one, traffic)
-            for one in (self.tile, *((self.world, self.data) if norm_scope == "all" else (self.tile, self.alone)))
+            for one in (self.tile, *((self.stage, self.data) if norm_scope == "all" else (self.tile, self.alone)))
         )
         return Tiles(layout.rows, layout.cols, group, norm, whole_norm, overlap, clock or Clock(), traffic)
 
@@ -59,17 +65,25 @@ class Groups:
         dist.all_gather(rows, mine)
         return torch.stack(rows).cpu()
 
+    def from_last_stage(self, value: T) -> T:
+        """What the last stage has, on all stages; plain data or tensors of the host."""
+        values = [value]
+        dist.broadcast_object_list(values, src=self.layout.pipe_group(self.rank)[-1], group=self.pipe)
+        return values[0]
+
 
 def make_groups(layout: Layout) -> Groups:
     """The groups of this rank; torch.distributed must be initialised on exactly the layout's ranks."""
     assert dist.get_world_size() == layout.world_size, (dist.get_world_size(), layout)
     rank, world = dist.get_rank(), dist.group.WORLD
     assert world is not None
-    groups = []
-    for members in (layout.tile_group, layout.data_group, lambda one: (one,)):
+    made = {tuple(range(layout.world_size)): world}
+    kinds: list[Callable[[int], tuple[int, ...]]] = [layout.tile_group, layout.data_group, lambda one: (one,)]
+    kinds += [layout.stage_group, layout.pipe_group]
+    for members in kinds:
         # every rank must make every group, in the same order
-        partition = sorted({tuple(members(one)) for one in range(layout.world_size)})
-        made = {ranks: world if len(ranks) == layout.world_size else dist.new_group(list(ranks)) for ranks in partition}
-        groups.append(made[tuple(members(rank))])
-    tile, data, alone = groups
-    return Groups(layout, rank, int(os.environ["LOCAL_RANK"]), tile, data, world, alone)
+        for ranks in sorted({members(one) for one in range(layout.world_size)}):
+            if ranks not in made:
+                made[ranks] = dist.new_group(list(ranks))
+    tile, data, alone, stage, pipe = (made[members(rank)] for members in kinds)
+    return Groups(layout, rank, int(os.environ["LOCAL_RANK"]), tile, data, world, alone, stage, pipe)

@@ -1,1 +1,1 @@
-"""What a layout needs in memory and time, without running it."""
+"""What a layout needs in memory and time, without running it; stages of a pipeline are cut here."""

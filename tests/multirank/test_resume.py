@@ -28,8 +28,17 @@ def train(path: Path, resume: bool, stop_after: int | None) -> bool:
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("ds_config", ["zero0_bf16", "zero1_bf16", "zero2_bf16", "zero3_bf16", "zero2_fp32"])
 def test_resume_is_exact(tmp_path: Path, ds_config: str, ranks: int) -> None:
+    check_resume(tmp_path, ds_config, ranks, [])
+
+
+@pytest.mark.parametrize(("ds_config", "ranks"), [("zero0_bf16", 2), ("zero1_bf16", 4)])
+def test_resume_of_pipeline_stages_is_exact(tmp_path: Path, ds_config: str, ranks: int) -> None:
+    check_resume(tmp_path, ds_config, ranks, ["layout.pipe=2", "train.accumulate=2"])
+
+
+def check_resume(tmp_path: Path, ds_config: str, ranks: int, more: list[str]) -> None:
     toml = write_run_toml(tmp_path / "run.toml", write_events(tmp_path / "events.h5", 40))
-    overrides = [f"train.max_steps={STEPS}", f'train.ds_config="{ds_config}"', "train.eval_every=3"]
+    overrides = [f"train.max_steps={STEPS}", f'train.ds_config="{ds_config}"', "train.eval_every=3", *more]
     straight = prepared(tmp_path / "straight", toml, overrides, ranks)
     parted = prepared(tmp_path / "parted", toml, overrides, ranks)
 

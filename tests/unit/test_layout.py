@@ -84,6 +84,18 @@ def test_groups_part_the_ranks_and_cross_in_one_rank(layout: Layout) -> None:
 
 
 @SETTINGS
+@given(layouts)
+def test_a_stage_and_a_pipe_cross_in_one_rank(layout: Layout) -> None:
+    for rank in range(layout.world_size):
+        at, stage, pipe = layout.coordinates(rank), layout.stage_group(rank), layout.pipe_group(rank)
+        assert set(stage) & set(pipe) == {rank} and pipe.index(rank) == at.pipe
+        assert len(stage) * layout.pipe == layout.world_size and len(pipe) == layout.pipe
+        assert set(layout.tile_group(rank)) | set(layout.data_group(rank)) <= set(stage)
+        assert {layout.coordinates(one).pipe for one in stage} == {at.pipe}
+        assert {layout.coordinates(one)._replace(pipe=at.pipe) for one in pipe} == {at}
+
+
+@SETTINGS
 @given(st.integers(1, 20_000), st.integers(1, 16))
 def test_tiles_cover_the_axis_in_nearly_equal_parts(size: int, parts: int) -> None:
     if size < parts:

@@ -19,6 +19,13 @@ from lartpc_ds.runlog import RunFolder
 from lartpc_ds.sources import augmentation, index_events, open_source, reopen_source
 from tests.own_images import COLS, ROWS, Dense, Labelled, Pooled, Spectrum
 
+DS = {
+    "zero_optimization": {"stage": 2},
+    "zero_force_ds_cpu_optimizer": False,
+    "optimizer": {"type": "SGD", "params": {"lr": 0.1}},
+    "torch_autocast": {"enabled": False},
+}
+
 
 def config(images: str, model: str, **sections: Any) -> RunConfig:
     data = {
@@ -33,7 +40,7 @@ def config(images: str, model: str, **sections: Any) -> RunConfig:
 
 def job_of(run: RunConfig, layout: Layout = Layout()) -> Job:  # noqa: B008  # frozen
     source = open_source(run)
-    return make_job(run, layout, source, index_events(run, source))
+    return make_job(run, DS, layout, source, index_events(run, source))
 
 
 @pytest.mark.parametrize(
@@ -157,15 +164,9 @@ def test_the_plan_speaks_of_rows_and_columns(tmp_path: Any) -> None:
     run, layout = config("Dense", "unet"), Layout(rows=2)
     source = open_source(run)
     index = index_events(run, source)
-    ds = {
-        "zero_optimization": {"stage": 2},
-        "zero_force_ds_cpu_optimizer": False,
-        "optimizer": {"type": "SGD", "params": {"lr": 0.1}},
-        "torch_autocast": {"enabled": False},
-    }
     stream = io.StringIO()
     console = Console(file=stream, width=200, color_system=None)
-    print_plan(console, RunFolder(tmp_path), run, ds, make_job(run, layout, source, index), index)
+    print_plan(console, RunFolder(tmp_path), run, DS, make_job(run, DS, layout, source, index), index)
     text = stream.getvalue()
     assert "12 of tests.own_images:Dense\n" in "\n".join(line.rstrip() for line in text.splitlines())
     assert "2 channels x 40 rows x 56 columns" in text and "rows 20-40, columns 0-56" in text

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from lartpc_ds import ds_config
 from lartpc_ds.config import RunConfig
 from lartpc_ds.data.event_index import EventIndex
 from lartpc_ds.data.larcv3 import Larcv3Writer
@@ -27,6 +28,7 @@ from lartpc_ds.sources import image_shape, index_events, open_events, open_sourc
 from tests.small_runs import random_event, write_events
 
 EVENTS = 12
+DS = ds_config.read("zero2_fp32")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def config(path: Path | str, **sections: Any) -> RunConfig:
 
 def job_of(run: RunConfig, layout: Layout = Layout()) -> Job:  # noqa: B008  # frozen
     source = open_source(run)
-    return make_job(run, layout, source, index_events(run, source))
+    return make_job(run, DS, layout, source, index_events(run, source))
 
 
 def test_a_job_says_what_the_ranks_need(event_file: Path) -> None:

@@ -28,6 +28,15 @@ def test_tile(write_file, make_event):
     np.testing.assert_array_equal(dataset[0][0].numpy(), densify(make_event(1), PRE)[:, 1:4, 3:10])
 
 
+def test_labels_need_no_files(write_file):
+    path = write_file()
+    dataset = EventDataset(source_of(path, [0, 2, 1]), [2, 1], images=False)
+    path.unlink()
+    image, label, position = dataset[0]
+    assert not dataset.reads and image.numel() == 0
+    assert (label.dtype, label.item(), position.item()) == (torch.int64, 1, 0)
+
+
 def test_workers_read_what_one_process_reads(write_file):
     dataset = EventDataset(source_of(write_file(num_events=5), [0, 1, 2, 3, 4]), range(5))
     expected = [dataset[position][0] for position in range(5)]

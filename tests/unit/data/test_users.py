@@ -218,3 +218,24 @@ def test_a_dataset_reads_its_tile_only_and_targets_where_the_scores_are(target):
     image, pixels, position = EventDataset(source, [3], (10, 20), (0, 30), ((12, 22), (0, 28)))[0]
     assert image.equal(whole[0][:, 10:20, 0:30]) and pixels.equal(whole[1][12:22, 0:28])
     assert str(pixels.dtype) == "torch.int64" and position.item() == 0
+
+
+def test_a_dataset_reads_only_what_its_rank_needs(target):
+    read = []
+
+    class Noted(Dense):
+        def read(self, index, rows, cols):
+            read.append((rows, cols))
+            return super().read(index, rows, cols)
+
+    source = opened(target(Noted))
+    read.clear()
+    tile = (10, 20), (0, 30), ((15, 22), (0, 28))
+    image, pixels, _ = EventDataset(source, [3], *tile)[0]
+    only_image, no_target, _ = EventDataset(source, [3], *tile, targets=False)[0]
+    no_image, only_pixels, position = EventDataset(source, [3], *tile, images=False)[0]
+    nothing = EventDataset(source, [3], *tile, images=False, targets=False)
+    assert read == [((10, 22), (0, 30)), ((10, 20), (0, 30)), ((15, 22), (0, 28))]
+    assert only_image.equal(image) and only_pixels.equal(pixels)
+    assert no_image.numel() == 0 and no_target.item() == 0 and position.item() == 0
+    assert nothing[0][0].numel() == 0 and not nothing.reads and len(read) == 3

@@ -1,0 +1,92 @@
+"""A pipeline stage: a run of a model's blocks, as DeepSpeed's pipeline engine wants it.
+
+A `PipelineModule` of as many layers as stages, of which this rank builds one: its `Stage`. So DeepSpeed has nothing to
+cut, and the layer files of its checkpoints are the stages. Rejected: a layer a block with a partition of our own,
+which overrides DeepSpeed's private methods and needs two more layers at each border.
+
+The stage is cut out of the whole model after `convert`: each block on its own finds its plans of tiles. For DeepSpeed
+the ranks of a tile group are data replicas, as everywhere.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deepspeed.pipe import PipelineModule
+from deepspeed.runtime.pipe.topology import ProcessTopology
+from torch import Tensor, nn
+
+from lartpc_ds.layout import Bounds, Layout
+
+__all__ = ["Names", "Stage", "cut", "pipeline_module"]
+
+
+class Stage(nn.Module):
+    """Some blocks in order, from the map that the stage before sends to the one that the next receives.
+
+    A message must be contiguous and our maps are channels-last, so they travel as (N, H, W, C): a view.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module], *, first: bool, last: bool, tick: Callable[[], None]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self._first, self._last, self._tick = first, last, tick
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, planes, H, W) on the first stage, the model's output on the last."""
+        if self.training:
+            self._tick()
+        if not self._first and x.ndim == 4:
+            x = x.permute(0, 3, 1, 2)
+        for block in self.blocks:
+            x = block(x)
+        if self._last:
+            return x
+        return (x.permute(0, 2, 3, 1) if x.ndim == 4 else x).contiguous()
+
+
+@dataclass(frozen=True)
+class Names:
+    """How the tensors of a stage are called in the whole model."""
+
+    order: tuple[str, ...]
+    """All of the whole model's."""
+    of_stage: dict[str, str]
+    """Name in the stage, by name in the model."""
+    outside: dict[str, Any]
+    """What is in no block, which no stage changes; by name in the model, on the first stage."""
+
+    def whole(self, state: dict[str, Any]) -> dict[str, Any]:
+        """This stage's part of the whole model's state, from the state of the stage."""
+        return {name: state[own] for name, own in self.of_stage.items()} | self.outside
+
+
+def cut(
+    model: nn.Module, sequence: Sequence[tuple[str, nn.Module]], bounds: Bounds, number: int, tick: Callable[[], None]
+) -> tuple[Stage, Names]:
+    """Take stage `number` out of a model, which keeps nothing of it alive when it is let go.
+
+    Args:
+        model: converted for this rank's tile.
+        sequence: its named blocks.
+        bounds: stage s has the blocks [B_s, B_s+1).
+        number: of the stage.
+        tick: called before the forward pass of every micro-batch in training.
+    """
+    start, stop = bounds[number], bounds[number + 1]
+    stage = Stage([block for _, block in sequence[start:stop]], first=start == 0, last=stop == len(sequence), tick=tick)
+    own = {id(value): name for name, value in stage.state_dict(keep_vars=True).items()}
+    in_blocks = {id(value) for _, block in sequence for value in block.state_dict(keep_vars=True).values()}
+    whole = model.state_dict(keep_vars=True)
+    outside = {name: value for name, value in whole.items() if id(value) not in in_blocks} if start == 0 else {}
+    of_stage = {name: own[id(value)] for name, value in whole.items() if id(value) in own}
+    return stage, Names(tuple(whole), of_stage, outside)
+
+
+def pipeline_module(stage: Stage, layout: Layout, loss: Callable[[Tensor, Tensor], Tensor]) -> PipelineModule:
+    """What DeepSpeed trains, a collective of all ranks; the last stage calls loss(outputs, targets)."""
+    for parameter in stage.parameters():
+        # without ZeRO, DeepSpeed's gradient norm leaves out what is not marked so on all stages but the first
+        parameter.model_parallel = True  # type: ignore[attr-defined]
+    topology = ProcessTopology(axes=["pipe", "data"], dims=[layout.pipe, layout.data * layout.tiles])
+    return PipelineModule([stage] * layout.pipe, topology=topology, loss_fn=loss, partition_method="uniform")
