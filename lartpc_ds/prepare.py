@@ -22,7 +22,7 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Bounds, Layout
 from lartpc_ds.levers.strip_plan import StripPlan, plan_strips
 from lartpc_ds.losses import Loss, check_loss, cross_entropy, import_loss
-from lartpc_ds.models.build import build_model
+from lartpc_ds.models.build import blocks, build_model
 from lartpc_ds.parallel.spatialize import TilePlan, TileShare, plan_tiles, shares
 from lartpc_ds.parallel.tiles import Tiles
 from lartpc_ds.planning.stages import StageShare, block_costs, check_zero, plan_stages, stage_shares
@@ -42,6 +42,7 @@ __all__ = [
     "strips_of",
     "tile_shares",
     "with_files",
+    "without_data",
 ]
 
 
@@ -115,6 +116,8 @@ def make_job(config: RunConfig, ds: Mapping[str, Any], layout: Layout, source: S
             f"targets at {plan.bounds}; only classes of pixels follow the output, so set layout.rows = layout.cols = 1"
         )
     strips_of(config, layout, model.train(), image)
+    if config.memory.recompute == "block":
+        blocks(model)  # refuses a model that has no list of them
     if config.train.loss_target is not None:
         check_loss(config.train.loss_target, source, scores)
     if config.model.weights is not None:
@@ -192,17 +195,17 @@ def strips_of(config: RunConfig, layout: Layout, model: nn.Module, image: tuple[
 
 def tile_shares(config: RunConfig, job: Job, precision: str) -> list[TileShare]:
     """What each tile of a group has of a step, row by row; maps travel in the `precision` of the computation."""
-    model, image = _without_data(config, job)
+    model, image = without_data(config, job)
     model.to({"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision])
     return shares(plan_of(config, job.layout, model, image), model, job.layout)
 
 
 def job_strips(config: RunConfig, job: Job) -> StripPlan | None:
     """How a checked run streams its front, if it does."""
-    return strips_of(config, job.layout, *_without_data(config, job))
+    return strips_of(config, job.layout, *without_data(config, job))
 
 
-def _without_data(config: RunConfig, job: Job) -> tuple[nn.Module, tuple[int, int, int]]:
+def without_data(config: RunConfig, job: Job) -> tuple[nn.Module, tuple[int, int, int]]:
     """A run's model on the meta device, and its image: (channels, rows, columns)."""
     with torch.device("meta"):
         model = make_model(config, job.planes, len(job.classes))
@@ -213,7 +216,7 @@ def stages_of(config: RunConfig, ds: Mapping[str, Any], job: Job) -> list[StageS
     """What each pipeline stage has of a step; none where the model is not cut."""
     if not job.stages:
         return []
-    model, image = _without_data(config, job)
+    model, image = without_data(config, job)
     return stage_shares(block_costs(config, ds, job.layout, model, image), job.stages, config.train.accumulate)
 
 

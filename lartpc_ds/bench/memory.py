@@ -8,15 +8,26 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from rich.console import Console
+from torch import nn
 
 from lartpc_ds.bench.measure import PINNED, WARM_UP_STEPS, circumstances, measure, run_folder, with_memory
 from lartpc_ds.config import MemoryConfig
+from lartpc_ds.ds_config import precision
+from lartpc_ds.layout import Layout
+from lartpc_ds.levers.apply import apply
+from lartpc_ds.models.build import blocks
+from lartpc_ds.parallel.tiles import Alone, Tiles
+from lartpc_ds.planning.profile import profile
+from lartpc_ds.planning.traced import traced_peak_bytes
+from lartpc_ds.prepare import make_model, plan_of, strips_of, without_data
+from lartpc_ds.runlog import RunFolder
 from lartpc_ds.session import open_run
 
 __all__ = ["bench"]
 
-_STRIPS = 8
+_STRIPS = 12
 _LEVERS = {
     "plain": MemoryConfig(),
     "lean_norm": MemoryConfig(lean_norm=True),
@@ -43,6 +54,8 @@ def bench(recipe: str, overrides: Sequence[str], *, repeats: int, steps: int) ->
                 progress.print(
                     f"{repeat + 1}/{repeats} {name}: {times[name][-1]:.3f} s a step, peak {peak / 2**20:.0f} MiB"
                 )
+        of_blocks = _blocks(folder)
+        traced = {name: _traced(folder, levers[name]) for name in levers}
     plain_peak = statistics.median(peaks["plain"])
     return {
         **circumstances("memory", recipe, repeats),
@@ -50,11 +63,37 @@ def bench(recipe: str, overrides: Sequence[str], *, repeats: int, steps: int) ->
             {
                 "name": name,
                 "peak_bytes": int(statistics.median(peaks[name])),
+                "traced_bytes": traced[name],
                 "step_seconds": statistics.median(times[name]),
                 "memory_ratio": statistics.median(peaks[name]) / plain_peak,
                 "time_ratio": statistics.median(a / b for a, b in zip(times[name], times["plain"], strict=True)),
             }
             for name in levers
         ],
+        "blocks": of_blocks,
         "samples": {"step_seconds": times, "peak_bytes": peaks},
     }
+
+
+def _blocks(folder: RunFolder) -> list[dict[str, Any]]:
+    """What the plain network keeps, block by block, of one micro-batch."""
+    run, ds = open_run(folder)
+    model, image = without_data(run.config, run.job)
+    costs = profile(blocks(model), (run.config.data.batch, *image), precision(ds), 0)
+    return [{"name": cost.name, "saved_bytes": cost.saved_bytes, "output_bytes": cost.output_bytes} for cost in costs]
+
+
+def _traced(folder: RunFolder, memory: MemoryConfig) -> int:
+    """The peak of a step with the levers, from shapes alone."""
+    run, ds = open_run(folder)
+    config, classes = run.config.model_copy(update={"memory": memory}), len(run.job.classes)
+    meta, image = without_data(config, run.job)
+    plan, strips = plan_of(config, Layout(), meta, image), strips_of(config, Layout(), meta, image)
+
+    def prepared(model: nn.Module) -> None:
+        if memory != MemoryConfig():
+            apply(model, memory, plan, Tiles(1, 1, Alone(), Alone(), Alone()), strips)
+
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision(ds))
+    images = (config.data.batch, *image)
+    return traced_peak_bytes(lambda: make_model(config, run.job.planes, classes), prepared, images, dtype)

@@ -56,6 +56,7 @@ def _rows(
         ),
         *_tiles(config, job, precision(ds)),
         *_strips(config, job),
+        *_kept(config),
         *_stages(config, ds, job),
         ("DeepSpeed", f"{config.train.ds_config}: ZeRO-{zero['stage']}, {precision(ds)}, optimizer offload {offload}"),
         *([("", "the first use on a machine compiles DeepSpeed's CPU Adam, about 2 minutes")] if compiles else []),
@@ -82,6 +83,16 @@ def _tiles(config: RunConfig, job: Job, dtype: str) -> list[tuple[str, str]]:
         )
         for number, share in enumerate(tile_shares(config, job, dtype))
     ]
+
+
+def _kept(config: RunConfig) -> list[tuple[str, str]]:
+    """What is not kept of a step's activations."""
+    levers = []
+    if config.memory.recompute == "block":
+        levers.append("blocks keep their inputs and run once more in the backward pass")
+    if config.memory.lean_norm:
+        levers.append("norms keep one map of two")
+    return [("  activations", "; ".join(levers))] if levers else []
 
 
 def _strips(config: RunConfig, job: Job) -> list[tuple[str, str]]:

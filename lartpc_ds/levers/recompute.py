@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from lartpc_ds.errors import UserError
 from lartpc_ds.models.build import blocks
 from lartpc_ds.parallel.cuts import tensors_of
-from lartpc_ds.parallel.modules import Around, wrap
+from lartpc_ds.parallel.modules import Around, module_of, wrap
 from lartpc_ds.parallel.tiles import Clock, Tiles
 
 __all__ = ["recompute"]
@@ -38,17 +38,17 @@ def recompute(model: nn.Module, tiles: Tiles, leave_out: Iterable[nn.Module] = (
     left = set(leave_out)
     chosen = {module: name for name, module in blocks(model) if not left & {*module.modules()}}  # some are used twice
     for module, name in chosen.items():
-        wrap(name, module, _checkpointed(module, tiles))
+        wrap(name, module, _checkpointed(tiles))
 
 
-def _checkpointed(block: nn.Module, tiles: Tiles) -> Around:
+def _checkpointed(tiles: Tiles) -> Around:
     def around(name: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         inputs = tensors_of(args, kwargs)
         # an input that is not kept anyway, but made again, may be larger than all that the block keeps
         if not torch.is_grad_enabled() or any(map(tiles.remade.holds, inputs)):
             return forward(*args, **kwargs)
         versions = [tensor._version for tensor in inputs]
-        again = _Again(block, tiles.clock)
+        again = _Again(module_of(forward), tiles.clock)
 
         def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
             return nullcontext(), again

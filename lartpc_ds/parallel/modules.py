@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["Around", "announce", "announced", "wrap"]
+__all__ = ["Around", "announce", "announced", "module_of", "wrap"]
 
 Around = Callable[[str, Callable[..., Any], Any, Any], Any]
 """Called as around(name of the module, its forward, args, kwargs) in place of forward(*args, **kwargs)."""
@@ -42,6 +42,14 @@ def announced(model: nn.Module, around: Around) -> Iterator[None]:
                 del module.__dict__["forward"]
             else:
                 module.forward = forward
+
+
+def module_of(forward: Callable[..., Any]) -> nn.Module:
+    """The module whose forward an `Around` was given: of a copy of a model, the copy's."""
+    assert isinstance(forward, functools.partial)
+    module = forward.args[0]
+    assert isinstance(module, nn.Module)
+    return module
 
 
 def _function(module: nn.Module) -> Callable[..., Any]:

@@ -23,8 +23,9 @@ def _model(name: str, norm: str) -> nn.Module:
 
 @pytest.mark.parametrize(("rows", "cols"), GRIDS)
 @pytest.mark.parametrize(("lean_norm", "recomputed"), LEVERS)
-@pytest.mark.parametrize("norm", ["batch", "group", "layer"])
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize(
+    ("name", "norm"), [("resnet18", "batch"), ("resnet18", "group"), ("resnet18", "layer"), ("resnet50", "batch")]
+)
 def test_levers_change_no_number(name: str, norm: str, lean_norm: bool, recomputed: bool, rows: int, cols: int) -> None:
     x = image((2, 1, 77, 71))
     plan = assert_tiles_agree(_model(name, norm), x, rows, cols, "auto", lean_norm=lean_norm, recomputed=recomputed)

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from lartpc_ds import recipes
+from lartpc_ds.config import MemoryConfig
 from lartpc_ds.ds_config import complete
 from lartpc_ds.engine import finish, start
 from lartpc_ds.layout import Bounds, Layout
+from lartpc_ds.levers.apply import apply
 from lartpc_ds.models.build import build_model
-from lartpc_ds.parallel.spatialize import convert, plan_tiles
+from lartpc_ds.parallel.spatialize import plan_tiles
 from lartpc_ds.stage_engine import StageEngine
 from tests.ranks import run_ranks
 
@@ -81,13 +83,19 @@ def reference(data: int, together: bool = False) -> Outcome:
     return Outcome(losses, state, outputs)
 
 
-def staged(ds: dict[str, Any], layout: Layout, bounds: Bounds, norm_scope: str = "tiles") -> Outcome:
+def staged(
+    ds: dict[str, Any],
+    layout: Layout,
+    bounds: Bounds,
+    norm_scope: str = "tiles",
+    memory: MemoryConfig = MemoryConfig(),  # noqa: B008 it is frozen
+) -> Outcome:
     groups, device = start(layout)
     at = layout.coordinates(groups.rank)
     net = model()
-    plan = plan_tiles(net, layout, IMAGE, norm_scope=norm_scope)
+    plan = plan_tiles(net, layout, IMAGE, norm_scope=norm_scope, lean_norm=memory.lean_norm)
     tiles = groups.tiles(norm_scope=norm_scope)
-    convert(net, plan, tiles)
+    apply(net, memory, plan, tiles)
     engine = StageEngine(net, bounds, ds, groups, device, tiles=tiles)
     (top, bottom), (left, right) = plan.tile(at.row, at.col)
 
@@ -151,8 +159,21 @@ def test_norms_over_all_data_ranks_are_those_of_a_stage() -> None:
     compare(reference(2, together=True), ds_of(1, layout), layout, "all")
 
 
-def compare(expected: Outcome, ds: dict[str, Any], layout: Layout, norm_scope: str = "tiles") -> None:
-    everybody = run_ranks(layout.world_size, staged, ds, layout, BOUNDS[layout.pipe], norm_scope, timeout_seconds=300)
+@pytest.mark.parametrize("layout", [Layout(2), Layout(2, rows=2)], ids=str)
+def test_stages_that_recompute_and_are_lean(layout: Layout, one_rank: dict[int, Outcome]) -> None:
+    memory = MemoryConfig(recompute="block", lean_norm=True)
+    compare(one_rank[1], ds_of(1, layout), layout, memory=memory)
+
+
+def compare(
+    expected: Outcome,
+    ds: dict[str, Any],
+    layout: Layout,
+    norm_scope: str = "tiles",
+    memory: MemoryConfig = MemoryConfig(),  # noqa: B008 it is frozen
+) -> None:
+    bounds = BOUNDS[layout.pipe]
+    everybody = run_ranks(layout.world_size, staged, ds, layout, bounds, norm_scope, memory, timeout_seconds=300)
     for rank, found in enumerate(everybody):
         assert found.losses == pytest.approx(expected.losses, abs=TOLERANCE)
         assert list(found.state) == list(expected.state)
