@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from lartpc_ds.errors import UserError
@@ -35,8 +36,9 @@ def recompute(model: nn.Module, tiles: Tiles, leave_out: Iterable[nn.Module] = (
     Raises:
         UserError: the model has no list of blocks; later, in a forward pass, that a block changes its input in place.
     """
-    left = set(leave_out)
-    chosen = {module: name for name, module in blocks(model) if not left & {*module.modules()}}  # some are used twice
+    *sequence, last = blocks(model)
+    left = {*leave_out, last[1]}  # what the last block keeps is needed at once
+    chosen = {module: name for name, module in sequence if not left & {*module.modules()}}  # some are used twice
     for module, name in chosen.items():
         wrap(name, module, _checkpointed(tiles))
 
@@ -53,8 +55,11 @@ def _checkpointed(tiles: Tiles) -> Around:
         def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
             return nullcontext(), again
 
+        def run(*args: Any, **kwargs: Any) -> Any:
+            return tree_map_only(Tensor, lambda y: _announced(y, args), forward(*args, **kwargs))
+
         with set_checkpoint_early_stop(False):
-            result = checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+            result = checkpoint(run, *args, use_reentrant=False, context_fn=contexts, **kwargs)
         if [tensor._version for tensor in inputs] != versions:
             raise UserError(
                 f"memory.recompute = 'block': block {name} changes its input in place, so that it cannot run once "
@@ -63,6 +68,29 @@ def _checkpointed(tiles: Tiles) -> Around:
         return result
 
     return around
+
+
+def _announced(y: Tensor, args: Any) -> Tensor:
+    return y if any(y is x for x in args) else _Announced.apply(y)  # type: ignore[no-untyped-call]
+
+
+class _Announced(torch.autograd.Function):
+    """y -> y; its backward asks for something kept, so that the block runs again before that of its last module.
+
+    ZeRO-3 gathers a module's weights for its backward and takes them away after any forward: the second run must come
+    before the gathering, not between the two.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        ctx.save_for_backward(y.new_empty(0))
+        ctx.mark_dirty(y)  # the same tensor: of a view, torch would not let the next block work in place
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        _ = ctx.saved_tensors
+        return gradients[0]
 
 
 class _Again:
