@@ -22,6 +22,7 @@ OPTIONS = {
     "config init": set(),
     "bench step": {SET, "--repeats", "--steps", "--json"},
     "bench tiles": {SET, "--rows", "--cols", "--repeats", "--steps", "--json"},
+    "bench memory": {"--set", "--repeats", "--steps", "--json"},
     "bench pipeline": {"--set", "--stages", "--measure", "--repeats", "--steps", "--json"},
 }
 
@@ -151,6 +152,7 @@ def test_inspect_ends_with_code_2_for_a_problem(
         (["display", "missing.h5"], "missing.h5"),
         (["bench", "step", "missing"], "RUN = 'missing'"),
         (["bench", "tiles", "missing"], "RUN = 'missing'"),
+        (["bench", "memory", "missing"], "RUN = 'missing'"),
         (["bench", "pipeline", "missing"], "RUN = 'missing'"),
     ],
 )
