@@ -84,7 +84,9 @@ class _Announced(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor) -> Tensor:
         ctx.save_for_backward(y.new_empty(0))
-        ctx.mark_dirty(y)  # the same tensor: of a view, torch would not let the next block work in place
+        if y._is_view():
+            return y.view_as(y)
+        ctx.mark_dirty(y)  # the same tensor: of a view made here, torch would not let the next block work in place
         return y
 
     @staticmethod

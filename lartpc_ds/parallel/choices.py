@@ -68,7 +68,9 @@ def _origins(pool: Pool, band: _Band, cols: int, width: int, left: int, device: 
 def choose(pool: Pool, x: Tensor, outputs: Pair) -> tuple[Tensor, Tensor]:
     """(N, C, h, w) -> maxima (N, C, *outputs), and their places (N, *outputs, C) as bytes: row * kernel + column."""
     events, channels = x.shape[:2]
-    y = x.new_empty((events, *outputs, channels)).permute(0, 3, 1, 2)
+    y = torch.empty(
+        (events, channels, *outputs), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
+    )  # no view, which a model could not change in place
     places = torch.empty((events, *outputs, channels), dtype=torch.uint8, device=x.device)
     added, padding = _columns(pool, x.shape[3])
     width = x.shape[3] + 2 * added

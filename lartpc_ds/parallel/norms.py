@@ -191,24 +191,16 @@ def _combined(local: Statistics, group: Group) -> Statistics:
 
 def _sums(gradient: Tensor, x: Tensor, affine: _Affine, invstd: Tensor) -> tuple[Tensor, Tensor]:
     """Over pixels: of gradient * (x - mean) * invstd, and of gradient; each (units, C)."""
-    sums = [
-        torch.ops.aten.native_batch_norm_backward(
-            gradient_part,
-            part,
-            None,
-            None,
-            None,
-            affine.mean[unit],
-            invstd[unit],
-            True,
-            affine.eps,
-            (False, True, True),
-        )[1:]
-        for (unit, part), (_, gradient_part) in zip(
-            _units(x, affine.per_sample), _units(gradient, affine.per_sample), strict=True
-        )
-    ]
+    units = zip(_units(x, affine.per_sample), _units(gradient, affine.per_sample), strict=True)
+    sums = [_sums_of_unit(unit, part_of_g, part, affine, invstd) for (unit, part), (_, part_of_g) in units]
     with_x, alone = (torch.stack(column) for column in zip(*sums, strict=True))
+    return with_x, alone
+
+
+def _sums_of_unit(unit: int, gradient: Tensor, x: Tensor, affine: _Affine, invstd: Tensor) -> tuple[Tensor, Tensor]:
+    _, with_x, alone = torch.ops.aten.native_batch_norm_backward(
+        gradient, x, None, None, None, affine.mean[unit], invstd[unit], True, affine.eps, (False, True, True)
+    )
     return with_x, alone
 
 
@@ -218,23 +210,11 @@ def _through_relu(
     """Into `masked`, which may be it, the gradient where the ReLU was open; returns its sums as `_sums` does."""
     with_x, alone = (torch.zeros_like(affine.mean) for _ in range(2))
     for unit, piece in _pieces(x, affine.per_sample):
-        part = x[piece]
-        y = affine.of_unit(unit, part, relu=False)
+        y = affine.of_unit(unit, x[piece], relu=False)
         masked[piece] = torch.ops.aten.threshold_backward(gradient[piece], y, 0)
-        sums = torch.ops.aten.native_batch_norm_backward(
-            masked[piece],
-            part,
-            None,
-            None,
-            None,
-            affine.mean[unit],
-            invstd[unit],
-            True,
-            affine.eps,
-            (False, True, True),
-        )
-        with_x[unit] += sums[1]
-        alone[unit] += sums[2]
+        sums = _sums_of_unit(unit, masked[piece], x[piece], affine, invstd)
+        with_x[unit] += sums[0]
+        alone[unit] += sums[1]
     return with_x, alone
 
 

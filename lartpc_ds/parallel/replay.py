@@ -70,8 +70,10 @@ class Replay(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Look the call up."""
         kwargs, owner, name = kwargs or {}, self._stack[-1], canonical(func)
-        if self._lean and name == "relu" and self.seen is None and self.tiles.remade.holds(args[0]):
-            return args[0]  # the norm before it was a ReLU already
+        if self._lean and name == "relu" and self.seen is None:
+            x = args[0] if args else kwargs["input"]
+            if self.tiles.remade.holds(x):
+                return x  # the norm before it was a ReLU already
         known = self._calls.get(owner, _UNKNOWN)
         strict = self.seen is None and name in _NEEDS_PLAN and self.tiles.group.size > 1
         if self.seen is None and not strict and name not in known.planned:

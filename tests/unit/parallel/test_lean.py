@@ -34,6 +34,7 @@ class _Net(nn.Module):
 THEN: dict[str, tuple[Callable[[_Net, Tensor], object], bool, bool]] = {
     "relu, conv": (lambda net, y: net.after(F.relu(y)), True, True),
     "relu in place, pool": (lambda net, y: F.max_pool2d(F.relu_(y), 2), True, True),
+    "pool, then in place": (lambda net, y: net.after(F.relu_(F.max_pool2d(F.relu(y), 2))), True, True),
     "relu, read twice": (lambda net, y: (z := F.relu(y), net.after(z) + net.after(z))[1], True, False),
     "relu, mean": (lambda net, y: F.relu(y).mean((2, 3)), True, False),
     "relu, and the norm itself": (lambda net, y: net.after(F.relu(y)) + net.after(y), False, False),
