@@ -56,7 +56,8 @@ def _checkpointed(tiles: Tiles) -> Around:
             return nullcontext(), again
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            return tree_map_only(Tensor, lambda y: _announced(y, args), forward(*args, **kwargs))
+            with tiles.remade.suspended():
+                return tree_map_only(Tensor, lambda y: _announced(y, args), forward(*args, **kwargs))
 
         with set_checkpoint_early_stop(False):
             result = checkpoint(run, *args, use_reentrant=False, context_fn=contexts, **kwargs)

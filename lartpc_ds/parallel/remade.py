@@ -50,6 +50,7 @@ class Remade:
 
     def __init__(self) -> None:
         self._noted: dict[int, _Noted] = {}
+        self._suspended = False
 
     def note(self, y: Tensor, recipe: Recipe) -> Tensor:
         """From now on a layer that saves y, or a view of it, saves the recipe."""
@@ -75,12 +76,21 @@ class Remade:
     @contextmanager
     def hooks(self) -> Iterator[None]:
         """Inside, saved tensors go through here; not in a backward pass, where a recomputation has its own hooks."""
-        if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1:
+        if self._suspended or not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1:
             yield
             return
         with saved_tensors_hooks(self._pack, _unpack):
             yield
         self._forget_dead()
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Inside, `hooks` does nothing: of two pairs the inner one counts, and a checkpoint's would be the outer."""
+        before, self._suspended = self._suspended, True
+        try:
+            yield
+        finally:
+            self._suspended = before
 
     def _of(self, y: Tensor) -> _Noted | None:
         noted = self._noted.get(y.untyped_storage()._cdata)

@@ -14,10 +14,10 @@ from lartpc_ds.parallel.tiles import Alone, Clock, Tiles
 from tests.tile_parity import image
 
 
-def _converted(model: nn.Module, *, recomputed: bool) -> tuple[nn.Module, Clock]:
+def _converted(model: nn.Module, *, recomputed: bool, lean_norm: bool = False) -> tuple[nn.Module, Clock]:
     model = copy.deepcopy(model)
     tiles = Tiles(1, 1, Alone(), Alone(), Alone())
-    convert(model, plan_tiles(model, Layout(), (2, 12, 11)), tiles)
+    convert(model, plan_tiles(model, Layout(), (2, 12, 11), lean_norm=lean_norm), tiles)
     if recomputed:
         recompute(model, tiles)
     return model, tiles.clock
@@ -60,6 +60,32 @@ def test_only_the_inputs_of_blocks_are_kept() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
         model(image((1, 2, 12, 11)))
     assert sizes == [2 * 12 * 11, 4 * 12 * 11, 4 * 12 * 11]
+
+
+@pytest.mark.parametrize("lean_norm", [False, True])
+@pytest.mark.parametrize("as_a_stage", [False, True])
+def test_every_block_but_the_last_runs_once_more(as_a_stage: bool, lean_norm: bool) -> None:
+    """Also where blocks are run one by one, as in a pipeline stage: the norms' hooks must not hide the checkpoint's."""
+    network = nn.Sequential(
+        _block(), nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU()), nn.Conv2d(4, 2, 3)
+    )
+    model, _ = _converted(network.double(), recomputed=True, lean_norm=lean_norm)
+    runs = [0, 0, 0]
+    for number, conv in enumerate(module for module in model.modules() if isinstance(module, nn.Conv2d)):
+
+        def count(*_: object, number: int = number) -> None:
+            runs[number] += 1
+
+        conv.register_forward_hook(count)
+    x = image((1, 2, 12, 11)).requires_grad_()
+    if as_a_stage:
+        y = x
+        for block in model.children():
+            y = block(y)
+    else:
+        y = model(x)
+    y.sum().backward()
+    assert runs == [2, 2, 1]
 
 
 def test_a_block_that_changes_its_input_is_refused() -> None:
