@@ -8,7 +8,7 @@ because a CNN's first blocks have nearly no parameters and nearly all of the wor
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Bounds
@@ -52,23 +52,21 @@ def stage_ns(costs: Sequence[BlockCost], start: int, stop: int) -> int:
 def stage_bytes(costs: Sequence[BlockCost], start: int, stop: int, copies: int) -> int:
     """Peak of a stage made of the blocks [start, stop) that keeps `copies` micro-batches.
 
-    DeepSpeed keeps what it received beside the clone that the stage works on, what it sent until the gradient comes
+    At the backward pass of a block what later blocks kept of that micro-batch is gone; of the other micro-batches all
+    is there. DeepSpeed keeps what it received beside the clone that the stage works on, what it sent until the gradient comes
     back, and one buffer for each kind of message.
     """
     blocks, first, last = costs[start:stop], costs[start], costs[stop - 1]
-    kept = sum(cost.saved_bytes for cost in blocks) + first.input_bytes
+    kept = first.input_bytes
     if start > 0 and first.saves_input and costs[start - 1].output_saved:
         kept += first.input_bytes  # counted with the block that made it, which is elsewhere now
     buffers = first.input_bytes if start > 0 else 0
     if stop < len(costs):
         buffers += last.output_bytes
         kept += 0 if last.output_saved else last.output_bytes
-    return (
-        copies * kept
-        + buffers
-        + sum(cost.state_bytes for cost in blocks)
-        + max(cost.transient_bytes for cost in blocks)
-    )
+    so_far = list(accumulate((cost.saved_bytes for cost in blocks), initial=kept))[1:]
+    most = max(held + cost.transient_bytes for held, cost in zip(so_far, blocks, strict=True))
+    return (copies - 1) * so_far[-1] + most + buffers + sum(cost.state_bytes for cost in blocks)
 
 
 def choose_bounds(

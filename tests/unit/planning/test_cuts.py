@@ -124,3 +124,11 @@ def test_what_a_stage_keeps() -> None:
     assert stage_bytes(costs, 1, 2, 2) == 2 * (40 + 5 + 5 + 6) + 5 + 6 + 200 + 13
     assert stage_bytes(costs, 2, 3, 1) == (50 + 6) + 6 + 300 + 17
     assert stage_bytes(costs, 0, 3, 1) == (30 + 40 + 50 + 7) + 600 + 17
+
+
+def test_what_later_blocks_kept_is_gone_when_an_early_block_is_at_its_peak() -> None:
+    early = BlockCost("early", 1, 0, 30, 7, 5, False, True, 100, 1, 1)
+    late = BlockCost("late", 1, 0, 60, 5, 6, True, True, 10, 1, 1)
+    assert stage_bytes([early, late], 0, 2, 1) == 7 + 30 + 100  # and not 7 + 30 + 60 + 100
+    assert stage_bytes([early, late], 0, 2, 3) == 2 * (7 + 30 + 60) + 7 + 30 + 100
+    assert stage_bytes([early, replace(late, transient_bytes=80)], 0, 2, 1) == 7 + 30 + 60 + 80
