@@ -21,8 +21,10 @@ __all__ = ["main"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 config_app = typer.Typer(no_args_is_help=True, help="Shipped run configurations.", rich_markup_mode=None)
+hostfile_app = typer.Typer(no_args_is_help=True, help="Hosts of a job on several machines.", rich_markup_mode=None)
 bench_app = typer.Typer(no_args_is_help=True, help="Measure speed and memory on this machine.", rich_markup_mode=None)
 app.add_typer(config_app, name="config")
+app.add_typer(hostfile_app, name="hostfile")
 app.add_typer(bench_app, name="bench")
 
 Overrides = Annotated[
@@ -179,13 +181,36 @@ def config_init(
 
     if recipe not in recipes.names():
         raise UserError(f"{recipe!r}: no such recipe; there are {', '.join(recipes.names())}")
-    target = out or Path(f"{recipe}.toml")
+    _write_new(out or Path(f"{recipe}.toml"), recipes.path_of(recipe).read_text())
+
+
+def _write_new(target: Path, text: str) -> None:
     if target.exists():
         raise UserError(f"{target}: exists; choose another name")
     if not target.parent.is_dir():
         raise UserError(f"{target}: no such folder {target.parent}; make it first")
-    target.write_text(recipes.path_of(recipe).read_text())
+    target.write_text(text)
     print(target)
+
+
+@hostfile_app.command("make")
+def hostfile_make(
+    nodes: Annotated[list[str] | None, typer.Argument(metavar="[NODES]...", help="Such as gpu[01-04,07]:4.")] = None,
+    system: Annotated[str, typer.Option("--from", help="slurm, lsf, pbs, nodes or auto.")] = "auto",
+    slots: Annotated[str, typer.Option(metavar="auto|N", help="Ranks a host: what the source says, or N.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="File to write (default: print it).")] = None,
+) -> None:
+    """Write a hostfile: the hosts of this Slurm, LSF or PBS job, or NODES."""
+    import os
+    from datetime import date
+
+    from lartpc_ds.launch.allocation import make
+
+    text = make(nodes or [], system, slots, os.environ, date.today())
+    if out is None:
+        print(text, end="")
+    else:
+        _write_new(out, text)
 
 
 @bench_app.command("step")

@@ -20,6 +20,7 @@ OPTIONS = {
     "display": {"--event", "--out", "--full", "--product", "--truth"},
     "config list": set(),
     "config init": set(),
+    "hostfile make": {"--from", "--slots", "--out"},
     "bench step": {SET, "--repeats", "--steps", "--json"},
     "bench tiles": {SET, "--rows", "--cols", "--repeats", "--steps", "--json"},
     "bench memory": {"--set", "--repeats", "--steps", "--json"},
