@@ -54,7 +54,10 @@ def test_commands_and_options_are_frozen() -> None:
     assert options_of(typer.main.get_command(app)) == OPTIONS
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"], ["bench", "step", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["train", "--help"], ["--version"], ["bench", "step", "--help"], ["hostfile", "make", "a:1"]],
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\n"
@@ -123,6 +126,25 @@ def test_config_init_into_a_folder_that_is_not_there(
     assert "missing" in capsys.readouterr().err
 
 
+def test_hostfile_make_prints_or_writes_a_new_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for variable in ("SLURM_HET_SIZE", "SLURM_GPUS", "SLURM_GPUS_PER_NODE"):  # the tests may run in a job
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "gpu[01-02]")
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "4")
+    assert run(monkeypatch, "hostfile", "make") == 0
+    shown = capsys.readouterr().out
+    assert [line for line in shown.splitlines() if line[0] != "#"] == ["gpu01 slots=4", "gpu02 slots=4"]
+    target = tmp_path / "hosts"
+    assert run(monkeypatch, "hostfile", "make", "--from", "slurm", "--slots", "auto", "--out", str(target)) == 0
+    assert capsys.readouterr().out == f"{target}\n"
+    assert target.read_text() == shown
+    assert run(monkeypatch, "hostfile", "make", "a:1", "b:2", "--out", str(target)) == 2
+    assert "hosts: exists" in capsys.readouterr().err
+    assert target.read_text() == shown
+
+
 @pytest.mark.parametrize("momentum", ["0.2", "0.2-1.0", "low:high", "1.0:0.2", "-1:1", "0:1", "nan:1", "0.2:inf"])
 def test_a_momentum_range_that_is_none_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, momentum: str
@@ -151,6 +173,8 @@ def test_inspect_ends_with_code_2_for_a_problem(
         (["evaluate", "missing"], "missing"),
         (["report", "missing"], "not a run folder"),
         (["display", "missing.h5"], "missing.h5"),
+        (["hostfile", "make", "gpu[1-2]", "--out", "hosts"], "Write gpu[1-2]:N"),
+        (["hostfile", "make", "a:1", "--out", "missing/hosts"], "no such folder missing"),
         (["bench", "step", "missing"], "RUN = 'missing'"),
         (["bench", "tiles", "missing"], "RUN = 'missing'"),
         (["bench", "memory", "missing"], "RUN = 'missing'"),
