@@ -10,11 +10,14 @@ import json
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from lartpc_ds.batch_config import BatchConfig
+from lartpc_ds.config_section import Section
 from lartpc_ds.errors import UserError
 
 __all__ = [
+    "BatchConfig",
     "DataConfig",
     "LayoutConfig",
     "MemoryConfig",
@@ -30,13 +33,7 @@ Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-class SplitConfig(_Section):
+class SplitConfig(Section):
     """Shares of the events; they sum to 1 and an event's part depends on its identity and `data.seed` alone."""
 
     train: Share = 0.8
@@ -53,7 +50,7 @@ class SplitConfig(_Section):
         return self
 
 
-class SimulateConfig(_Section):
+class SimulateConfig(Section):
     """The embedded default: events simulated into the run folder when `data.files` is empty."""
 
     events: Positive = 1000
@@ -75,7 +72,7 @@ _OF_EVENT_FILES = (
 )
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """Which events, which truth, and how they become images; or images of the user's own."""
 
     target: str | None = None
@@ -128,7 +125,7 @@ class DataConfig(_Section):
         return (self.downsample, self.downsample) if isinstance(self.downsample, int) else self.downsample
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The network, by name or by the path of a function that makes one."""
 
     name: str = "resnet18"
@@ -148,7 +145,7 @@ class ModelConfig(_Section):
     """Wire planes as input channels, or through shared-weight towers joined late."""
 
 
-class LayoutConfig(_Section):
+class LayoutConfig(Section):
     """How ranks share the work: layers over `pipe`, events over `data`, images over `rows` and `cols`."""
 
     pipe: Positive = 1
@@ -178,7 +175,7 @@ class LayoutConfig(_Section):
         return self
 
 
-class MemoryConfig(_Section):
+class MemoryConfig(Section):
     """What is kept of a step's activations; every combination gives the same numbers."""
 
     recompute: Literal["none", "block"] = "none"
@@ -191,7 +188,7 @@ class MemoryConfig(_Section):
     """The first block after that front: its name, or `auto`."""
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """How long, how fast, how often."""
 
     ds_config: str = "zero2_bf16"
@@ -233,7 +230,7 @@ class TrainConfig(_Section):
         return self
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """A whole run."""
 
     data: DataConfig = DataConfig()
@@ -241,6 +238,7 @@ class RunConfig(_Section):
     layout: LayoutConfig = LayoutConfig()
     memory: MemoryConfig = MemoryConfig()
     train: TrainConfig
+    batch: BatchConfig = BatchConfig()
 
     @model_validator(mode="after")
     def _one_or_the_other(self) -> Self:

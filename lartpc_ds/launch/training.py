@@ -34,7 +34,12 @@ from lartpc_ds.sources import index_events, open_source
 __all__ = ["ResolvedRun", "TrainRequest", "prepare_run", "train"]
 
 # a resumed run may be longer, and may look and save more often; anything else would make it another run
-_MAY_CHANGE = {"train.max_steps", "train.epochs", "train.eval_every", "train.checkpoint_every", "data.workers"}
+_MAY_CHANGE = {
+    *("train.max_steps", "train.epochs", "train.eval_every", "train.checkpoint_every", "data.workers"),
+    "max_steps",  # the job's, which follows from the first two
+}
+# and so may whole sections: what a batch system is asked for, and the schedule, which is as long as the run
+_SECTIONS_MAY_CHANGE = ("batch.", "ds.scheduler.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +180,7 @@ def _reopen(folder: RunFolder, config: RunConfig, ds: dict[str, Any], layout: La
             *_differences(run.job.as_dict(), job.as_dict()),
             *_differences(saved_ds, fresh_ds, "ds."),
         ]
-        if key not in _MAY_CHANGE | {"max_steps"} and not key.startswith("ds.scheduler.")
+        if key not in _MAY_CHANGE and not key.startswith(_SECTIONS_MAY_CHANGE)
     ]
     if differences:
         raise UserError(
