@@ -29,10 +29,15 @@ _GRACE_SECONDS = 3.0
 
 
 class _StopRequests:
-    """Counts SIGTERM, SIGINT and SIGUSR1 while it is entered."""
+    """Counts SIGTERM, SIGINT and SIGUSR1 while it is entered.
+
+    SIGUSR1 asks for no more than a checkpoint, however often it comes: a batch system may signal every process of a
+    job, of which the job's script then forwards its own as SIGUSR1, and that is one request.
+    """
 
     def __init__(self) -> None:
         self.count = 0
+        self._by_force = 0
 
     def __enter__(self) -> "_StopRequests":
         self._before = {number: signal.signal(number, self._note) for number in _STOP_SIGNALS}
@@ -43,7 +48,8 @@ class _StopRequests:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
+        self._by_force += number != signal.SIGUSR1
+        self.count = max(1, self._by_force)
 
 
 @dataclass(frozen=True, slots=True)
