@@ -70,6 +70,23 @@ def train(
 
 
 @app.command()
+def submit(
+    run: Annotated[str, typer.Argument(help="A run TOML, or the name of a shipped recipe.")],
+    system: Annotated[str, typer.Option(help="slurm, lsf or pbs.")],
+    overrides: Overrides = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Run folder (default: runs/<run>-<system>).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Script to write (default: <run>.<system>.sh).")] = None,
+    launcher: Annotated[str | None, typer.Option(help="slurm (Slurm's default), pdsh (of others) or openmpi.")] = None,
+    now: Annotated[bool, typer.Option("--now", help="Submit it, too.")] = False,
+) -> None:
+    """Write a batch script that trains the run, saves before its time is over and resumes when it is requeued."""
+    from lartpc_ds.launch.batch import SubmitRequest
+    from lartpc_ds.launch.batch import submit as submit_run
+
+    submit_run(SubmitRequest(run, system, overrides or [], run_dir, out, launcher, now))
+
+
+@app.command()
 def evaluate(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")],
     files: Annotated[

@@ -84,8 +84,17 @@ class Layout:
         return tuple(self.rank(at._replace(pipe=pipe)) for pipe in range(self.pipe))
 
     @classmethod
-    def fit(cls, devices: int, *, pipe: int = 1, data: int | None = None, rows: int = 1, cols: int = 1) -> "Layout":
-        """The layout on `devices` ranks; `data` takes what the other axes leave.
+    def fit(
+        cls,
+        devices: int,
+        *,
+        pipe: int = 1,
+        data: int | None = None,
+        rows: int = 1,
+        cols: int = 1,
+        source: str = "--devices",
+    ) -> "Layout":
+        """The layout on `devices` ranks, which `source` gave; `data` takes what the other axes leave.
 
         Raises:
             UserError: the axes do not multiply to `devices`.
@@ -96,7 +105,7 @@ class Layout:
             wanted = inner if data is None else layout.world_size
             raise UserError(
                 f"layout: pipe {pipe} x data {layout.data} x rows {rows} x cols {cols} needs {wanted} ranks"
-                f"{' or a multiple' if data is None else ''}, but --devices is {devices}; change one of them"
+                f"{' or a multiple' if data is None else ''}, but {source} is {devices}; change one of them"
             )
         return layout
 

@@ -13,6 +13,7 @@ SET, DEVICES, VERBOSE = "--set", "--devices", "--verbose"
 # Adding an option? It may not repeat a config key; then add it here and to the documentation.
 OPTIONS = {
     "train": {SET, "--run-dir", DEVICES, "--resume", "--dry-run", VERBOSE},
+    "submit": {"--system", SET, "--run-dir", "--out", "--launcher", "--now"},
     "evaluate": {"--files", "--checkpoint", DEVICES},
     "report": set(),
     "simulate": {"--detector", "--events", "--classes", "--momentum", "--seed", "--workers"},

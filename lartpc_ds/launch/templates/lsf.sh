@@ -1,0 +1,18 @@
+#!/bin/bash
+# Written by `lartpc-ds submit`; yours to edit.
+#BSUB -J @name@
+#BSUB -o @name@-%J.log
+# after a host's failure, and after exit code 75 (stopped early, with a checkpoint), LSF queues the job again
+#BSUB -r
+#BSUB -Q "75"
+@directives@
+
+@prepare@
+
+@run@
+
+# bkill sends a signal first, upon which train saves and ends with 75; the job must stay killed all the same
+if [ "$code" -eq 75 ] && [ "$asked" = TERM ]; then
+    code=143
+fi
+exit "$code"

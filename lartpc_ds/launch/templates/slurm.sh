@@ -1,0 +1,28 @@
+#!/bin/bash
+# Written by `lartpc-ds submit`; yours to edit.
+#SBATCH --job-name=@name@
+#SBATCH --output=@name@-%j.log
+# a requeued job goes on in the same log
+#SBATCH --open-mode=append
+#SBATCH --requeue
+# so many seconds before the time is over, to this script alone
+#SBATCH --signal=B:USR1@@signal_seconds@
+@directives@
+
+@prepare@
+
+# srun does not take the number of cores from the job by itself
+if [ -n "${SLURM_CPUS_PER_TASK-}" ]; then
+    export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
+fi
+
+@run@
+
+# 75: stopped early, with a checkpoint to go on from. Slurm could requeue a cancelled job too, and would: the state says
+# whether it is being ended anyway, by scancel or by its time limit.
+if [ "$code" -eq 75 ]; then
+    case $(scontrol show job "$SLURM_JOB_ID") in
+        *JobState=RUNNING*) scontrol requeue "$SLURM_JOB_ID" ;;
+    esac
+fi
+exit "$code"
