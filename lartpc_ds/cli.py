@@ -230,6 +230,21 @@ def hostfile_make(
         _write_new(out, text)
 
 
+@hostfile_app.command("check")
+def hostfile_check(
+    file: Annotated[Path, typer.Argument(help="A hostfile: lines of NAME slots=N.")],
+    include: Annotated[str, typer.Option(help="Only these: NAME[:SLOT[,SLOT]][@NAME...].")] = "",
+    exclude: Annotated[str, typer.Option(help="All but these.")] = "",
+    launcher: Annotated[str, typer.Option(help="pdsh, openmpi or slurm.")] = "pdsh",
+    run: Annotated[str | None, typer.Option(help="Look for the data files of this run TOML or recipe, too.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder of runs (default: the current folder).")] = None,
+) -> None:
+    """May a job start on these hosts? Ask them all, and say what to mend."""
+    from lartpc_ds.launch.hostfile_check import CheckRequest, check
+
+    raise typer.Exit(check(CheckRequest(file, include, exclude, launcher, run, run_dir), _console()))
+
+
 @bench_app.command("step")
 def bench_step(
     recipe: Annotated[str, typer.Argument(help="A recipe or run TOML.")] = "microboone-full",
