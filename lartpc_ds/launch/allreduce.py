@@ -1,7 +1,7 @@
 """`python -m lartpc_ds.launch.allreduce ...`: one process a host, which sum a tensor together for two seconds.
 
-The last check before a job, and the only one that proves that ranks can talk: it meets at the address, over the interface
-and with the backend that the job will use. When to stop travels inside the sum itself, as the first element,
+The last check before a job, and the only one that proves that ranks can talk: it uses the address, the interfaces and
+the backend of the job. When to stop travels inside the sum itself, as the first element,
 so no rank can run one round more than the others. Prints one JSON line.
 """
 

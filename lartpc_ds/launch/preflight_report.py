@@ -1,6 +1,6 @@
 """The preflight on the terminal: a row a host, then for each host its first problem and what to do about it."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from rich.console import Console
 from rich.table import Table
@@ -9,7 +9,7 @@ from lartpc_ds.launch.preflight import Findings, HostFindings
 
 __all__ = ["explain", "print_findings"]
 
-_COLUMNS = ("host", "slots", "devices", "python", "torch", "deepspeed", "clock", "free", "interface", "all-reduce")
+_COLUMNS = ("host", "slots", "devices", "python", "versions", "data", "clock", "free", "interface", "all-reduce")
 
 
 def print_findings(console: Console, findings: Findings) -> None:
@@ -17,34 +17,34 @@ def print_findings(console: Console, findings: Findings) -> None:
     table = Table(box=None, pad_edge=False)
     for column in _COLUMNS:
         table.add_column(column, overflow="fold")
-    bad = {problem.host for problem in findings.problems}
     for found in findings.hosts:
-        table.add_row(*_cells(found), style="red" if found.host.name in bad else None)
+        wrong = {problem.check for problem in findings.problems if problem.host == found.host.name}
+        table.add_row(*_cells(found, wrong), style="red" if wrong else None)
     console.print(table)
     for line in explain(findings):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _cells(found: HostFindings) -> Iterator[str]:
+def _cells(found: HostFindings, wrong: Collection[str]) -> Iterator[str]:
     yield found.host.name
     yield str(found.host.slots)
     if found.report is None:
         yield "no answer"
         return
-    report, answer = found.report, found.report.answer
-    devices, packages = answer["devices"], answer["packages"]
+    answer = found.report.answer
+    devices = answer["devices"]
     yield f"{devices['count']} {devices['kind']}" if isinstance(devices, dict) else "?"
-    yield report.python
-    for name in ("torch", "deepspeed"):
-        yield packages[name] if isinstance(packages, dict) else "?"
-    yield f"{report.skew_seconds:+.1f} s"
-    yield f"{answer['free_bytes'] / 2**30:.1f} GiB" if answer["token"] is not None else "-"
-    yield found.interface or "?"
+    yield found.report.python
+    yield "differ" if "versions" in wrong else "same"
+    yield "-" if not answer["files"] else "differ" if "data" in wrong else "same"
+    yield f"{found.report.skew_seconds:+.1f} s"
+    yield f"{answer['free_bytes'] / 2**30:.0f} GiB" if answer["token"] is not None else "-"
+    yield found.interface or "-"
     if found.speed is None:
         yield "-"
     else:
         rate = found.speed["bytes_per_second"] / 1e6
-        yield f"{rate:.0f} MB/s, {found.speed['latency_seconds'] * 1e6:.0f} us"
+        yield f"{rate:.0f} MB/s, {found.speed['latency_seconds'] * 1e3:.2f} ms"
 
 
 def explain(findings: Findings) -> list[str]:

@@ -64,7 +64,7 @@ class Srun:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended; the arrival of each line, in seconds since the epoch by this machine, serves to compare clocks."""
+    """How a run ended; when each line came, in seconds since the epoch by this machine's clock, to compare clocks."""
 
     code: int  # -9 after the time limit
     started: float
