@@ -7,14 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lartpc_ds import recipes
-from lartpc_ds.data.files import expand
 from lartpc_ds.errors import UserError
 from lartpc_ds.launch.hostfile import read, select
 from lartpc_ds.launch.preflight import Need, preflight
 from lartpc_ds.launch.preflight_report import print_findings
 from lartpc_ds.launch.reach import reach_for
-from lartpc_ds.prepare import absolute_paths
 
 __all__ = ["CheckRequest", "check"]
 
@@ -53,6 +50,10 @@ def _data_files(run: str | None) -> tuple[str, ...]:
     """The event files of a run; none if it makes its own or takes a user's images."""
     if run is None:
         return ()
+    from lartpc_ds import recipes  # imported here: it takes seconds, and most checks are of hosts alone
+    from lartpc_ds.data.files import expand
+    from lartpc_ds.prepare import absolute_paths
+
     config = absolute_paths(recipes.load(run)[0], Path.cwd())
     return tuple(str(path) for path in expand(config.data.files)) if config.data.files else ()
 

@@ -1,6 +1,6 @@
 """The preflight on the terminal: a row a host, then for each host its first problem and what to do about it."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Set
 
 from rich.console import Console
 from rich.table import Table
@@ -9,7 +9,7 @@ from lartpc_ds.launch.preflight import Findings, HostFindings
 
 __all__ = ["explain", "print_findings"]
 
-_COLUMNS = ("host", "slots", "devices", "python", "versions", "data", "clock", "free", "interface", "all-reduce")
+_COLUMNS = ("host", "slots", "devices", "versions", "data", "clock", "free", "interface", "all-reduce")
 
 
 def print_findings(console: Console, findings: Findings) -> None:
@@ -25,7 +25,7 @@ def print_findings(console: Console, findings: Findings) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _cells(found: HostFindings, wrong: Collection[str]) -> Iterator[str]:
+def _cells(found: HostFindings, wrong: Set[str]) -> Iterator[str]:
     yield found.host.name
     yield str(found.host.slots)
     if found.report is None:
@@ -34,25 +34,23 @@ def _cells(found: HostFindings, wrong: Collection[str]) -> Iterator[str]:
     answer = found.report.answer
     devices = answer["devices"]
     yield f"{devices['count']} {devices['kind']}" if isinstance(devices, dict) else "?"
-    yield found.report.python
-    yield "differ" if "versions" in wrong else "same"
+    yield "differ" if wrong & {"python", "versions"} else "same"
     yield "-" if not answer["files"] else "differ" if "data" in wrong else "same"
     yield f"{found.report.skew_seconds:+.1f} s"
     yield f"{answer['free_bytes'] / 2**30:.0f} GiB" if answer["token"] is not None else "-"
     yield found.interface or "-"
-    if found.speed is None:
-        yield "-"
-    else:
-        rate = found.speed["bytes_per_second"] / 1e6
-        yield f"{rate:.0f} MB/s, {found.speed['latency_seconds'] * 1e3:.2f} ms"
+    yield "-" if found.speed is None else f"{found.speed['bytes_per_second'] / 1e6:.0f} MB/s"
 
 
 def explain(findings: Findings) -> list[str]:
     """One sentence and its fix a host that has a problem; else where the job will meet."""
     if findings.ok:
         text = f"a job may start: ranks meet at {findings.master_addr}, port {findings.master_port}"
-        return [f"{text}; every host reaches this machine at {', '.join(findings.addresses)}"]
-    lines, told = [], set()
+        slowest = max((found.speed["latency_seconds"] for found in findings.hosts if found.speed), default=None)
+        latency = "" if slowest is None else f"; a small all-reduce takes {slowest * 1e3:.2g} ms"
+        return [f"{text}; every host reaches this machine at {', '.join(findings.addresses)}{latency}"]
+    lines: list[str] = []
+    told: set[str] = set()
     for problem in findings.problems:
         if problem.host in told:
             continue
