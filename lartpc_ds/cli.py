@@ -57,6 +57,10 @@ def train(
     overrides: Overrides = None,
     run_dir: Annotated[Path | None, typer.Option(help="Run folder (default: runs/<run>-<time>).")] = None,
     devices: Devices = None,
+    hostfile: Annotated[Path | None, typer.Option(help="Train on its hosts (lines of NAME slots=N).")] = None,
+    launcher: Annotated[str | None, typer.Option(help="pdsh, openmpi or slurm (default: pdsh).")] = None,
+    include: Annotated[str, typer.Option(help="Take these hosts only: NAME[:SLOT,...][@NAME...].")] = "",
+    exclude: Annotated[str, typer.Option(help="Leave these out, in the same way.")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run-dir.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, print configs and command, run nothing.")] = False,
     verbose: Verbose = False,
@@ -65,7 +69,19 @@ def train(
     from lartpc_ds.launch.training import TrainRequest
     from lartpc_ds.launch.training import train as run_training
 
-    request = TrainRequest(run, overrides or [], run_dir, devices, resume, dry_run, verbose)
+    request = TrainRequest(
+        run,
+        overrides or [],
+        run_dir,
+        devices,
+        hostfile=hostfile,
+        launcher=launcher,
+        include=include,
+        exclude=exclude,
+        resume=resume,
+        dry_run=dry_run,
+        verbose=verbose,
+    )
     raise typer.Exit(run_training(request, _console()))
 
 

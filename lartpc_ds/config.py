@@ -13,12 +13,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from lartpc_ds.batch_config import BatchConfig
-from lartpc_ds.config_section import Section
+from lartpc_ds.config_section import NonNegative, Positive, Section, Share
 from lartpc_ds.errors import UserError
+from lartpc_ds.launch_config import LaunchConfig
 
 __all__ = [
     "BatchConfig",
     "DataConfig",
+    "LaunchConfig",
     "LayoutConfig",
     "MemoryConfig",
     "ModelConfig",
@@ -27,10 +29,6 @@ __all__ = [
     "SplitConfig",
     "TrainConfig",
 ]
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[int, Field(ge=0)]
 
 
 class SplitConfig(Section):
@@ -239,6 +237,7 @@ class RunConfig(Section):
     memory: MemoryConfig = MemoryConfig()
     train: TrainConfig
     batch: BatchConfig = BatchConfig()
+    launch: LaunchConfig = LaunchConfig()
 
     @model_validator(mode="after")
     def _one_or_the_other(self) -> Self:
@@ -246,6 +245,11 @@ class RunConfig(Section):
             raise ValueError(
                 f"memory.stream_strips = {self.memory.stream_strips}: streaming needs layout.pipe = 1, which is "
                 f"{self.layout.pipe}; cut images into tiles (layout.rows, layout.cols) instead, or leave one out"
+            )
+        if self.launch.stage_to is not None and self.data.target is not None:
+            raise ValueError(
+                f"launch.stage_to = {self.launch.stage_to!r} copies event files, but data.target = "
+                f"{self.data.target!r} has none that are known; remove launch.stage_to"
             )
         return self
 

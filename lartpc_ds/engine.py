@@ -25,17 +25,16 @@ from lartpc_ds.parallel.tiles import Tiles
 
 __all__ = ["Engine", "StepResult", "averaged_buffers", "channels_last", "finish", "inference", "start"]
 
-_TIMEOUT = datetime.timedelta(minutes=30)
 
-
-def start(layout: Layout) -> tuple[Groups, torch.device]:
-    """Join the job: process group, this rank's groups and its device."""
+def start(layout: Layout, timeout_minutes: int) -> tuple[Groups, torch.device]:
+    """Join the job: process group, this rank's groups and its device; no wait for other ranks is longer."""
     # this op serves inference only, and building it would ask every user for a C++ compiler
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     accelerator = get_accelerator()
     local_rank = int(os.environ["LOCAL_RANK"])
     accelerator.set_device(local_rank)
-    deepspeed.init_distributed(accelerator.communication_backend_name(), timeout=_TIMEOUT, verbose=False)
+    timeout = datetime.timedelta(minutes=timeout_minutes)
+    deepspeed.init_distributed(accelerator.communication_backend_name(), timeout=timeout, verbose=False)
     name = accelerator.device_name() if accelerator.device_name() == "cpu" else accelerator.device_name(local_rank)
     return make_groups(layout), torch.device(name)
 

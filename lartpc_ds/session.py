@@ -23,12 +23,13 @@ from lartpc_ds.config import RunConfig
 from lartpc_ds.data.dataset import EventDataset
 from lartpc_ds.data.event_index import EventIndex, read_index
 from lartpc_ds.data.source import Source
+from lartpc_ds.data.staging import stage
 from lartpc_ds.levers.apply import apply
 from lartpc_ds.memory import PeakMemory
 from lartpc_ds.parallel.groups import Groups
 from lartpc_ds.parallel.spatialize import TilePlan
 from lartpc_ds.parallel.tiles import Clock, Tiles
-from lartpc_ds.prepare import Job, make_loss, make_model, plan_of, strips_of
+from lartpc_ds.prepare import Job, make_loss, make_model, plan_of, strips_of, with_files
 from lartpc_ds.runlog import RunFolder, write_atomically
 from lartpc_ds.sources import augmentation, preprocessing, reopen_source
 from lartpc_ds.stage_engine import StageEngine
@@ -56,7 +57,7 @@ def versions() -> dict[str, str]:
 def train(folder: RunFolder, *, resume: bool, stop_requested: Callable[[], bool]) -> bool:
     """Train to the end or to a stop request; returns whether it was stopped early."""
     run, ds = open_run(folder)
-    groups, device = engine.start(run.job.layout)
+    groups, device = engine.start(run.job.layout, run.config.launch.timeout_minutes)
     memory = PeakMemory(device)  # counts from here: after imports, before the model
     torch.manual_seed(run.config.train.seed)
     model = make_model(run.config, run.job.planes, len(run.job.classes))
@@ -76,7 +77,7 @@ def train(folder: RunFolder, *, resume: bool, stop_requested: Callable[[], bool]
         trainer = engine.Engine(model.to(device), ds, groups, device, loss, tiles)
     start = checkpoint.latest(folder.checkpoints) if resume else None
     progress = checkpoint.Progress() if start is None else checkpoint.load(trainer, start)
-    source = reopen_source(run.config, run.index, run.job.image_shape, run.job.task)
+    source = reopen_source(_staged(run.config), run.index, run.job.image_shape, run.job.task)
     held_out = run.index.positions("validation")
     try:
         predictions = fit(
@@ -99,6 +100,13 @@ def train(folder: RunFolder, *, resume: bool, stop_requested: Callable[[], bool]
     return False
 
 
+def _staged(config: RunConfig) -> RunConfig:
+    """The configuration with its event files on this host's own disk, if it asks for that."""
+    if config.launch.stage_to is None:
+        return config
+    return with_files(config, stage(config.data.files, config.launch.stage_to))
+
+
 def evaluate(folder: RunFolder, request: dict[str, Any]) -> None:
     """Evaluate a checkpoint on the events that `request` names, and write predictions and figures where it says.
 
@@ -112,7 +120,7 @@ def evaluate(folder: RunFolder, request: dict[str, Any]) -> None:
     )
     index = read_index(Path(request["events"]), job.classes)
     run = Run(folder, config, job, index, run.facts)
-    groups, device = engine.start(job.layout)
+    groups, device = engine.start(job.layout, run.config.launch.timeout_minutes)
     model = make_model(config, job.planes, len(job.classes))
     load_weights(model, Path(request["checkpoint"]) / "model.pt", "checkpoint")
     plan, tiles = _on_tiles(model.to(device), run, groups)

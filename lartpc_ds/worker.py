@@ -1,7 +1,7 @@
 """What the launcher starts on every rank: `python -m lartpc_ds.worker train|evaluate RUN_DIR ...`.
 
 A rank reads the run folder, which `lartpc-ds train` has checked and written, and decides nothing by itself. Its output
-goes to `logs/rank<N>.log`; its failure, if any, to `logs/failures/`, where the parent finds the first cause.
+goes to `logs/rank<N>.log`; its failure, if any, over its line to the command line.
 """
 
 import argparse
@@ -9,14 +9,13 @@ import json
 import os
 import signal
 import sys
-import threading
-import time
 from pathlib import Path
 from types import FrameType
 
-import psutil
-
-from lartpc_ds import failures
+from lartpc_ds.errors import UserError
+from lartpc_ds.lifeline import ControlPoint, Lifeline
+from lartpc_ds.network import interface_towards
+from lartpc_ds.rank_environment import rank_variables
 from lartpc_ds.runlog import RunFolder
 
 __all__ = ["main"]
@@ -25,16 +24,20 @@ _RESUMABLE = 75
 
 
 class _StopFlag:
-    """Set by the first SIGTERM or SIGUSR1; the loop asks for it after each step."""
+    """Set by the first SIGTERM or SIGUSR1, or by the command line; the loop asks for it after each step."""
 
     def __init__(self) -> None:
         self.requested = False
         for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._request)
+            signal.signal(number, self._signalled)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches us through the parent
 
-    def _request(self, number: int, frame: FrameType | None) -> None:
+    def request(self) -> None:
+        """Stop after the step at hand."""
         self.requested = True
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        self.request()
 
 
 def main() -> None:
@@ -46,21 +49,34 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--request", type=Path, help="JSON file that says what to evaluate")
     arguments = parser.parse_args()
-    logs, rank = arguments.logs, int(os.environ["RANK"])
     stop = _StopFlag()
-    _redirect_output(logs / f"rank{rank}.log")
-    parents = _Parents(stop)
-    threading.Thread(target=_die_with, args=(parents, logs, rank), daemon=True).start()
-    with failures.alive(logs, rank):
-        try:
-            stopped = _run(arguments, RunFolder(arguments.run_dir), stop)
-        except BaseException as error:
-            if parents.are_gone():  # so are other ranks, and whatever failed here is an echo of that
-                failures.forget(logs, rank)
-                os._exit(1)
-            failures.record_failure(logs, rank, error)
-            raise
+    try:
+        rank, line = _join(arguments.logs)
+    except UserError as error:
+        sys.exit(f"lartpc-ds: {error}")
+    _redirect_output(arguments.logs / f"rank{rank}.log")
+    line.watch(stop.request, lambda: stop.requested)
+    try:
+        stopped = _run(arguments, RunFolder(arguments.run_dir), stop)
+    except BaseException as error:
+        if line.is_cut(stop.requested):
+            line.ended()
+            os._exit(1)
+        line.failed(error)
+        raise
+    line.ended()
     sys.exit(_RESUMABLE if stopped else 0)
+
+
+def _join(logs: Path) -> tuple[int, Lifeline]:
+    """Who this process is in its job, and its line to the command line."""
+    point = ControlPoint.read(logs)
+    if point is not None:
+        os.environ.update(rank_variables(os.environ, point, len(os.sched_getaffinity(0))))
+        # gloo takes the address of the host's name otherwise, which may be a loopback one
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface_towards(os.environ["MASTER_ADDR"]))
+    rank = int(os.environ["RANK"])
+    return rank, Lifeline(point, rank)
 
 
 def _run(arguments: argparse.Namespace, folder: RunFolder, stop: _StopFlag) -> bool:
@@ -78,33 +94,6 @@ def _redirect_output(log: Path) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
-
-
-class _Parents:
-    """The launcher and the command line that started this process; nobody would end it if they were gone.
-
-    A stop request to the whole job may end the launcher at once; then the command line alone waits for the checkpoint.
-    """
-
-    def __init__(self, stop: _StopFlag) -> None:
-        self._stop = stop
-        self._launcher = os.getppid()
-        self._command_line = int(os.environ.get("LARTPC_DS_PARENT", "0"))
-
-    def are_gone(self) -> bool:
-        """Is either?"""
-        if self._command_line and not os.path.exists(f"/proc/{self._command_line}"):
-            return True
-        return os.getppid() != self._launcher and not (self._stop.requested and self._command_line)
-
-
-def _die_with(parents: _Parents, logs: Path, rank: int) -> None:
-    while not parents.are_gone():
-        time.sleep(1)
-    for child in psutil.Process().children(recursive=True):
-        child.kill()  # reader processes have the fork server for a parent, and would not notice
-    failures.forget(logs, rank)
-    os._exit(1)
 
 
 if __name__ == "__main__":

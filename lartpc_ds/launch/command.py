@@ -1,6 +1,7 @@
-"""The exact `deepspeed` command line of a job on this machine, and the environment that it runs in."""
+"""The exact `deepspeed` command line of a job, here or on other hosts, and the environment that it runs in."""
 
 import os
+import re
 import shutil
 import socket
 import sys
@@ -13,8 +14,13 @@ from deepspeed.accelerator import get_accelerator
 
 from lartpc_ds.ds_config import precision
 from lartpc_ds.errors import UserError
+from lartpc_ds.launch.hostfile import render
+from lartpc_ds.launch.site import Site
 
-__all__ = ["Command", "check_devices", "default_devices", "local_command"]
+__all__ = ["Command", "check_accelerator", "check_devices", "command_of", "default_devices", "write_hostfile"]
+
+_WORKER = "lartpc_ds.worker"
+_SHELL_SAFE = re.compile(r"[\w@+=:,./ -]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +53,7 @@ def check_devices(devices: int, ds: Mapping[str, Any]) -> None:
     if devices < 1 or (not on_cpu and devices > accelerator.device_count()):
         most = "any number above 0" if on_cpu else f"1 to {accelerator.device_count()}"
         raise UserError(f"--devices {devices}: this machine allows {most}")
-    if on_cpu and precision(ds) == "fp16":
-        raise UserError(
-            "torch_autocast.dtype = 'float16': fp16 needs CUDA, and this machine has none; "
-            "take a ..._bf16 or ..._fp32 configuration, for example --set 'train.ds_config=\"zero2_bf16\"'"
-        )
+    check_accelerator(accelerator.device_name(), ds)
     offload = ds["zero_optimization"].get("offload_optimizer") or {}
     compiler = os.environ.get("CXX", "g++")
     if offload.get("device") == "cpu" and ds["zero_force_ds_cpu_optimizer"] and shutil.which(compiler) is None:
@@ -62,24 +64,92 @@ def check_devices(devices: int, ds: Mapping[str, Any]) -> None:
         )
 
 
-def local_command(mode: str, folder: Path, logs: Path, devices: int, options: Sequence[str] = ()) -> Command:
-    """`deepspeed` starting `python -m lartpc_ds.worker MODE FOLDER --logs LOGS` on `devices` ranks of this machine."""
+def check_accelerator(name: str, ds: Mapping[str, Any]) -> None:
+    """Can devices of this kind, by DeepSpeed's name of it, compute in the configuration's precision?
+
+    Raises:
+        UserError: fp16 on CPU.
+    """
+    if name == "cpu" and precision(ds) == "fp16":
+        raise UserError(
+            "torch_autocast.dtype = 'float16': fp16 needs CUDA, and there is none here; "
+            "take a ..._bf16 or ..._fp32 configuration, for example --set 'train.ds_config=\"zero2_bf16\"'"
+        )
+
+
+def command_of(site: Site, mode: str, folder: Path, logs: Path, options: Sequence[str] = ()) -> Command:
+    """`deepspeed` starting `python -m lartpc_ds.worker MODE FOLDER --logs LOGS` on every rank of the site."""
+    worker = (mode, str(folder), "--logs", str(logs), *options)
+    return _local(site, worker) if site.launcher is None else _on_hosts(site, site.launcher, logs, worker)
+
+
+def write_hostfile(site: Site, logs: Path) -> None:
+    """The hostfile that `command_of` names: what filters have left."""
+    # device 2 exists where three slots do; which of them are taken is for --include to say
+    whole = [type(host)(host.name, tuple(range(max(host.devices) + 1))) for host in site.hosts]
+    _hostfile(logs).write_text(render(whole, ["the hosts of this run, after --include and --exclude"]))
+
+
+def _hostfile(logs: Path) -> Path:
+    return logs / "hostfile"
+
+
+def _local(site: Site, worker: Sequence[str]) -> Command:
     arguments = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", os.devnull]
     accelerator = get_accelerator()
     # ranks must not find a device that this process, which checked everything, did not see
     variables: dict[str, str | None] = {"DS_ACCELERATOR": accelerator.device_name()}
     if accelerator.device_name() == "cpu":
-        arguments += ["--num_gpus", str(devices)]
-        # children of one job share the cores; torch would take all of them in every rank
-        cores = len(os.sched_getaffinity(0))
-        variables["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // devices)))
+        arguments += ["--num_gpus", str(site.world_size)]
         variables["CUDA_VISIBLE_DEVICES"] = None
     else:
         # the launcher ignores CUDA_VISIBLE_DEVICES beside --num_gpus, and would take a neighbour's GPUs
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(accelerator.device_count())))
-        variables["CUDA_VISIBLE_DEVICES"] = ",".join(visible.split(",")[:devices])
-    arguments += ["--master_port", str(_free_port()), "--no_local_rank", "--module", "lartpc_ds.worker"]
-    return Command((*arguments, mode, str(folder), "--logs", str(logs), *options), variables)
+        names = visible.split(",")
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(names[device] for device in site.hosts[0].devices)
+    arguments += ["--master_port", str(_free_port()), "--no_local_rank", "--module", _WORKER]
+    return Command((*arguments, *worker), variables)
+
+
+def _on_hosts(site: Site, launcher: str, logs: Path, worker: Sequence[str]) -> Command:
+    """Over ssh or a scheduler; what the ranks need of this environment they read from `control.json`."""
+    if launcher == "pdsh":
+        _check_words([sys.executable, os.getcwd(), *worker])
+    arguments = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(_hostfile(logs))]
+    arguments += ["--launcher", launcher, "--force_multi", "--no_ssh_check", "--no_local_rank"]
+    arguments += ["--master_addr", site.master_addr, "--master_port", str(site.master_port)]
+    variables: dict[str, str | None] = {}
+    if site.chooses_devices:
+        chosen = (f"{host.name}:{','.join(map(str, host.devices))}" for host in site.hosts)
+        arguments += ["--include", "@".join(chosen)]
+    if launcher == "openmpi":
+        # bound to a core each, ranks could not use their threads
+        arguments.append("--launcher_args=--bind-to none --map-by slot")
+    if launcher == "slurm":
+        names = ",".join(host.name for host in site.hosts)
+        arguments.append(
+            f"--launcher_args=--nodes={len(site.hosts)} --ntasks-per-node={site.hosts[0].slots} --nodelist={names} "
+            "--distribution=block --cpu-bind=none --kill-on-bad-exit=0"
+        )
+        # srun has not taken this over from sbatch since Slurm 22.05
+        if "SLURM_CPUS_PER_TASK" in os.environ and "SRUN_CPUS_PER_TASK" not in os.environ:
+            variables["SRUN_CPUS_PER_TASK"] = os.environ["SLURM_CPUS_PER_TASK"]
+        return Command((*arguments, str(Path(__file__).with_name("rank.py")), *worker), variables)
+    return Command((*arguments, "--module", _WORKER, *worker), variables)
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """DeepSpeed hands these to a shell of each host, and quotes spaces alone.
+
+    Raises:
+        UserError: one of them would be read as something else there.
+    """
+    for word in words:
+        if not _SHELL_SAFE.fullmatch(word):
+            raise UserError(
+                f"{word!r}: over pdsh a path may have letters, digits, spaces and @ + = : , . / _ - only; choose "
+                "another --run-dir or current folder"
+            )
 
 
 def _free_port() -> int:

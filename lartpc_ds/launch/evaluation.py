@@ -13,8 +13,9 @@ from lartpc_ds import checkpoint
 from lartpc_ds.config import RunConfig, SplitConfig
 from lartpc_ds.data.event_index import EventIndex, write_index
 from lartpc_ds.errors import UserError
-from lartpc_ds.launch.command import check_devices, default_devices, local_command
+from lartpc_ds.launch.command import check_devices, command_of, default_devices
 from lartpc_ds.launch.job import run_job
+from lartpc_ds.launch.site import here, with_environment
 from lartpc_ds.layout import Layout
 from lartpc_ds.report.summary import print_evaluation
 from lartpc_ds.runlog import RunFolder, write_atomically
@@ -72,9 +73,12 @@ def evaluate(request: EvaluateRequest, console: Console) -> int:
     ask |= {"layout": asdict(layout), "predictions": str(predictions), "evaluation": str(figures_file)}
     request_file = logs / "request.json"
     write_atomically(request_file, json.dumps(ask))
-    command = local_command("evaluate", folder.path, logs, devices, ["--request", str(request_file)])
+    site = with_environment(here(devices), config.launch)
+    command = command_of(site, "evaluate", folder.path, logs, ["--request", str(request_file)])
     with console.status(f"evaluating {chosen.name} on {len(positions)} events", spinner="line"):
-        end = run_job(command, logs, figures_file, resumable=lambda: False, say=console.print, on_poll=lambda: None)
+        end = run_job(
+            command, site, logs, figures_file, resumable=lambda: False, say=console.print, on_poll=lambda: None
+        )
     if end.report is not None:
         print(end.report, file=sys.stderr)
     if end.code == 0:

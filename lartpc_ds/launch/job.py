@@ -1,24 +1,26 @@
-"""Run the launcher and answer for every process under it.
+"""Run the launcher and answer for every process under it, here and on other hosts.
 
 Left to itself the deepspeed launcher orphans its workers on SIGTERM, waits 30 s for ranks that hang in a collective,
-and can exit 0 after a kill. So the launcher gets a session of its own, which is killed whole at the end whatever
-happened; stop requests go straight to the ranks; and success is a file that the ranks leave, not an exit code. The
-terminal shows what this process reads from the run folder, so the launcher's chatter stays in `logs/`.
+can exit 0 after a kill, and over pdsh ends what it started by a `pkill` that takes other jobs of the same user along.
+So the launcher gets a session of its own, which is killed whole at the end whatever happened; ranks anywhere end when
+their line to this process does; stop requests go over that line; and success is a file that the ranks leave, not an
+exit code. The terminal shows what this process reads from the run folder; the launcher's chatter stays in `logs/`.
 """
 
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import psutil
 
-from lartpc_ds import failures
 from lartpc_ds.launch.command import Command
+from lartpc_ds.launch.control import Control, Failure
+from lartpc_ds.launch.site import Site
 
 __all__ = ["JobEnd", "run_job"]
 
@@ -26,6 +28,8 @@ _RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 3.0
+_START_SECONDS = 300.0  # imports from a cold network file system take minutes
+_EXIT_SECONDS = 30.0
 
 
 class _StopRequests:
@@ -62,6 +66,7 @@ class JobEnd:
 
 def run_job(
     command: Command,
+    site: Site,
     logs: Path,
     result: Path,
     *,
@@ -73,75 +78,114 @@ def run_job(
 
     Args:
         command: the launcher's command line.
-        logs: folder of this job alone: logs, process ids, failures.
+        site: where its ranks will be.
+        logs: folder of this job alone.
         result: the file that the ranks write last when they succeed.
         resumable: is there a checkpoint to continue from?
         say: prints one message to the user.
         on_poll: called a few times a second, to show progress.
     """
-    failures.clear(logs)
-    environment = command.environment() | {"LARTPC_DS_PARENT": str(os.getpid())}
-    with _StopRequests() as stops, (logs / "launcher.log").open("wb") as log:
+    control = Control(
+        logs,
+        site.world_size,
+        addresses=site.addresses,
+        launcher=site.launcher,
+        master=(site.master_addr, site.master_port),
+        environment=site.environment,
+    )
+    with control, _StopRequests() as stops, (logs / "launcher.log").open("wb") as log:
         launcher = subprocess.Popen(
-            command.arguments, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            command.arguments,
+            env=command.environment(),
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )
         try:
-            _follow(launcher, logs, stops, say, on_poll)
+            failure = _follow(launcher, control, site, stops, say, on_poll)
         finally:
+            left = control.close()
             _end_session(launcher)
     on_poll()
-    return _job_end(launcher.returncode, logs, result, stops.count, resumable)
+    if left:
+        say(f"out of reach: {', '.join(left)}; without a sign of life from here they end by themselves")
+    return _job_end(launcher.returncode, failure, logs, result, stops.count, resumable)
 
 
 def _follow(
     launcher: "subprocess.Popen[bytes]",
-    logs: Path,
+    control: Control,
+    site: Site,
     stops: _StopRequests,
     say: Callable[[str], None],
     on_poll: Callable[[], None],
-) -> None:
+) -> Failure | None:
     """Until the launcher ends, a second stop request comes, or a rank has failed and the others had their grace.
 
     A batch system's stop request reaches every process, and the launcher dies of it while the ranks save: then they
     are what is waited for.
     """
-    told: set[int] = set()
-    announced = False
+    announced = complete = False
     deadline: float | None = None
-    while launcher.poll() is None or (stops.count and failures.living_ranks(logs)):
-        if deadline is not None and time.monotonic() > deadline:
+    started, idle_since = time.monotonic(), None
+    while launcher.poll() is None or (stops.count and control.living):
+        now = time.monotonic()
+        if deadline is not None and now > deadline:
             break
         time.sleep(_POLL_SECONDS)
         on_poll()
         if stops.count > 1:
             say("stopping at once")
-            return
+            return control.first_failure
         if stops.count == 1:
             if not announced:
                 say("stopping after this step, with a checkpoint; a second signal stops at once")
             announced = True
-            fresh = set(failures.rank_pids(logs).values()) - told  # a rank that starts later is told later
-            for pid in fresh:
-                _signal(pid, signal.SIGUSR1)
-            told |= fresh
-        if failures.record_lost_ranks(logs) and deadline is None:
+            control.stop()
+        if control.first_failure is not None and deadline is None:
             # the other ranks may wait in a collective which the failed one will not join
-            deadline = time.monotonic() + _GRACE_SECONDS
-    failures.record_lost_ranks(logs)  # the launcher may end between two looks
+            deadline = now + _GRACE_SECONDS
+        places = control.places
+        if len(places) == site.world_size and not complete:
+            complete = True
+            _check_places(places, site, say)
+        if not complete and now - started > _START_SECONDS and control.first_failure is None:
+            return _not_started(places, site)
+        idle_since = (idle_since or now) if complete and not control.living else None
+        if idle_since is not None and now - idle_since > _EXIT_SECONDS:
+            break  # a launcher whose ssh hangs on a dead host waits for ever
+    return control.first_failure
 
 
-def _signal(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return  # it ended by itself
+def _not_started(places: Mapping[int, tuple[str, int]], site: Site) -> Failure:
+    missing: dict[str, list[int]] = {}
+    for rank, host in enumerate(site.rank_hosts):
+        if rank not in places:
+            missing.setdefault(host, []).append(rank)
+    told = "; ".join(f"{host}: rank(s) {', '.join(map(str, ranks))}" for host, ranks in missing.items())
+    return Failure(f"not started within {_START_SECONDS:.0f} s: {told}; see launcher.log in the run's logs", False)
+
+
+def _check_places(places: Mapping[int, tuple[str, int]], site: Site, say: Callable[[str], None]) -> None:
+    """Schedulers place ranks by rules of their own; then other halos cross the network than the plan says."""
+    told: dict[str, set[str]] = {}
+    for rank, planned in enumerate(site.rank_hosts):
+        told.setdefault(planned, set()).add(places[rank][0])
+    seen = {host for host, _ in places.values()}
+    if len(seen) != len(site.hosts) or any(len(hosts) > 1 for hosts in told.values()):
+        order = ", ".join(places[rank][0] for rank in sorted(places))
+        say(f"note: {site.launcher} has placed the ranks on other hosts than the plan says: {order}")
 
 
 def _end_session(launcher: "subprocess.Popen[bytes]") -> None:
     """Kill what is left of the launcher's session: after a success that is nothing."""
     members = [process for process in psutil.process_iter() if _session(process.pid) == launcher.pid]
     for process in members:
-        _signal(process.pid, signal.SIGKILL)
+        try:
+            os.kill(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue  # it ended by itself
     launcher.wait()
     psutil.wait_procs(members, timeout=10)
 
@@ -153,10 +197,16 @@ def _session(pid: int) -> int | None:
         return None
 
 
-def _job_end(launcher_code: int, logs: Path, result: Path, stop_count: int, resumable: Callable[[], bool]) -> JobEnd:
+def _job_end(
+    launcher_code: int,
+    failure: Failure | None,
+    logs: Path,
+    result: Path,
+    stop_count: int,
+    resumable: Callable[[], bool],
+) -> JobEnd:
     if result.exists():
         return JobEnd(0)
-    failure = failures.first_failure(logs)
     if failure is not None and stop_count < 2:
         return JobEnd(2 if failure.by_user else 1, failure.report)
     if launcher_code == _RESUMABLE or stop_count:

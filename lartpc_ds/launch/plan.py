@@ -10,6 +10,7 @@ from rich.table import Table
 from lartpc_ds.config import RunConfig
 from lartpc_ds.data.event_index import EventIndex
 from lartpc_ds.ds_config import precision
+from lartpc_ds.launch.site import Site, crossings, placement_advice
 from lartpc_ds.prepare import Job, job_strips, stages_of, tile_shares
 from lartpc_ds.runlog import RunFolder
 from lartpc_ds.sources import preprocessing
@@ -22,17 +23,23 @@ OWN_AXES = ("channels", "rows", "columns")
 
 
 def print_plan(
-    console: Console, folder: RunFolder, config: RunConfig, ds: Mapping[str, Any], job: Job, index: EventIndex
+    console: Console,
+    folder: RunFolder,
+    config: RunConfig,
+    ds: Mapping[str, Any],
+    job: Job,
+    index: EventIndex,
+    site: Site,
 ) -> None:
     """One small table."""
     table = Table(show_header=False, box=None, pad_edge=False, title="plan", title_justify="left", title_style="bold")
-    for name, text in _rows(folder, config, ds, job, index):
+    for name, text in _rows(folder, config, ds, job, index, site):
         table.add_row(name, text, style=None)
     console.print(table)
 
 
 def _rows(
-    folder: RunFolder, config: RunConfig, ds: Mapping[str, Any], job: Job, index: EventIndex
+    folder: RunFolder, config: RunConfig, ds: Mapping[str, Any], job: Job, index: EventIndex, site: Site
 ) -> list[tuple[str, str]]:
     rows, cols = preprocessing(config, job.image_shape).shape
     layout = job.layout
@@ -54,6 +61,7 @@ def _rows(
             "layout",
             f"{layout.world_size} rank(s): {layout}",
         ),
+        *_hosts(job, site),
         *_tiles(config, job, precision(ds)),
         *_strips(config, job),
         *_kept(config),
@@ -67,6 +75,18 @@ def _rows(
         ("optimizer", f"{optimizer['type']}, learning rate {optimizer['params']['lr']:.3g}, {scheduler}"),
         ("steps", str(job.max_steps)),
     ]
+
+
+def _hosts(job: Job, site: Site) -> list[tuple[str, str]]:
+    """Which hosts, and what of an event's halos crosses the network between them."""
+    if site.launcher is None:
+        return []
+    lines = [("  hosts", f"{', '.join(f'{host.name} {host.slots}' for host in site.hosts)}, by {site.launcher}")]
+    for (one, other), number in crossings(job.layout, site.rank_hosts).items():
+        lines.append(("", f"halos of {number} pair(s) of neighbouring tiles cross the network, {one} - {other}"))
+    if len(lines) > 1 and (advice := placement_advice(job.layout, site)):
+        lines.append(("", advice))
+    return lines
 
 
 def _tiles(config: RunConfig, job: Job, dtype: str) -> list[tuple[str, str]]:

@@ -47,6 +47,13 @@ class Findings:
     addresses: tuple[str, ...] = ()  # of this machine, at which every host called back
 
     @property
+    def accelerator(self) -> str:
+        """DeepSpeed's name of what the hosts have; of a good end only."""
+        report = self.hosts[0].report
+        assert self.ok and report is not None and isinstance(report.answer["devices"], dict)
+        return str(report.answer["devices"]["kind"])
+
+    @property
     def ok(self) -> bool:
         """May a job start?"""
         return not self.problems

@@ -1,12 +1,13 @@
 """`lartpc-ds train`: check everything, claim the folder, show the plan, run the job, show the result."""
 
 import json
+import os
 import shlex
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +19,24 @@ from rich.console import Console
 from lartpc_ds import checkpoint, ds_config, recipes
 from lartpc_ds.config import RunConfig
 from lartpc_ds.data.event_index import EventIndex, write_index
+from lartpc_ds.data.files import expand
 from lartpc_ds.errors import UserError
-from lartpc_ds.launch.command import Command, check_devices, default_devices, local_command
+from lartpc_ds.launch.command import (
+    Command,
+    check_accelerator,
+    check_devices,
+    command_of,
+    default_devices,
+    write_hostfile,
+)
 from lartpc_ds.launch.embedded import SIMULATED, simulated_events
 from lartpc_ds.launch.job import run_job
 from lartpc_ds.launch.plan import print_plan
+from lartpc_ds.launch.preflight import Need, preflight
+from lartpc_ds.launch.preflight_report import print_findings
 from lartpc_ds.launch.progress import JobDisplay
+from lartpc_ds.launch.reach import reach_for
+from lartpc_ds.launch.site import Site, forwarded, here, of_hostfile, with_environment
 from lartpc_ds.layout import Layout
 from lartpc_ds.prepare import Job, absolute_paths, make_job, with_files
 from lartpc_ds.report.summary import print_summary
@@ -38,8 +51,8 @@ _MAY_CHANGE = {
     *("train.max_steps", "train.epochs", "train.eval_every", "train.checkpoint_every", "data.workers"),
     "max_steps",  # the job's, which follows from the first two
 }
-# and so may whole sections: what a batch system is asked for, and the schedule, which is as long as the run
-_SECTIONS_MAY_CHANGE = ("batch.", "ds.scheduler.")
+# and so may whole sections: where and how a run runs, and the schedule, which is as long as the run
+_SECTIONS_MAY_CHANGE = ("batch.", "launch.", "ds.scheduler.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +63,10 @@ class TrainRequest:
     overrides: Sequence[str] = ()
     run_dir: Path | None = None
     devices: int | None = None
+    hostfile: Path | None = None
+    launcher: str | None = None
+    include: str = ""
+    exclude: str = ""
     resume: bool = False
     dry_run: bool = False
     verbose: bool = False
@@ -73,30 +90,71 @@ def train(request: TrainRequest, console: Console) -> int:
     """
     config, ds = recipes.load(request.run, request.overrides)
     config = absolute_paths(config, Path.cwd())
-    devices = default_devices() if request.devices is None else request.devices
-    check_devices(devices, ds)
+    site = with_environment(_site(request, ds), config.launch)
     axes = config.layout
-    layout = Layout.fit(devices, pipe=axes.pipe, data=axes.data, rows=axes.rows, cols=axes.cols)
+    layout = Layout.fit(site.world_size, pipe=axes.pipe, data=axes.data, rows=axes.rows, cols=axes.cols)
     if request.dry_run:
-        return _dry_run(request, config, ds, layout, console)
+        return _dry_run(request, config, ds, layout, site, console)
     if request.resume:
         if request.run_dir is None:
             raise UserError("--resume: say which run with --run-dir DIR")
         folder = RunFolder(request.run_dir.absolute())
         folder.require()
         with folder.locked():
-            return _run(folder, _reopen(folder, config, ds, layout), console, request)
+            resolved = _reopen(folder, config, ds, layout)
+            return _run(folder, resolved, _reached(site, resolved, folder, console), console, request)
     folder = RunFolder(request.run_dir.absolute() if request.run_dir else _fresh_path(request.run))
     with _claimed(folder):
         resolved = prepare_run(config, ds, layout, folder, console)
+        site = _reached(site, resolved, folder, console)
     with folder.locked():
-        return _run(folder, resolved, console, request)
+        return _run(folder, resolved, site, console, request)
 
 
-def _run(folder: RunFolder, resolved: ResolvedRun, console: Console, request: TrainRequest) -> int:
+def _site(request: TrainRequest, ds: Mapping[str, Any]) -> Site:
+    """Where the command line wants the job."""
+    if request.hostfile is None:
+        given = {"--launcher": request.launcher, "--include": request.include, "--exclude": request.exclude}
+        idle = [option for option, value in given.items() if value]
+        if idle:
+            raise UserError(f"{', '.join(idle)}: without effect on this machine alone; give --hostfile FILE as well")
+        devices = default_devices() if request.devices is None else request.devices
+        check_devices(devices, ds)
+        return here(devices)
+    if request.devices is not None:
+        raise UserError(
+            f"--devices {request.devices}: with --hostfile the ranks are its slots; choose among them with --include "
+            "or --exclude, and leave --devices out"
+        )
+    return of_hostfile(request.hostfile, request.include, request.exclude, request.launcher)
+
+
+def _reached(site: Site, resolved: ResolvedRun, folder: RunFolder, console: Console) -> Site:
+    """The site with what its hosts say of themselves; UserError unless all of them can take the job."""
+    if site.launcher is None:
+        return site
+    write_hostfile(site, folder.logs)
+    files = expand(resolved.config.data.files) if resolved.config.data.target is None else []
+    need = Need(tuple(map(str, files)), folder.path, {**forwarded(os.environ), **site.environment})
+    found = preflight(site.hosts, reach_for(site.launcher), need)
+    print_findings(console, found)
+    if not found.ok:
+        raise UserError("the preflight has found what the list above says; no rank was started")
+    assert found.master_addr is not None and found.master_port is not None, "they come with a good end"
+    check_accelerator(found.accelerator, resolved.ds)
+    return replace(
+        site,
+        master_addr=found.master_addr,
+        master_port=found.master_port,
+        addresses=found.addresses,
+        environment={"DS_ACCELERATOR": found.accelerator, **site.environment},
+    )
+
+
+def _run(folder: RunFolder, resolved: ResolvedRun, site: Site, console: Console, request: TrainRequest) -> int:
     job = resolved.job
-    print_plan(console, folder, resolved.config, resolved.ds, job, resolved.index)
-    command = _command(folder.path, job, request)
+    print_plan(console, folder, resolved.config, resolved.ds, job, resolved.index, site)
+    command = _command(site, folder.path, request)
     start = checkpoint.latest(folder.checkpoints) if request.resume else None
     start_step = 0 if start is None else int(checkpoint.manifest(start)["progress"]["step"])
     folder.rewind_metrics(start_step)
@@ -104,6 +162,7 @@ def _run(folder: RunFolder, resolved: ResolvedRun, console: Console, request: Tr
     with JobDisplay(folder, job.max_steps, console, verbose=request.verbose, start_step=start_step) as display:
         end = run_job(
             command,
+            site,
             folder.logs,
             folder.done_file,
             resumable=lambda: checkpoint.latest(folder.checkpoints) is not None,
@@ -121,9 +180,8 @@ def _run(folder: RunFolder, resolved: ResolvedRun, console: Console, request: Tr
     return end.code
 
 
-def _command(path: Path, job: Job, request: TrainRequest) -> Command:
-    options = ["--resume"] if request.resume else []
-    return local_command("train", path, path / "logs", job.layout.world_size, options)
+def _command(site: Site, path: Path, request: TrainRequest) -> Command:
+    return command_of(site, "train", path, path / "logs", ["--resume"] if request.resume else [])
 
 
 def _fresh_path(run: str) -> Path:
@@ -204,7 +262,9 @@ def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, An
         yield prefix.removesuffix("."), old, new
 
 
-def _dry_run(request: TrainRequest, config: RunConfig, ds: dict[str, Any], layout: Layout, console: Console) -> int:
+def _dry_run(
+    request: TrainRequest, config: RunConfig, ds: dict[str, Any], layout: Layout, site: Site, console: Console
+) -> int:
     """Everything but the job: in a folder that is thrown away."""
     path = request.run_dir.absolute() if request.run_dir else _fresh_path(request.run)
     with tempfile.TemporaryDirectory() as scratch:
@@ -213,8 +273,8 @@ def _dry_run(request: TrainRequest, config: RunConfig, ds: dict[str, Any], layou
         resolved = _resolve(config, ds, layout, folder, console)
         if not config.data.files and config.data.target is None:
             resolved = replace(resolved, config=with_files(resolved.config, (str(path / SIMULATED),)))
-        print_plan(console, RunFolder(path), resolved.config, resolved.ds, resolved.job, resolved.index)
-    command = _command(path, resolved.job, request)
+        print_plan(console, RunFolder(path), resolved.config, resolved.ds, resolved.job, resolved.index, site)
+    command = _command(site, path, request)
     settings = [f"{name}={value}" for name, value in command.variables.items() if value is not None]
     tree = resolved.config.model_dump(mode="json", exclude_none=True)
     for title, text in (

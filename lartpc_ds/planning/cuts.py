@@ -53,8 +53,8 @@ def stage_bytes(costs: Sequence[BlockCost], start: int, stop: int, copies: int) 
     """Peak of a stage made of the blocks [start, stop) that keeps `copies` micro-batches.
 
     At the backward pass of a block what later blocks kept of that micro-batch is gone; of the other micro-batches all
-    is there. DeepSpeed keeps what it received beside the clone that the stage works on, what it sent until the gradient comes
-    back, and one buffer for each kind of message.
+    is there. DeepSpeed keeps what it received beside the clone that the stage works on, what it sent until the gradient
+    comes back, and one buffer for each kind of message.
     """
     blocks, first, last = costs[start:stop], costs[start], costs[stop - 1]
     kept = first.input_bytes

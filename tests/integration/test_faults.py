@@ -1,6 +1,7 @@
 """What goes wrong in a running job: stop requests, killed processes, failing ranks, bad events. Nothing may be left."""
 
 import itertools
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -11,7 +12,6 @@ import h5py
 import pytest
 
 from lartpc_ds import session
-from lartpc_ds.failures import rank_pids
 from lartpc_ds.runlog import RunFolder
 from tests.integration.cli import Job, overrides, run_cli, started, steps, wait_until
 from tests.ranks import run_ranks
@@ -106,7 +106,8 @@ def test_a_second_signal_stops_at_once(users_work: Path) -> None:
 
 
 def kill_rank_1(job: Job) -> None:
-    os.kill(rank_pids(job.folder.logs)[1], signal.SIGKILL)
+    ranks = json.loads((job.folder.logs / "ranks.json").read_text())
+    os.kill(ranks["1"]["pid"], signal.SIGKILL)
 
 
 def kill_launcher(job: Job) -> None:

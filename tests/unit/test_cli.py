@@ -10,9 +10,10 @@ from lartpc_ds import __version__, recipes
 from lartpc_ds.cli import app, main
 
 SET, DEVICES, VERBOSE = "--set", "--devices", "--verbose"
+HOSTS = ("--hostfile", "--launcher", "--include", "--exclude")
 # Adding an option? It may not repeat a config key; then add it here and to the documentation.
 OPTIONS = {
-    "train": {SET, "--run-dir", DEVICES, "--resume", "--dry-run", VERBOSE},
+    "train": {SET, "--run-dir", DEVICES, *HOSTS, "--resume", "--dry-run", VERBOSE},
     "submit": {"--system", SET, "--run-dir", "--out", "--launcher", "--now"},
     "evaluate": {"--files", "--checkpoint", DEVICES},
     "report": set(),

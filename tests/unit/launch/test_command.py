@@ -6,11 +6,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from deepspeed.launcher import runner
 
 from lartpc_ds import ds_config
 from lartpc_ds.errors import UserError
 from lartpc_ds.launch import command
-from lartpc_ds.launch.command import Command, check_devices, default_devices, local_command
+from lartpc_ds.launch.command import (
+    Command,
+    check_accelerator,
+    check_devices,
+    command_of,
+    default_devices,
+    write_hostfile,
+)
+from lartpc_ds.launch.hostfile import Host
+from lartpc_ds.launch.site import Site, here
 
 
 @pytest.fixture
@@ -28,12 +38,16 @@ def set_devices(monkeypatch: pytest.MonkeyPatch, name: str, count: int) -> None:
     monkeypatch.setattr(command, "get_accelerator", lambda: accelerator)
 
 
+def local(devices: int) -> Command:
+    return command_of(here(devices), "train", Path("run"), Path("logs"))
+
+
 def option(found: Command, name: str) -> str:
     return found.arguments[found.arguments.index(name) + 1]
 
 
 def test_the_command_starts_deepspeeds_launcher_on_our_worker(on_cpu: None) -> None:
-    found = local_command("train", Path("/runs/mine"), Path("/runs/mine/logs"), 2, ["--resume"])
+    found = command_of(here(2), "train", Path("/runs/mine"), Path("/runs/mine/logs"), ["--resume"])
     assert found.arguments[:3] == (sys.executable, "-m", "deepspeed.launcher.runner")
     module = found.arguments.index("--module")
     assert found.arguments[module + 1 :] == (
@@ -46,27 +60,21 @@ def test_the_command_starts_deepspeeds_launcher_on_our_worker(on_cpu: None) -> N
     assert 1024 <= int(option(found, "--master_port")) < 65536
 
 
-def test_ranks_on_cpu_share_the_cores(monkeypatch: pytest.MonkeyPatch, on_cpu: None) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+def test_ranks_on_cpu_see_no_gpu(monkeypatch: pytest.MonkeyPatch, on_cpu: None) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    for ranks, threads in ((1, "8"), (3, "2"), (16, "1")):
-        environment = local_command("train", Path("run"), Path("logs"), ranks).environment()
-        assert environment["OMP_NUM_THREADS"] == threads
-        assert "CUDA_VISIBLE_DEVICES" not in environment
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert local_command("train", Path("run"), Path("logs"), 2).environment()["OMP_NUM_THREADS"] == "5"
+    environment = local(3).environment()
+    assert environment["DS_ACCELERATOR"] == "cpu" and "CUDA_VISIBLE_DEVICES" not in environment
 
 
 def test_ranks_on_gpus_take_the_first_of_those_that_are_ours(
     monkeypatch: pytest.MonkeyPatch, on_four_gpus: None
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    found = local_command("train", Path("run"), Path("logs"), 2)
+    found = local(2)
     assert found.environment()["CUDA_VISIBLE_DEVICES"] == "0,1"
     assert "--num_gpus" not in found.arguments
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3,6,1")
-    assert local_command("train", Path("run"), Path("logs"), 3).environment()["CUDA_VISIBLE_DEVICES"] == "5,3,6"
+    assert local(3).environment()["CUDA_VISIBLE_DEVICES"] == "5,3,6"
 
 
 def test_the_environment_adds_and_unsets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,3 +127,60 @@ def test_offload_with_a_compiler_passes(monkeypatch: pytest.MonkeyPatch, on_cpu:
     monkeypatch.setenv("CXX", "my-g++")
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if name == "my-g++" else None)
     check_devices(1, ds_config.read("zero2_offload_fp32"))
+
+
+HOSTS = (Host("alpha", (0, 1)), Host("beta", (0, 1)))
+
+
+def on_hosts(launcher: str, hosts: tuple[Host, ...] = HOSTS, folder: str = "/runs/mine") -> Command:
+    site = Site(hosts, launcher, master_addr="10.0.0.1", master_port=4711)
+    return command_of(site, "train", Path(folder), Path(folder, "logs"), ["--resume"])
+
+
+@pytest.mark.parametrize("launcher", ["pdsh", "openmpi", "slurm"])
+def test_on_hosts_deepspeed_is_left_nothing_to_find_out(launcher: str) -> None:
+    found = on_hosts(launcher)
+    assert found.arguments[:3] == (sys.executable, "-m", "deepspeed.launcher.runner")
+    assert option(found, "--launcher") == launcher
+    assert option(found, "--hostfile") == "/runs/mine/logs/hostfile"
+    assert (option(found, "--master_addr"), option(found, "--master_port")) == ("10.0.0.1", "4711")
+    assert {"--no_ssh_check", "--no_local_rank", "--force_multi"} <= {*found.arguments}
+    assert found.arguments[-5:] == ("train", "/runs/mine", "--logs", "/runs/mine/logs", "--resume")
+    script = found.arguments[-6]
+    assert script == "lartpc_ds.worker" if launcher != "slurm" else Path(script).name == "rank.py"
+    assert "--include" not in found.arguments
+
+
+def test_schedulers_are_told_to_fill_host_by_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    (mpi,) = (word for word in on_hosts("openmpi").arguments if word.startswith("--launcher_args="))
+    assert mpi == "--launcher_args=--bind-to none --map-by slot"
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "7")
+    monkeypatch.delenv("SRUN_CPUS_PER_TASK", raising=False)
+    found = on_hosts("slurm")
+    (srun,) = (word for word in found.arguments if word.startswith("--launcher_args="))
+    for word in ("--nodes=2", "--ntasks-per-node=2", "--nodelist=alpha,beta", "--distribution=block"):
+        assert word in srun.partition("=")[2].split()
+    assert found.variables == {"SRUN_CPUS_PER_TASK": "7"}
+
+
+def test_devices_inside_a_host_are_deepspeeds_to_choose(tmp_path: Path) -> None:
+    hosts = (Host("alpha", (1, 3)), Host("beta", (0,)))
+    assert option(on_hosts("pdsh", hosts), "--include") == "alpha:1,3@beta:0"
+    write_hostfile(Site(hosts, "pdsh"), tmp_path)
+    lines = (tmp_path / "hostfile").read_text().splitlines()
+    pool = runner._parse_hostfile(lines)
+    assert runner.parse_inclusion_exclusion(pool, "alpha:1,3@beta:0", "") == {"alpha": [1, 3], "beta": [0]}
+
+
+@pytest.mark.parametrize("name", ["run;rm", "$HOME", "it's", "50%n", "a&b"])
+def test_what_a_shell_of_the_host_would_misread_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=r"over pdsh a path may have letters.*--run-dir"):
+        on_hosts("pdsh", folder=f"/runs/{name}")
+    on_hosts("slurm", folder=f"/runs/{name}")
+    on_hosts("pdsh", folder="/runs/my run")
+
+
+def test_hosts_without_gpus_cannot_take_fp16() -> None:
+    check_accelerator("cuda", ds_config.read("zero2_fp16"))
+    with pytest.raises(UserError, match="fp16 needs CUDA"):
+        check_accelerator("cpu", ds_config.read("zero2_fp16"))

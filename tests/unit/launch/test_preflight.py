@@ -132,5 +132,5 @@ def test_the_command_ends_with_2_if_no_job_may_start(tmp_path: Path, monkeypatch
 
 
 def test_a_launcher_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="must be one of: pdsh, openmpi, slurm"):
+    with pytest.raises(UserError, match="must be one of pdsh, openmpi, slurm"):
         check(CheckRequest(tmp_path / "hosts", launcher="mpich"), Console(file=io.StringIO()))

@@ -1,0 +1,227 @@
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from lartpc_ds.errors import UserError
+from lartpc_ds.launch import control as control_module
+from lartpc_ds.launch.control import Control, Failure
+from lartpc_ds.lifeline import ControlPoint, Lifeline, message
+
+RANK = """
+import sys, time
+from pathlib import Path
+from lartpc_ds import lifeline
+from lartpc_ds.errors import UserError
+from lartpc_ds.lifeline import ControlPoint, Lifeline
+stopped = []
+line = Lifeline(ControlPoint.read(Path(sys.argv[1])), int(sys.argv[2]))
+line.watch(lambda: stopped.append(True), lambda: bool(stopped))
+"""
+
+
+@contextmanager
+def rank(logs: Path, number: int, then: str = "time.sleep(600)") -> Iterator["subprocess.Popen[str]"]:
+    script = RANK + textwrap.dedent(then)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(logs), str(number)], text=True, stdout=subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Iterator[Control]:
+    with listening(tmp_path) as made:
+        yield made
+
+
+def listening(logs: Path) -> Control:
+    variables = {"GIVEN": "yes"}
+    return Control(logs, 2, addresses=("127.0.0.1",), launcher=None, master=("127.0.0.1", 0), environment=variables)
+
+
+def wait(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def greeted(logs: Path, number: int, token: str | None = None) -> socket.socket:
+    point = ControlPoint.read(logs)
+    assert point is not None
+    line = socket.create_connection(("127.0.0.1", point.port))
+    line.sendall(message(token=token or point.token, rank=number, host="beta", pid=17))
+    return line
+
+
+def test_a_rank_lives_until_it_says_that_it_ends(control: Control, tmp_path: Path) -> None:
+    with rank(tmp_path, 1, "time.sleep(1); line.ended()") as process:
+        wait(lambda: control.living == [1])
+        assert control.places == {1: (socket.gethostname(), process.pid)}
+        assert process.wait() == 0
+        wait(lambda: control.living == [])
+    time.sleep(0.5)
+    assert control.first_failure is None
+
+
+def test_all_ranks_tell_where_they_are(control: Control, tmp_path: Path) -> None:
+    with greeted(tmp_path, 0), greeted(tmp_path, 1):
+        wait((tmp_path / "ranks.json").exists)
+        time.sleep(0.1)
+    assert json.loads((tmp_path / "ranks.json").read_text())["1"] == {"host": "beta", "pid": 17}
+
+
+def test_a_killed_rank_is_the_cause_even_if_an_error_came_first(control: Control, tmp_path: Path) -> None:
+    error = "line.failed(ConnectionError('closed by peer')); time.sleep(600)"
+    with rank(tmp_path, 0, error), rank(tmp_path, 1) as victim:
+        wait(lambda: control.first_failure is not None and control.living == [1])
+        victim.send_signal(signal.SIGKILL)
+        wait(lambda: control.living == [])
+    found = control.first_failure
+    assert found is not None and not found.by_user
+    assert f"rank 1 (process {victim.pid} on {socket.gethostname()}) was killed" in found.report
+    assert str(tmp_path / "rank1.log") in found.report
+
+
+def test_the_earliest_error_is_shown_with_its_traceback(control: Control, tmp_path: Path) -> None:
+    with rank(tmp_path, 1, "line.failed(RuntimeError('the cause')); time.sleep(600)"):
+        wait(lambda: control.first_failure is not None)
+        with rank(tmp_path, 0, "line.failed(RuntimeError('an echo')); time.sleep(600)"):
+            wait(lambda: len(control.places) == 2 and control.living == [])
+    found = control.first_failure
+    assert found is not None and not found.by_user
+    assert "RuntimeError: the cause" in found.report and "rank 1 failed first" in found.report
+    assert "an echo" not in found.report
+
+
+def test_of_a_users_mistake_only_the_message_is_shown(control: Control, tmp_path: Path) -> None:
+    with rank(tmp_path, 1, "line.failed(UserError('event 7 of a.h5 is broken')); time.sleep(600)"):
+        wait(lambda: control.first_failure is not None)
+    assert control.first_failure == Failure("event 7 of a.h5 is broken", by_user=True)
+
+
+def test_a_subclass_of_value_error_is_our_bug(control: Control, tmp_path: Path) -> None:
+    with rank(tmp_path, 1, "line.failed(ValueError('shapes')); time.sleep(600)"):
+        wait(lambda: control.first_failure is not None)
+    assert control.first_failure is not None and not control.first_failure.by_user
+
+
+def test_a_stop_request_reaches_ranks_that_connect_later_too(control: Control, tmp_path: Path) -> None:
+    waits = """
+    while not stopped:
+        time.sleep(0.05)
+    print("stopped", flush=True)
+    line.ended()
+    """
+    with rank(tmp_path, 0, waits) as early:
+        wait(lambda: control.living == [0])
+        control.stop()
+        with rank(tmp_path, 1, waits) as late:
+            for process in (early, late):
+                assert process.communicate(timeout=30)[0] == "stopped\n" and process.returncode == 0
+    assert control.first_failure is None
+
+
+def test_ranks_end_when_the_command_line_closes(tmp_path: Path) -> None:
+    with listening(tmp_path) as control, rank(tmp_path, 0) as one, rank(tmp_path, 1) as other:
+        wait(lambda: control.living == [0, 1])
+        started = time.monotonic()
+        assert control.close() == []
+        assert time.monotonic() - started < 5
+        assert (one.wait(timeout=5), other.wait(timeout=5)) == (1, 1)
+        assert control.first_failure is None  # it was us
+    assert not (tmp_path / "control.json").exists()
+
+
+def test_what_cannot_be_told_to_end_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_module, "_GOODBYE_SECONDS", 0.2)
+    with listening(tmp_path) as control, greeted(tmp_path, 1):
+        wait(lambda: control.living == [1])
+        assert control.close() == ["rank 1 on beta"]
+
+
+def test_silence_is_a_lost_rank(control: Control, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_module, "SILENCE_SECONDS", 2.0)
+    with greeted(tmp_path, 1):
+        wait(lambda: control.living == [1])
+        wait(lambda: control.living == [])
+    found = control.first_failure
+    assert found is not None and "rank 1 (process 17 on beta) has given no sign of life for 2 s" in found.report
+
+
+def test_silence_of_the_command_line_ends_a_rank(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        ControlPoint(("127.0.0.1",), mute.getsockname()[1], "x", None, "", 0, {}).write(tmp_path)
+        with rank(tmp_path, 0, "lifeline.SILENCE_SECONDS = 2.0; time.sleep(600)") as process:
+            assert process.wait(timeout=60) == 1
+
+
+@pytest.mark.parametrize("token", ["guessed", ""])
+def test_strangers_are_sent_away(control: Control, tmp_path: Path, token: str) -> None:
+    with greeted(tmp_path, 1, token or "0") as line:
+        assert line.recv(1) == b""
+    assert control.places == {} and control.first_failure is None
+
+
+@pytest.mark.parametrize("number", [2, -1, 0])
+def test_a_rank_is_one_of_the_job_and_comes_once(control: Control, tmp_path: Path, number: int) -> None:
+    with greeted(tmp_path, 0):
+        wait(lambda: control.living == [0])
+        with greeted(tmp_path, number) as line:
+            assert line.recv(1) == b""
+        assert control.living == [0]
+
+
+def test_noise_does_not_disturb(control: Control, tmp_path: Path) -> None:
+    point = ControlPoint.read(tmp_path)
+    assert point is not None
+    with socket.create_connection(("127.0.0.1", point.port)) as line:
+        line.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert line.recv(1) == b""
+    with greeted(tmp_path, 1):
+        wait(lambda: control.living == [1])
+
+
+def test_the_token_is_for_the_owners_eyes(control: Control, tmp_path: Path) -> None:
+    assert (tmp_path / "control.json").stat().st_mode & 0o777 == 0o600
+    point = ControlPoint.read(tmp_path)
+    assert point is not None and point.environment == {"GIVEN": "yes"}
+
+
+def test_nobody_answers(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    point = ControlPoint(("127.0.0.1", "127.0.0.2"), port, "x", None, "", 0, {})
+    with pytest.raises(UserError, match=rf"rank 3 on .*port {port} of 127\.0\.0\.1: .*; 127\.0\.0\.2: .*firewall"):
+        Lifeline(point, 3)
+
+
+def test_by_hand_there_is_no_line(tmp_path: Path) -> None:
+    assert ControlPoint.read(tmp_path) is None
+    line = Lifeline(None, 0)
+    line.failed(RuntimeError("told to nobody"))
+    assert not line.is_cut(stopping=False)
+
+
+def test_a_rank_whose_launcher_has_gone_ends_unless_it_is_stopping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, control: Control
+) -> None:
+    with closing(Lifeline(ControlPoint.read(tmp_path), 0)) as line:
+        assert not line.is_cut(stopping=False)
+        monkeypatch.setattr(os, "getppid", lambda: 1)
+        assert line.is_cut(stopping=False) and not line.is_cut(stopping=True)
+    assert Lifeline(None, 0).is_cut(stopping=False) is False  # its launcher is the new one
