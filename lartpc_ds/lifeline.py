@@ -4,118 +4,70 @@ When one rank fails the others fail too, later and for a worse reason ("connecti
 link or a batch system can take any process of a job at any time. So every rank holds a TCP connection to the command
 line: it says who and where it is, beats once a second, tells its own failure, and its end. A connection that closes
 without a word is a killed rank; one that is silent for `SILENCE_SECONDS` is a dead host or a cut link. The same holds
-the other way round: a rank that has lost its command line ends itself, wherever it runs. Rejected: process ids in the
+the other way round: a rank that has lost its command line is ended, wherever it runs. Rejected: process ids in the
 run folder, which say nothing about another host, and the age of files there, which a network file system may show a
 minute late.
 """
 
-import json
 import os
 import select
+import signal
 import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Self
 
 import psutil
 
+from lartpc_ds.control_point import BEAT_SECONDS, SILENCE_SECONDS, ControlPoint, Lines, message
 from lartpc_ds.errors import UserError
 
-__all__ = ["BEAT_SECONDS", "SILENCE_SECONDS", "ControlPoint", "Lifeline", "Lines", "message"]
+__all__ = ["Lifeline"]
 
-BEAT_SECONDS = 1.0
-SILENCE_SECONDS = 20.0
-"""After so long without a beat the other end counts as gone: longer than a network hiccup or a paused process."""
 _CONNECT_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class ControlPoint:
-    """Where the command line listens, and what it tells every rank of its job: `control.json` in the job's logs."""
-
-    addresses: tuple[str, ...]
-    """Of the command line's machine; a rank takes the first that answers."""
-    port: int
-    token: str
-    """Whoever cannot read the run folder does not know it."""
-    launcher: str | None
-    """Whose variables say which rank a process is; None: DeepSpeed's own launcher sets them."""
-    master_addr: str
-    master_port: int
-    environment: Mapping[str, str]
-    """Variables of every rank."""
-
-    def write(self, logs: Path) -> None:
-        """For the owner's eyes only."""
-        path, partial = logs / "control.json", logs / "control.partial"
-        partial.unlink(missing_ok=True)
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as stream:
-            stream.write(json.dumps(asdict(self)))
-        partial.replace(path)
-
-    @classmethod
-    def read(cls, logs: Path) -> Self | None:
-        """None: nobody listens, because someone started the rank by hand."""
-        try:
-            tree = json.loads((logs / "control.json").read_text())
-        except FileNotFoundError:
-            return None
-        return cls(**{**tree, "addresses": tuple(tree["addresses"])})
-
-    @staticmethod
-    def remove(logs: Path) -> None:
-        """Of a job that has ended."""
-        (logs / "control.json").unlink(missing_ok=True)
-
-
-def message(**fields: Any) -> bytes:
-    """One line of the conversation."""
-    return json.dumps(fields).encode() + b"\n"
-
-
-class Lines:
-    """Messages out of a stream of bytes, when they are complete."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def add(self, data: bytes) -> list[dict[str, Any]]:
-        """The messages that `data` completes; ValueError if it is none of ours."""
-        *complete, self._rest = (self._rest + data).split(b"\n")
-        return [json.loads(line) for line in complete]
 
 
 class Lifeline:
     """A rank's end. Without a `ControlPoint` it watches nothing but the launcher that started this process."""
 
     def __init__(self, point: ControlPoint | None, rank: int) -> None:
-        """Connect, or fail.
+        """Connect, and leave the line to a guard: a forked process, so call this before anything starts a thread.
 
         Raises:
             UserError: the command line answers at none of its addresses.
         """
         self._launcher = os.getppid()
-        self._socket = None if point is None else _connect(point, rank)
-        self._sending = threading.Lock()
-        self._cut = False
+        line = None if point is None else _connect(point, rank)
+        self._linked = line is not None
+        self._guard, end = socket.socketpair()
+        me = os.getpid()
+        if os.fork() == 0:
+            try:
+                self._guard.close()
+                _Guard(line, end, psutil.Process(me), self._launcher).run()
+            finally:
+                os._exit(0)
+        for ours in (line, end):
+            if ours is not None:
+                ours.close()
 
-    def watch(self, on_stop: Callable[[], None], stopping: Callable[[], bool]) -> None:
-        """From now on, in a thread: pass stop requests on, and end this process when nobody is left to end it."""
-        threading.Thread(target=self._watch, args=(on_stop, stopping), daemon=True).start()
+    def watch(self, on_stop: Callable[[], None]) -> None:
+        """From now on, in a thread: pass stop requests on."""
+        threading.Thread(target=self._listen, args=(on_stop,), daemon=True).start()
 
-    def is_cut(self, stopping: bool) -> bool:
-        """Has the command line or the launcher gone? Then whatever fails here is an echo of that.
+    def launcher_is_gone(self, stopping: bool) -> bool:
+        """Has it? Then other ranks have ended with it, and whatever fails here is an echo of that.
 
         A stop request to a whole job may end the launcher at once; then the command line alone waits for the
         checkpoint.
         """
-        return self._cut or (os.getppid() != self._launcher and not (stopping and self._socket is not None))
+        return os.getppid() != self._launcher and not (stopping and self._linked)
+
+    def stopping(self) -> None:
+        """A stop request came by signal."""
+        self._send(message(stopping=True))
 
     def failed(self, error: BaseException) -> None:
         """Tell why this rank fails."""
@@ -127,40 +79,94 @@ class Lifeline:
         self._send(message(ended=True))
 
     def close(self) -> None:
-        """Hang up."""
-        if self._socket is not None:
-            self._socket.close()
+        """Let the guard go."""
+        self._guard.close()
 
     def _send(self, data: bytes) -> None:
-        if self._socket is not None:
-            with self._sending, suppress(OSError):  # a line that is cut is noticed by listening
-                self._socket.sendall(data)
+        with suppress(OSError):
+            self._guard.sendall(data)
 
-    def _watch(self, on_stop: Callable[[], None], stopping: Callable[[], bool]) -> None:
-        lines, heard = Lines(), time.monotonic()
-        while not self.is_cut(stopping()):
-            self._send(message(beat=True))
-            if self._socket is None:
-                time.sleep(BEAT_SECONDS)
-            elif select.select([self._socket], [], [], BEAT_SECONDS)[0]:
-                heard = time.monotonic()
-                self._cut = not self._listen(self._socket, lines, on_stop)
-            elif time.monotonic() - heard > SILENCE_SECONDS:
-                self._cut = True
-        self.ended()
-        for child in psutil.Process().children(recursive=True):
-            child.kill()  # reader processes have the fork server for a parent, and would not notice
-        os._exit(1)
+    def _listen(self, on_stop: Callable[[], None]) -> None:
+        with suppress(OSError):
+            while self._guard.recv(1024):
+                on_stop()
+        os._exit(1)  # without its guard a rank would outlive its job
 
-    def _listen(self, line: socket.socket, lines: Lines, on_stop: Callable[[], None]) -> bool:
-        """Whether the other end is still there."""
-        try:
-            data = line.recv(4096)
-        except OSError:
-            return False
-        if any("stop" in told for told in lines.add(data)):
-            on_stop()
+
+class _Guard:
+    """Holds a rank's line, from a process of its own.
+
+    The rank may hold its interpreter for longer than silence may last, by loading a library from a slow file system
+    for example; and it can be ended whatever it hangs in.
+    """
+
+    def __init__(self, line: socket.socket | None, rank: socket.socket, process: psutil.Process, launcher: int) -> None:
+        self._line, self._rank, self._process, self._launcher = line, rank, process, launcher
+        self._stopping = False
+
+    def run(self) -> None:
+        """Until the rank has ended; its end closes the line, and an end of the line is the rank's."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # a batch system signals every process of a job
+        from_rank, from_line = Lines(), Lines()
+        heard = beaten = time.monotonic()
+        while True:
+            ready = select.select([end for end in (self._rank, self._line) if end is not None], [], [], BEAT_SECONDS)[0]
+            now = time.monotonic()
+            if self._rank in ready and not self._from_rank(from_rank):
+                return
+            if self._line is not None and self._line in ready:
+                heard = now
+                if not self._from_line(self._line, from_line):
+                    return self._kill()
+            if now - beaten >= BEAT_SECONDS:
+                beaten = now
+                self._tell(message(beat=True))
+                if self._launcher_is_gone() or (self._line is not None and now - heard > SILENCE_SECONDS):
+                    self._tell(message(ended=True))
+                    return self._kill()
+
+    def _from_rank(self, lines: Lines) -> bool:
+        data = _received(self._rank)
+        for told in lines.add(data):
+            if "stopping" in told:
+                self._stopping = True
+            else:
+                self._tell(message(**told))
         return bool(data)
+
+    def _from_line(self, line: socket.socket, lines: Lines) -> bool:
+        data = _received(line)
+        if any("stop" in told for told in lines.add(data)):
+            self._stopping = True
+            with suppress(OSError):
+                self._rank.sendall(message(stop=True))
+        return bool(data)
+
+    def _tell(self, data: bytes) -> None:
+        if self._line is not None:
+            with suppress(OSError):  # a line that is cut is noticed by listening
+                self._line.sendall(data)
+
+    def _launcher_is_gone(self) -> bool:
+        with suppress(psutil.NoSuchProcess):
+            return self._process.ppid() != self._launcher and not (self._stopping and self._line is not None)
+        return True
+
+    def _kill(self) -> None:
+        """The rank and its readers, which have the fork server for a parent and would not notice."""
+        with suppress(psutil.NoSuchProcess):
+            for process in [*self._process.children(recursive=True), self._process]:
+                if process.pid != os.getpid():
+                    with suppress(psutil.NoSuchProcess):
+                        process.kill()
+
+
+def _received(end: socket.socket) -> bytes:
+    try:
+        return end.recv(65536)
+    except OSError:
+        return b""
 
 
 def _connect(point: ControlPoint, rank: int) -> socket.socket:

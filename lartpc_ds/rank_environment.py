@@ -7,8 +7,8 @@ not through the launchers, because each of them quotes and filters variables in 
 
 from collections.abc import Mapping
 
+from lartpc_ds.control_point import ControlPoint
 from lartpc_ds.errors import UserError
-from lartpc_ds.lifeline import ControlPoint
 
 __all__ = ["SCHEDULERS", "rank_variables"]
 

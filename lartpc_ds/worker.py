@@ -9,11 +9,13 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+from lartpc_ds.control_point import ControlPoint
 from lartpc_ds.errors import UserError
-from lartpc_ds.lifeline import ControlPoint, Lifeline
+from lartpc_ds.lifeline import Lifeline
 from lartpc_ds.network import interface_towards
 from lartpc_ds.rank_environment import rank_variables
 from lartpc_ds.runlog import RunFolder
@@ -28,6 +30,7 @@ class _StopFlag:
 
     def __init__(self) -> None:
         self.requested = False
+        self.on_signal: Callable[[], None] = lambda: None
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._signalled)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches us through the parent
@@ -38,6 +41,7 @@ class _StopFlag:
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         self.request()
+        self.on_signal()
 
 
 def main() -> None:
@@ -55,11 +59,12 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"lartpc-ds: {error}")
     _redirect_output(arguments.logs / f"rank{rank}.log")
-    line.watch(stop.request, lambda: stop.requested)
+    line.watch(stop.request)
+    stop.on_signal = line.stopping
     try:
         stopped = _run(arguments, RunFolder(arguments.run_dir), stop)
     except BaseException as error:
-        if line.is_cut(stop.requested):
+        if line.launcher_is_gone(stop.requested):
             line.ended()
             os._exit(1)
         line.failed(error)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from lartpc_ds.lifeline import BEAT_SECONDS, SILENCE_SECONDS, ControlPoint, Lines, message
+from lartpc_ds.control_point import BEAT_SECONDS, SILENCE_SECONDS, ControlPoint, Lines, message
 
 __all__ = ["Control", "Failure"]
 

@@ -1,7 +1,7 @@
 import pytest
 
+from lartpc_ds.control_point import ControlPoint
 from lartpc_ds.errors import UserError
-from lartpc_ds.lifeline import ControlPoint
 from lartpc_ds.rank_environment import rank_variables
 
 OPENMPI = {

@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -7,31 +6,34 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
+from lartpc_ds.control_point import ControlPoint, message
 from lartpc_ds.errors import UserError
 from lartpc_ds.launch import control as control_module
 from lartpc_ds.launch.control import Control, Failure
-from lartpc_ds.lifeline import ControlPoint, Lifeline, message
+from lartpc_ds.lifeline import Lifeline
 
 RANK = """
 import sys, time
 from pathlib import Path
 from lartpc_ds import lifeline
 from lartpc_ds.errors import UserError
-from lartpc_ds.lifeline import ControlPoint, Lifeline
+from lartpc_ds.control_point import ControlPoint
+from lartpc_ds.lifeline import Lifeline
 stopped = []
 line = Lifeline(ControlPoint.read(Path(sys.argv[1])), int(sys.argv[2]))
-line.watch(lambda: stopped.append(True), lambda: bool(stopped))
+line.watch(lambda: stopped.append(True))
 """
 
 
 @contextmanager
-def rank(logs: Path, number: int, then: str = "time.sleep(600)") -> Iterator["subprocess.Popen[str]"]:
-    script = RANK + textwrap.dedent(then)
+def rank(logs: Path, number: int, then: str = "time.sleep(600)", before: str = "") -> Iterator["subprocess.Popen[str]"]:
+    script = RANK.replace("stopped = []", f"stopped = []; {before}") + textwrap.dedent(then)
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(logs), str(number)], text=True, stdout=subprocess.PIPE
     )
@@ -142,7 +144,7 @@ def test_ranks_end_when_the_command_line_closes(tmp_path: Path) -> None:
         started = time.monotonic()
         assert control.close() == []
         assert time.monotonic() - started < 5
-        assert (one.wait(timeout=5), other.wait(timeout=5)) == (1, 1)
+        assert (one.wait(timeout=5), other.wait(timeout=5)) == (-signal.SIGKILL, -signal.SIGKILL)
         assert control.first_failure is None  # it was us
     assert not (tmp_path / "control.json").exists()
 
@@ -163,11 +165,40 @@ def test_silence_is_a_lost_rank(control: Control, tmp_path: Path, monkeypatch: p
     assert found is not None and "rank 1 (process 17 on beta) has given no sign of life for 2 s" in found.report
 
 
-def test_silence_of_the_command_line_ends_a_rank(tmp_path: Path) -> None:
+def test_silence_of_the_command_line_ends_a_rank_even_one_that_holds_its_interpreter(tmp_path: Path) -> None:
+    busy = "import ctypes; ctypes.PyDLL(None).sleep(600)"  # the interpreter's lock is not given up
     with socket.create_server(("127.0.0.1", 0)) as mute:
         ControlPoint(("127.0.0.1",), mute.getsockname()[1], "x", None, "", 0, {}).write(tmp_path)
-        with rank(tmp_path, 0, "lifeline.SILENCE_SECONDS = 2.0; time.sleep(600)") as process:
-            assert process.wait(timeout=60) == 1
+        with rank(tmp_path, 0, busy, before="lifeline.SILENCE_SECONDS = 2.0") as process:
+            assert process.wait(timeout=60) == -signal.SIGKILL
+
+
+def test_a_rank_that_holds_its_interpreter_is_alive(
+    control: Control, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_module, "SILENCE_SECONDS", 3.0)
+    with rank(tmp_path, 0, "import ctypes; ctypes.PyDLL(None).sleep(600)") as process:
+        wait(lambda: control.living == [0])
+        time.sleep(5)
+        assert control.living == [0] and control.first_failure is None
+        process.kill()
+        wait(lambda: control.living == [])
+    assert control.first_failure is not None and "was killed" in control.first_failure.report
+
+
+def test_a_guard_outlives_no_rank_and_no_rank_its_guard(control: Control, tmp_path: Path) -> None:
+    with rank(tmp_path, 0) as process:
+        wait(lambda: control.living == [0])
+        (guard,) = psutil.Process(process.pid).children()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            guard.send_signal(number)  # as a batch system does, to every process
+        process.kill()
+        guard.wait(timeout=10)
+    with rank(tmp_path, 1) as process:
+        wait(lambda: control.living == [1])
+        (guard,) = psutil.Process(process.pid).children()
+        guard.kill()
+        assert process.wait(timeout=10) == 1
 
 
 @pytest.mark.parametrize("token", ["guessed", ""])
@@ -211,17 +242,30 @@ def test_nobody_answers(tmp_path: Path) -> None:
 
 
 def test_by_hand_there_is_no_line(tmp_path: Path) -> None:
+    script = RANK + textwrap.dedent(
+        """
+        line.failed(RuntimeError("told to nobody"))
+        assert not line.launcher_is_gone(stopping=False)
+        """
+    )
     assert ControlPoint.read(tmp_path) is None
-    line = Lifeline(None, 0)
-    line.failed(RuntimeError("told to nobody"))
-    assert not line.is_cut(stopping=False)
+    subprocess.run([sys.executable, "-c", script, str(tmp_path), "0"], check=True, timeout=30)
 
 
+@pytest.mark.parametrize(("stopping", "survives"), [(False, False), (True, True)])
 def test_a_rank_whose_launcher_has_gone_ends_unless_it_is_stopping(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, control: Control
+    control: Control, tmp_path: Path, stopping: bool, survives: bool
 ) -> None:
-    with closing(Lifeline(ControlPoint.read(tmp_path), 0)) as line:
-        assert not line.is_cut(stopping=False)
-        monkeypatch.setattr(os, "getppid", lambda: 1)
-        assert line.is_cut(stopping=False) and not line.is_cut(stopping=True)
-    assert Lifeline(None, 0).is_cut(stopping=False) is False  # its launcher is the new one
+    told = "line.stopping(); " if stopping else ""
+    script = f"{RANK}Path(sys.argv[1], 'ready').touch(); {told}time.sleep(5); print('alive', flush=True)"
+    launcher = """
+import subprocess, sys, time
+from pathlib import Path
+subprocess.Popen([sys.executable, "-c", *sys.argv[1:]])
+while not Path(sys.argv[2], "ready").exists():
+    time.sleep(0.05)
+"""
+    command = [sys.executable, "-c", launcher, script, str(tmp_path), "0"]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=60)  # its pipe is the rank's as well
+    assert finished.stdout == ("alive\n" if survives else ""), finished.stderr
+    wait(lambda: control.living == [])
