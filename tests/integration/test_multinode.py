@@ -27,6 +27,7 @@ STAGE_1 = "ds.zero_optimization.stage=1"
 LONG = "train.max_steps=1000000"
 ENDS_WITHIN_SECONDS = SILENCE_SECONDS + 15
 ENVIRONMENT = {
+    "COLUMNS": "200",
     "OMP_NUM_THREADS": "1",
     "DS_ACCELERATOR": "cpu",
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
