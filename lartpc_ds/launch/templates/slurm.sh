@@ -11,11 +11,6 @@
 
 @prepare@
 
-# srun does not take the number of cores from the job by itself
-if [ -n "${SLURM_CPUS_PER_TASK-}" ]; then
-    export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
-fi
-
 @run@
 
 # 75: stopped early, with a checkpoint to go on from. Slurm could requeue a cancelled job too, and would: the state says
