@@ -49,16 +49,17 @@ MailProg=/bin/true
 
 
 @contextmanager
-def slurm(hosts: Mapping[str, Host], *, cpus: int = 2, requeue_seconds: int = 5) -> Iterator[None]:
+def slurm(hosts: Mapping[str, Host], *, cpus: int = 2, requeue_seconds: int = 5, settings: str = "") -> Iterator[None]:
     """Slurm over these hosts, controlled by the first; each says that it has `cpus`, whatever the machine has.
 
-    A requeued job starts again after about `requeue_seconds`. Logs are in each host's folder: `slurmd.log` and so on.
+    `settings` are more lines of slurm.conf, before all others. A requeued job starts again after about
+    `requeue_seconds`. Logs are in each host's folder: `slurmd.log` and so on.
     """
     require((*_DAEMONS, "sbatch"), "slurm-wlm munge")
     controller = next(iter(hosts.values()))
     shared = controller.folder.parent / "slurm"
     shared.mkdir()
-    (shared / "slurm.conf").write_text(_config(controller, hosts.values(), cpus, requeue_seconds))
+    (shared / "slurm.conf").write_text(settings + _config(controller, hosts.values(), cpus, requeue_seconds))
     (shared / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
     key = os.urandom(128)
     try:
@@ -107,7 +108,7 @@ def _start_munged(host: Host, key: bytes) -> None:
 
 
 def _all_idle(controller: Host, expected: int) -> bool:
-    shown = controller.run(["sinfo", "--noheader", "--Node", "--format=%T"])
+    shown = controller.run(["sinfo", "--noheader", "--Node", "--partition=test", "--format=%T"])
     return shown.out.split() == ["idle"] * expected
 
 
