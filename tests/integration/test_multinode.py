@@ -1,17 +1,22 @@
 """The main job on real separate hosts, and what goes wrong with them while it runs."""
 
 import json
+import re
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from lartpc_ds.control_point import SILENCE_SECONDS
 from lartpc_ds.runlog import RunFolder
-from tests.integration.cli import overrides, run_cli
-from tests.integration.hosts import Host, cluster
+from tests.integration.cli import overrides, run_cli, steps, wait_until
+from tests.integration.hosts import Host, cluster, kill, send_signal
+from tests.integration.slurm_cluster import job_state, slurm, submit
 from tests.small_runs import write_events, write_run_toml
 
 pytestmark = pytest.mark.hosts
@@ -56,6 +61,11 @@ def training(run_dir: str, *settings: str, launcher: str = "pdsh") -> list[str]:
 
 def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in RunFolder(folder).metrics() if "loss" in line]
+
+
+def placed(folder: Path) -> list[str]:
+    places = json.loads((folder / "logs/ranks.json").read_text())
+    return [places[rank]["host"] for rank in ("0", "1")]
 
 
 def assert_nothing_left(hosts: dict[str, Host]) -> None:
@@ -106,7 +116,128 @@ def test_two_hosts_train_as_one_does(
     assert finished.code == 0, finished.out + finished.err
     assert_nothing_left(hosts)
     assert losses(work / run_dir) == pytest.approx(reference(layout), rel=1e-6)
-    places = json.loads((work / run_dir / "logs/ranks.json").read_text())
-    assert [places[rank]["host"] for rank in ("0", "1")] == ["alpha", "beta"]
+    assert placed(work / run_dir) == ["alpha", "beta"]
     crosses = "halos of 1 pair(s) of neighbouring tiles cross the network, alpha - beta"
     assert (crosses in finished.out) == (layout == "tiles")
+
+
+def test_slurm_trains_two_hosts_as_one_does(
+    hosts: dict[str, Host], work: Path, reference: Callable[[str], list[float]]
+) -> None:
+    """`sbatch` of the script that `submit` writes: hostfile from the job's variables, preflight and ranks over srun."""
+    alpha = hosts["alpha"]
+    prologue = " ".join(f"{name}={value}" for name, value in ENVIRONMENT.items())
+    batch = ("batch.nodes=2", "batch.ranks_per_node=1", f'batch.prologue=["export {prologue}"]')
+    written = run_cli(work, "submit", "run.toml", "--system", "slurm", *overrides([*SGD, *batch]), "--run-dir", "slurm")
+    assert written.code == 0, written.err
+    with slurm(hosts):
+        job = submit(alpha, work / "run.slurm.sh")
+        ends = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+        wait_until(lambda: job_state(alpha, job) in ends, "the end of the job", timeout_seconds=300)
+        (log,) = work.glob("*.log")
+        assert job_state(alpha, job) == "COMPLETED", log.read_text()
+        assert_nothing_left(hosts)
+    assert losses(work / "slurm") == pytest.approx(reference("data"), rel=1e-6)
+    assert placed(work / "slurm") == ["alpha", "beta"]
+
+
+@contextmanager
+def running(hosts: dict[str, Host], work: Path, run_dir: str) -> Iterator["subprocess.Popen[str]"]:
+    """A long job that has checkpoints to go on from."""
+    command = training(run_dir, *SGD, LONG, "train.checkpoint_every=1")
+    with hosts["alpha"].started(command, work, ENVIRONMENT) as process:
+
+        def at_work() -> bool:
+            assert process.poll() is None, process.communicate()
+            return len(steps(RunFolder(work / run_dir))) >= 2
+
+        wait_until(at_work, f"step 2 of {run_dir}")
+        yield process
+
+
+def assert_resumes(hosts: dict[str, Host], work: Path, run_dir: str) -> None:
+    """Two steps more, from the last checkpoint and without a gap."""
+    manifest = work / run_dir / "checkpoints/last/manifest.json"
+    saved = json.loads(manifest.read_text())["progress"]["step"]
+    more = training(run_dir, *SGD, f"train.max_steps={saved + 2}", "train.checkpoint_every=1")
+    resumed = hosts["alpha"].run([*more, "--resume"], work, ENVIRONMENT, timeout_seconds=120)
+    assert resumed.code == 0, resumed.out + resumed.err
+    assert steps(RunFolder(work / run_dir)) == list(range(1, saved + 3))
+    assert_nothing_left(hosts)
+
+
+def cut_the_link(hosts: dict[str, Host], process: "subprocess.Popen[str]") -> None:
+    hosts["beta"].link("down")
+
+
+def kill_the_rank(hosts: dict[str, Host], process: "subprocess.Popen[str]") -> None:
+    rank = max(hosts["beta"].processes("lartpc_ds.worker"), key=lambda found: found.memory_info().rss)
+    kill(rank)
+
+
+def kill_the_launcher_there(hosts: dict[str, Host], process: "subprocess.Popen[str]") -> None:
+    for found in hosts["beta"].processes("deepspeed.launcher.launch"):
+        kill(found)
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (cut_the_link, "rank 1 .* on beta.* no sign of life for 20 s"),
+        (kill_the_rank, "rank 1 .* on beta.* was killed"),
+        (kill_the_launcher_there, "launcher|rank 1 .* on beta"),
+    ],
+)
+def test_what_happens_to_one_host_ends_the_job_on_all(
+    hosts: dict[str, Host], work: Path, harm: Callable[[dict[str, Host], "subprocess.Popen[str]"], None], told: str
+) -> None:
+    run_dir = harm.__name__
+    with running(hosts, work, run_dir) as process:
+        harm(hosts, process)
+        out, err = process.communicate(timeout=ENDS_WITHIN_SECONDS)
+        assert process.returncode == 1, out + err
+        assert re.search(told, err.splitlines()[0]) and "Traceback" not in out + err, out + err
+        assert_nothing_left(hosts)
+    hosts["beta"].link("up")
+    assert_resumes(hosts, work, run_dir)
+
+
+def test_a_host_that_loses_its_sshd_trains_on_and_can_be_stopped(hosts: dict[str, Host], work: Path) -> None:
+    """Ranks talk to each other and to the command line without ssh, which only starts them."""
+    with running(hosts, work, "no-sshd") as process:
+        hosts["beta"].stop_sshd(sessions_too=True)
+        reached = len(steps(RunFolder(work / "no-sshd")))
+        wait_until(lambda: len(steps(RunFolder(work / "no-sshd"))) > reached + 3, "more steps")
+        send_signal(process, signal.SIGTERM)
+        out, err = process.communicate(timeout=ENDS_WITHIN_SECONDS)
+        assert process.returncode == 75, out + err
+        assert_nothing_left(hosts)
+    hosts["beta"].start_sshd()
+    assert_resumes(hosts, work, "no-sshd")
+
+
+def test_ctrl_c_saves_on_all_hosts(hosts: dict[str, Host], work: Path) -> None:
+    with running(hosts, work, "ctrl-c") as process:
+        send_signal(process, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 75 and err == "", out + err
+        assert_nothing_left(hosts)
+    assert_resumes(hosts, work, "ctrl-c")
+
+
+def test_a_killed_command_line_takes_all_hosts_along(hosts: dict[str, Host], work: Path) -> None:
+    with running(hosts, work, "killed") as process:
+        (command_line,) = (found for found in hosts["alpha"].processes("lartpc_ds train"))
+        kill(command_line)
+        process.communicate(timeout=30)
+        assert_nothing_left(hosts)
+    assert_resumes(hosts, work, "killed")
+
+
+def test_a_preflight_that_fails_starts_and_leaves_nothing(hosts: dict[str, Host], work: Path) -> None:
+    hosts["beta"].stop_sshd()
+    refused = hosts["alpha"].run(training("refused", *SGD), work, ENVIRONMENT, timeout_seconds=60)
+    assert refused.code == 2 and "Traceback" not in refused.err
+    assert "beta: ssh: the host answers, but no sshd listens there" in refused.out
+    assert not (work / "refused").exists()
+    assert_nothing_left(hosts)
