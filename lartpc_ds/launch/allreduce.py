@@ -10,6 +10,7 @@ import json
 import os
 import statistics
 import sys
+import threading
 import time
 from datetime import timedelta
 
@@ -18,7 +19,8 @@ import torch.distributed as dist
 
 __all__ = ["main"]
 
-_START_SECONDS = 30
+_START_SECONDS = 30  # torch's own limit, whose messages are better than ours
+_GRACE_SECONDS = 3  # then the process ends itself: gloo never gives up to connect two hosts without a route
 _SMALL, _LARGE = 2, 2**20  # elements: 8 bytes for the latency, 4 MiB for the bandwidth
 _WARM_UP_ROUNDS = 3
 
@@ -36,12 +38,21 @@ def main() -> int:
     arguments = parser.parse_args()
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         os.environ.setdefault(name, arguments.interface)  # the user's choice for the ranks counts
+    limit = threading.Timer(_START_SECONDS + arguments.seconds + _GRACE_SECONDS, _give_up)
+    limit.daemon = True
+    limit.start()
     try:
         print(json.dumps(_measure(arguments)), flush=True)
     except (RuntimeError, ValueError) as error:  # torch.distributed's errors are RuntimeErrors
         print(json.dumps({"error": str(error).splitlines()[0]}), flush=True)
         return 1
     return 0
+
+
+def _give_up() -> None:
+    text = f"not all hosts reached each other within {_START_SECONDS} s"
+    print(json.dumps({"error": text}), flush=True)
+    os._exit(1)
 
 
 def _measure(arguments: argparse.Namespace) -> dict[str, float]:

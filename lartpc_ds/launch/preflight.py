@@ -23,7 +23,7 @@ from lartpc_ds.launch.reach import Reach, run_python
 __all__ = ["Findings", "HostFindings", "Need", "preflight"]
 
 _RESOLVE_SECONDS = 15.0  # two name servers that do not answer cost 10
-_SUM_SECONDS = 100.0  # torch's import, 30 s to meet, 2 s of work
+_SUM_SECONDS = 100.0  # torch's import, and what the processes give themselves
 
 
 @dataclass(frozen=True, slots=True)

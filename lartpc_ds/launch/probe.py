@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -24,7 +25,7 @@ __all__ = ["Answer", "Request", "answer", "script"]
 
 _CALL_BACK_SECONDS = 3.0
 _TOKEN_SECONDS = 5.0  # a network file system may show a new file late
-_CHILD_SECONDS = 75.0  # torch's first import from a cold network file system is slow
+_CHILD_SECONDS = 75  # torch's first import from a cold network file system is slow
 
 
 class Request(TypedDict):
@@ -60,7 +61,8 @@ class Answer(TypedDict):
 
 
 _CHILD = """
-import json, os, sys
+import json, os, signal, sys
+signal.alarm(int(sys.argv[2]))  # it ends itself, whatever becomes of who waits for it
 def say(name, value):
     print("@" + json.dumps({name: value}), flush=True)
 import hashlib, importlib.metadata, pathlib
@@ -137,24 +139,23 @@ def _ask_child(request: Request) -> dict[str, Any]:
     what = "devices" if request["devices"] else "versions"
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _CHILD, what],
+            [sys.executable, "-c", _CHILD, what, str(_CHILD_SECONDS)],
             cwd=request["folder"] if os.path.isdir(request["folder"]) else None,
             env={**os.environ, **request["environment"]},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=_CHILD_SECONDS,
         )
-    except subprocess.TimeoutExpired:
-        return {"reason": f"importing the packages took more than {_CHILD_SECONDS:g} s"}
     except OSError as error:
         return {"reason": str(error)}
     found: dict[str, Any] = {}
     for line in done.stdout.splitlines():
         if line.startswith("@"):
             found.update(json.loads(line[1:]))
-    if done.returncode:
+    if done.returncode == -signal.SIGALRM:
+        found["reason"] = f"importing the packages took more than {_CHILD_SECONDS} s"
+    elif done.returncode:
         found["reason"] = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     return found
 

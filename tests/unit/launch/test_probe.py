@@ -105,3 +105,10 @@ def test_what_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(probe, "_TOKEN_SECONDS", 0.0)
     here = probe.answer(request(tmp_path, run_folder=str(tmp_path), token="token"))
     assert (here["token"], here["token_read"]) == ("not the same folder", False)
+
+
+def test_an_import_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lartpc_ds.py").write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setattr(probe, "_CHILD_SECONDS", 1)
+    found = probe.answer(request(tmp_path, environment={"PYTHONPATH": str(tmp_path)}))
+    assert found["packages"] == "importing the packages took more than 1 s"

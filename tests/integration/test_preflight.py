@@ -1,0 +1,134 @@
+"""`hostfile check` on real hosts: every fault is found, told in its own words, and beside the others."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import lartpc_ds
+from tests.integration.cli import Finished
+from tests.integration.hosts import Host, cluster
+
+pytestmark = pytest.mark.hosts
+
+_SITE = "site"  # a folder on the ranks' PYTHONPATH, empty but where a test puts another torch
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[dict[str, Host]]:
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    with cluster(folder, ("alpha", "beta", "gamma", "delta")) as made:
+        yield made
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """The folder from which jobs start, on a file system that all hosts share."""
+    work = tmp_path / "work"
+    for name in ("data", "runs", _SITE):
+        (work / name).mkdir(parents=True)
+    (work / "data" / "a.h5").write_bytes(b"12345")
+    (work / "run.toml").write_text('data.files = ["data/*.h5"]\ntrain.ds_config = "zero0_fp32"\ntrain.max_steps = 1\n')
+    return work
+
+
+def check(start: Host, work: Path, hostfile: str, *options: str) -> Finished:
+    """The command on a host, with the environment of a test."""
+    (work / "hosts").write_text(hostfile)
+    command = [sys.executable, "-m", "lartpc_ds", "hostfile", "check", "hosts", "--run-dir", "runs", *options]
+    paths = os.pathsep.join([str(work / _SITE), str(Path(lartpc_ds.__file__).parents[1])])
+    environment = {"PYTHONPATH": paths, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    return start.run(command, work, environment, timeout_seconds=240)
+
+
+def told(finished: Finished) -> dict[str, str]:
+    """The sentence of each host with a problem."""
+    assert finished.code == 2, finished
+    names = ("this machine", "alpha", "beta", "gamma", "delta", "omega")
+    lines = [line for line in finished.out.splitlines() if line.startswith(tuple(f"{name}: " for name in names))]
+    return dict(line.split(": ", 1) for line in lines)
+
+
+def put_other_folder(host: Host, work: Path, name: str) -> Path:
+    """On this host alone, `name` is another folder, empty for now, which is returned."""
+    other = work.parent / f"{name} of {host.name}"
+    other.mkdir()
+    host.bind(other, work / name)
+    return other
+
+
+def test_hosts_that_are_well(hosts: dict[str, Host], work: Path) -> None:
+    finished = check(hosts["alpha"], work, "alpha slots=1\nbeta slots=1\n", "--run", "run.toml")
+    assert finished.code == 0, finished
+    assert "a job may start: ranks meet at 10.77.0.1, port" in finished.out
+    assert "every host reaches this machine at 10.77.0.1;" in finished.out
+    rows = [line.split() for line in finished.out.splitlines() if line.startswith(("alpha", "beta"))]
+    assert [row[0] for row in rows] == ["alpha", "beta"] and all("eth0" in row and "MB/s" in row for row in rows)
+    assert list((work / "runs").iterdir()) == []
+    for host in hosts.values():
+        assert host.processes() == []
+
+
+def test_hosts_that_ssh_does_not_reach(hosts: dict[str, Host], work: Path) -> None:
+    hosts["beta"].stop_sshd()
+    hosts["gamma"].link("down")
+    (hosts["delta"].folder / "authorized_keys").write_text("")
+    text = "alpha slots=1\nbeta slots=1\ngamma slots=1\ndelta slots=1\nomega slots=1\n"
+    found = told(check(hosts["alpha"], work, text))
+    assert found.keys() == {"beta", "gamma", "delta", "omega"}
+    assert found["beta"] == "ssh: the host answers, but no sshd listens there"
+    assert found["gamma"].startswith("ssh: ") and "the network to it is down" in found["gamma"]
+    assert found["delta"] == "ssh: ssh asks for a password: no key of yours is accepted there"
+    assert found["omega"].startswith("name: the name does not resolve to an address here")
+
+
+def test_host_keys_python_and_names(hosts: dict[str, Host], work: Path) -> None:
+    keys = (hosts["alpha"].folder / "known_hosts").read_text().splitlines()
+    changed = " ".join(["beta", *keys[0].split()[1:]])  # alpha's key in beta's place
+    kept = [line for line in keys if line.startswith(("alpha", "delta"))]
+    (hosts["alpha"].folder / "known_hosts").write_text("\n".join([changed, *kept]) + "\n")
+    addresses = (hosts["delta"].folder / "hosts").read_text()
+    (hosts["delta"].folder / "hosts").write_text(addresses.replace("10.77.0.1 alpha", "127.0.1.1 alpha"))
+    found = told(check(hosts["alpha"], work, "alpha slots=1\nbeta slots=1\ngamma slots=1\ndelta slots=1\n"))
+    assert found.keys() == {"beta", "gamma", "delta"}
+    assert found["beta"].startswith("ssh: the host key differs from the one in known_hosts")
+    assert found["gamma"].startswith("ssh: its host key is not known here")
+    assert found["delta"] == "name: 'alpha' resolves to 127.0.1.1 there, which is that host itself"
+
+
+def test_versions_data_and_slots(hosts: dict[str, Host], work: Path) -> None:
+    other = put_other_folder(hosts["beta"], work, _SITE) / "torch-1.0.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Name: torch\nVersion: 1.0\n")
+    put_other_folder(hosts["gamma"], work, "data")
+    text = "alpha slots=1\nbeta slots=1\ngamma slots=1\ndelta slots=4096\n"
+    found = told(check(hosts["alpha"], work, text, "--run", "run.toml"))
+    assert found.keys() == {"beta", "gamma", "delta"}
+    assert found["beta"].startswith("versions: torch there is 1.0, here ")
+    assert found["gamma"] == f"data: {work}/data/a.h5: No such file or directory"
+    assert found["delta"].startswith("devices: it has ") and found["delta"].endswith("asks for 4096 slots")
+
+
+def test_clock_other_data_and_run_folder(hosts: dict[str, Host], work: Path) -> None:
+    hosts["beta"].faketime(-300)
+    (put_other_folder(hosts["gamma"], work, "data") / "a.h5").write_bytes(b"1234")
+    put_other_folder(hosts["delta"], work, "runs")
+    text = "alpha slots=1\nbeta slots=1\ngamma slots=1\ndelta slots=1\n"
+    found = told(check(hosts["alpha"], work, text, "--run", "run.toml"))
+    assert found.keys() == {"beta", "gamma", "delta"}
+    assert found["beta"].startswith(("clock: its clock is 300 s behind", "clock: its clock is 299 s behind"))
+    assert found["gamma"] == f"data: {work}/data/a.h5: 4 bytes there, 5 here"
+    assert found["delta"] == f"run folder: {work}/runs: not the same folder there"
+
+
+def test_hosts_that_do_not_reach_each_other(hosts: dict[str, Host], work: Path) -> None:
+    """Each is well by itself, and only the all-reduce shows it."""
+    hosts["beta"].check("ip", "route", "add", "unreachable", "10.77.0.3")
+    found = told(check(hosts["alpha"], work, "alpha slots=1\nbeta slots=1\ngamma slots=1\n"))
+    assert found["beta"].startswith("all-reduce: it could not sum a tensor with the others over eth0")
+    assert found["beta"].endswith("not all hosts reached each other within 30 s")
+    for host in hosts.values():
+        assert host.processes() == []
