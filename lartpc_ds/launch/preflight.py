@@ -10,7 +10,6 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as WaitTimeout
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -95,8 +94,8 @@ def _unresolved(hosts: Sequence[Host], pool: Executor) -> list[Problem]:
     for name, lookup in lookups.items():
         try:
             lookup.result(_RESOLVE_SECONDS)
-        except (OSError, UnicodeError, WaitTimeout) as error:
-            why = f"no answer in {_RESOLVE_SECONDS:g} s" if isinstance(error, WaitTimeout) else str(error)
+        except (OSError, UnicodeError) as error:
+            why = f"no answer in {_RESOLVE_SECONDS:g} s" if isinstance(error, TimeoutError) else str(error)
             fix = "check the spelling in the hostfile; else add it to DNS, or to /etc/hosts on every host"
             problems.append(Problem(name, "name", f"the name does not resolve to an address here: {why}", fix))
     return problems

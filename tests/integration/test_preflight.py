@@ -1,6 +1,7 @@
 """`hostfile check` on real hosts: every fault is found, told in its own words, and beside the others."""
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,19 +9,22 @@ from pathlib import Path
 import pytest
 
 import lartpc_ds
-from tests.integration.cli import Finished
+from tests.integration.cli import Finished, wait_until
 from tests.integration.hosts import Host, cluster
+from tests.integration.slurm_cluster import job_state, slurm, submit
 
 pytestmark = pytest.mark.hosts
 
 _SITE = "site"  # a folder on the ranks' PYTHONPATH, empty but where a test puts another torch
+
+_CHECK = [sys.executable, "-m", "lartpc_ds", "hostfile", "check", "hosts", "--run-dir", "runs"]
 
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[dict[str, Host]]:
     folder = tmp_path / "cluster"
     folder.mkdir()
-    with cluster(folder, ("alpha", "beta", "gamma", "delta")) as made:
+    with cluster(folder, ("alpha", "beta", "gamma", "delta", "epsilon")) as made:
         yield made
 
 
@@ -38,25 +42,26 @@ def work(tmp_path: Path) -> Path:
 def check(start: Host, work: Path, hostfile: str, *options: str) -> Finished:
     """The command on a host, with the environment of a test."""
     (work / "hosts").write_text(hostfile)
-    command = [sys.executable, "-m", "lartpc_ds", "hostfile", "check", "hosts", "--run-dir", "runs", *options]
+    return start.run([*_CHECK, *options], work, environment_for(work), timeout_seconds=240)
+
+
+def environment_for(work: Path) -> dict[str, str]:
     paths = os.pathsep.join([str(work / _SITE), str(Path(lartpc_ds.__file__).parents[1])])
-    environment = {"PYTHONPATH": paths, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-    return start.run(command, work, environment, timeout_seconds=240)
+    return {"PYTHONPATH": paths, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
 
 def told(finished: Finished) -> dict[str, str]:
     """The sentence of each host with a problem."""
     assert finished.code == 2, finished
-    names = ("this machine", "alpha", "beta", "gamma", "delta", "omega")
+    names = ("this machine", "alpha", "beta", "gamma", "delta", "epsilon", "omega")
     lines = [line for line in finished.out.splitlines() if line.startswith(tuple(f"{name}: " for name in names))]
     return dict(line.split(": ", 1) for line in lines)
 
 
-def put_other_folder(host: Host, work: Path, name: str) -> Path:
-    """On this host alone, `name` is another folder, empty for now, which is returned."""
-    other = work.parent / f"{name} of {host.name}"
+def put_other_folder(host: Host, place: Path, other: Path) -> Path:
+    """On this host alone, what lies at `place` is the folder `other`, empty for now, which is returned."""
     other.mkdir()
-    host.bind(other, work / name)
+    host.bind(other, place)
     return other
 
 
@@ -92,18 +97,21 @@ def test_host_keys_python_and_names(hosts: dict[str, Host], work: Path) -> None:
     (hosts["alpha"].folder / "known_hosts").write_text("\n".join([changed, *kept]) + "\n")
     addresses = (hosts["delta"].folder / "hosts").read_text()
     (hosts["delta"].folder / "hosts").write_text(addresses.replace("10.77.0.1 alpha", "127.0.1.1 alpha"))
-    found = told(check(hosts["alpha"], work, "alpha slots=1\nbeta slots=1\ngamma slots=1\ndelta slots=1\n"))
-    assert found.keys() == {"beta", "gamma", "delta"}
+    put_other_folder(hosts["epsilon"], Path(sys.executable).parent, work.parent / "no environment")
+    text = "alpha slots=1\nbeta slots=1\ngamma slots=1\ndelta slots=1\nepsilon slots=1\n"
+    found = told(check(hosts["alpha"], work, text))
+    assert found.keys() == {"beta", "gamma", "delta", "epsilon"}
+    assert found["epsilon"] == f"python: {sys.executable} does not run there"
     assert found["beta"].startswith("ssh: the host key differs from the one in known_hosts")
     assert found["gamma"].startswith("ssh: its host key is not known here")
     assert found["delta"] == "name: 'alpha' resolves to 127.0.1.1 there, which is that host itself"
 
 
 def test_versions_data_and_slots(hosts: dict[str, Host], work: Path) -> None:
-    other = put_other_folder(hosts["beta"], work, _SITE) / "torch-1.0.dist-info"
+    other = put_other_folder(hosts["beta"], work / _SITE, work.parent / "other") / "torch-1.0.dist-info"
     other.mkdir()
     (other / "METADATA").write_text("Name: torch\nVersion: 1.0\n")
-    put_other_folder(hosts["gamma"], work, "data")
+    put_other_folder(hosts["gamma"], work / "data", work.parent / "no data")
     text = "alpha slots=1\nbeta slots=1\ngamma slots=1\ndelta slots=4096\n"
     found = told(check(hosts["alpha"], work, text, "--run", "run.toml"))
     assert found.keys() == {"beta", "gamma", "delta"}
@@ -114,8 +122,8 @@ def test_versions_data_and_slots(hosts: dict[str, Host], work: Path) -> None:
 
 def test_clock_other_data_and_run_folder(hosts: dict[str, Host], work: Path) -> None:
     hosts["beta"].faketime(-300)
-    (put_other_folder(hosts["gamma"], work, "data") / "a.h5").write_bytes(b"1234")
-    put_other_folder(hosts["delta"], work, "runs")
+    (put_other_folder(hosts["gamma"], work / "data", work.parent / "other data") / "a.h5").write_bytes(b"1234")
+    put_other_folder(hosts["delta"], work / "runs", work.parent / "other")
     text = "alpha slots=1\nbeta slots=1\ngamma slots=1\ndelta slots=1\n"
     found = told(check(hosts["alpha"], work, text, "--run", "run.toml"))
     assert found.keys() == {"beta", "gamma", "delta"}
@@ -132,3 +140,23 @@ def test_hosts_that_do_not_reach_each_other(hosts: dict[str, Host], work: Path) 
     assert found["beta"].endswith("not all hosts reached each other within 30 s")
     for host in hosts.values():
         assert host.processes() == []
+
+
+def test_inside_a_slurm_job_srun_is_the_way(hosts: dict[str, Host], work: Path) -> None:
+    """No sshd runs; the second look names a host that is not in the job."""
+    (work / "hosts").write_text("alpha slots=1\nbeta slots=1\n")
+    (work / "more").write_text("alpha slots=1\ngamma slots=1\n")
+    exports = [f"export {name}={value}" for name, value in environment_for(work).items()]
+    look = shlex.join([*_CHECK, "--launcher", "slurm"])
+    lines = ["#!/bin/bash", *exports, f"{look}; echo code $?", f"{look.replace(' hosts ', ' more ')}; echo code $?"]
+    (work / "job.sh").write_text("\n".join([*lines, ""]))
+    for host in hosts.values():
+        host.stop_sshd()
+    alpha = hosts["alpha"]
+    with slurm({name: hosts[name] for name in ("alpha", "beta")}):
+        job = submit(alpha, work / "job.sh", "--nodes=2", "--ntasks=2", "--output=out.txt")
+        wait_until(lambda: job_state(alpha, job) not in ("PENDING", "RUNNING", "COMPLETING"), "the job")
+    said = (work / "out.txt").read_text()
+    first, _, second = said.partition("code 0\n")
+    assert "a job may start: ranks meet at 10.77.0.1, port" in first and "MB/s" in first, said
+    assert "gamma: srun: the host is not in this Slurm job" in second and second.endswith("code 2\n"), said
