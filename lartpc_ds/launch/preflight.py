@@ -164,7 +164,9 @@ def _sum(found: HostFindings, reach: Reach, need: Need, place: Sequence[str]) ->
     assert found.report is not None and found.interface is not None
     devices = found.report.answer["devices"]
     assert isinstance(devices, dict)
-    options = ["--interface", found.interface, "--backend", devices["backend"], "--device", devices["kind"]]
+    kind = devices["kind"]
+    device = kind if kind == "cpu" else f"{kind}:{found.host.devices[0]}"  # one that the job may use
+    options = ["--interface", found.interface, "--backend", devices["backend"], "--device", device]
     arguments = [sys.executable, "-m", "lartpc_ds.launch.allreduce", *place, *options]
     # replaced by the process proper, so that neither variables nor folder need to pass through a shell
     text = (
