@@ -16,7 +16,8 @@ from typing import Any
 from lartpc_ds.launch.asking import THIS_MACHINE, Need, ask_all
 from lartpc_ds.launch.faults import fault_of
 from lartpc_ds.launch.hostfile import Host
-from lartpc_ds.launch.preflight_checks import Problem, Report, check_answer, check_kinds, interface_of, master_address
+from lartpc_ds.launch.meeting import interface_of, master_address
+from lartpc_ds.launch.preflight_checks import Problem, Report, check_answer, check_kinds
 from lartpc_ds.launch.reach import Reach, run_python
 
 __all__ = ["Findings", "HostFindings", "Need", "preflight"]

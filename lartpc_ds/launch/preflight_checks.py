@@ -6,7 +6,7 @@ round of repairs is enough. Each names what was found, what is needed and the fi
 
 import platform
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from lartpc_ds.launch.hostfile import Host
@@ -20,8 +20,6 @@ __all__ = [
     "check_first_line",
     "check_kinds",
     "clock_skew_seconds",
-    "interface_of",
-    "master_address",
 ]
 
 # Nothing in training compares clocks, but file times (a stale checkpoint), logs side by side and Kerberos or Munge do;
@@ -229,48 +227,3 @@ def check_kinds(answers: Mapping[str, Answer]) -> Iterator[Problem]:
                 f"its accelerator is {kind!r}, that of {first} is {kinds[first]!r}",
                 "use hosts of one kind; a GPU that is not found is a matter of its driver there (nvidia-smi)",
             )
-
-
-def master_address(hosts: Sequence[Host], answers: Mapping[str, Answer]) -> tuple[str | None, list[Problem]]:
-    """An address of the first host at which the others reach it, and what is wrong with the ways there."""
-    first = hosts[0].name
-    own = [address for addresses in answers[first]["interfaces"].values() for address in addresses]
-    seen = {host.name: answers[host.name]["first_addresses"] for host in hosts}
-    if len(hosts) == 1:
-        alone = [*seen[first], *own, "127.0.0.1"]
-        return next(address for address in alone if address in own or address.startswith("127.")), []
-    problems = []
-    votes: dict[str, int] = {}
-    for host in hosts[1:]:
-        usable = [address for address in seen[host.name] if address in own and not address.startswith("127.")]
-        if usable:
-            votes[usable[0]] = votes.get(usable[0], 0) + 1
-        else:
-            problems.append(
-                Problem(
-                    host.name,
-                    "name",
-                    f"{first!r} resolves to {', '.join(seen[host.name])} there, and {first} itself has "
-                    f"{', '.join(own)}",
-                    f"correct the entry of {first} in DNS or in /etc/hosts there",
-                )
-            )
-    chosen = max(votes, key=lambda address: votes[address], default=None)
-    for host in hosts[1:]:
-        if chosen is not None and interface_of(answers[host.name], answers[host.name]["source"]) in (None, "lo"):
-            problems.append(
-                Problem(
-                    host.name,
-                    "interface",
-                    f"it has no network interface towards {first} ({answers[host.name]['source']})",
-                    f"check its routes: ip route get {chosen}",
-                )
-            )
-    return chosen, problems
-
-
-def interface_of(answer: Answer, address: str) -> str | None:
-    """The host's interface that bears an address; `lo` for all of 127/8."""
-    if address.startswith("127."):
-        return "lo"
-    return next((name for name, borne in answer["interfaces"].items() if address in borne), None)

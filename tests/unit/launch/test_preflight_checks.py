@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from lartpc_ds.launch.hostfile import Host
+from lartpc_ds.launch.meeting import interface_of, master_address
 from lartpc_ds.launch.preflight_checks import (
     Here,
     Problem,
@@ -12,14 +13,12 @@ from lartpc_ds.launch.preflight_checks import (
     check_answer,
     check_kinds,
     clock_skew_seconds,
-    interface_of,
-    master_address,
 )
 from lartpc_ds.launch.probe import Answer
 
 PACKAGES = {"lartpc_ds": "0.1.0 (sources abc)", "torch": "2.13.0", "deepspeed": "0.19.8"}
 FILES = {"/data/a.h5": (100, 1000), "/data/b.h5": (200, 2000)}
-HERE = Here(PACKAGES, FILES, "/runs", {"alpha": "t-alpha", "beta": "t-beta"}, "/work")
+HERE = Here(PACKAGES, FILES, "/runs", {"alpha": "t-alpha", "beta": "t-beta"}, "/home/u")
 ALPHA, BETA = Host("alpha", (0, 1)), Host("beta", (0, 1))
 
 
@@ -56,7 +55,7 @@ def test_a_host_that_is_well_has_no_problem() -> None:
     [
         ({"first_addresses": "Name or service not known"}, "name", ["'alpha' does not resolve"], "/etc/hosts"),
         ({"first_addresses": ["127.0.1.1"]}, "name", ["127.0.1.1", "that host itself"], "give alpha the address"),
-        ({"folder": "no such folder"}, "folder", ["/work: no such folder"], "every host sees"),
+        ({"folder": "no such folder"}, "folder", ["/home/u: no such folder"], "every host sees"),
         ({"packages": "bad interpreter"}, "versions", ["bad interpreter"], "environment"),
         ({"packages": {**PACKAGES, "torch": "2.9.0"}}, "versions", ["torch there is 2.9.0, here 2.13.0"], "same"),
         ({"packages": {**PACKAGES, "lartpc_ds": "missing: no"}}, "versions", ["lartpc_ds there is missing"], "same"),
