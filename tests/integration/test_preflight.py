@@ -1,6 +1,7 @@
 """`hostfile check` on real hosts: every fault is found, told in its own words, and beside the others."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -127,7 +128,8 @@ def test_clock_other_data_and_run_folder(hosts: dict[str, Host], work: Path) -> 
     text = "alpha slots=1\nbeta slots=1\ngamma slots=1\ndelta slots=1\n"
     found = told(check(hosts["alpha"], work, text, "--run", "run.toml"))
     assert found.keys() == {"beta", "gamma", "delta"}
-    assert found["beta"].startswith(("clock: its clock is 300 s behind", "clock: its clock is 299 s behind"))
+    # at least so much: a busy host answers late, and the round trip is taken off
+    assert re.match(r"clock: its clock is (2[89]\d|300) s behind this machine's", found["beta"]), found
     assert found["gamma"] == f"data: {work}/data/a.h5: 4 bytes there, 5 here"
     assert found["delta"] == f"run folder: {work}/runs: not the same folder there"
 
