@@ -27,6 +27,7 @@ from lartpc_ds.errors import UserError
 __all__ = ["Lifeline"]
 
 _CONNECT_SECONDS = 5.0
+_ORPHAN_SECONDS = 2.5  # a stop request to every process of a job may reach the launcher first
 
 
 class Lifeline:
@@ -109,7 +110,7 @@ class _Guard:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # a batch system signals every process of a job
         from_rank, from_line = Lines(), Lines()
-        heard = beaten = time.monotonic()
+        heard = beaten = seen = time.monotonic()
         while True:
             ready = select.select([end for end in (self._rank, self._line) if end is not None], [], [], BEAT_SECONDS)[0]
             now = time.monotonic()
@@ -122,8 +123,12 @@ class _Guard:
             if now - beaten >= BEAT_SECONDS:
                 beaten = now
                 self._tell(message(beat=True))
-                if self._launcher_is_gone() or (self._line is not None and now - heard > SILENCE_SECONDS):
-                    self._tell(message(ended=True))
+                if not self._launcher_is_gone():
+                    seen = now
+                if now - seen > _ORPHAN_SECONDS:
+                    self._tell(message(orphaned=True))
+                    return self._kill()
+                if self._line is not None and now - heard > SILENCE_SECONDS:
                     return self._kill()
 
     def _from_rank(self, lines: Lines) -> bool:

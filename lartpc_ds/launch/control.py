@@ -202,16 +202,21 @@ class Control:
             else:
                 where = f"rank {line.rank} failed first; the logs of all ranks are in {self._logs}"
                 self._failed.append(Failure(f"{told['trace']}{where}", False))
+        elif "orphaned" in fields:
+            self._lose(line, "was left alone: its launcher was killed")
+            line.ended = True
         elif "ended" in fields:
             line.ended = True
 
     def _drop(self, line: _Line, cause: str) -> None:
-        if line.rank is not None and not line.ended and not self._closing:
-            log = self._logs / f"rank{line.rank}.log"
-            self._lost.append(
-                Failure(f"rank {line.rank} (process {line.pid} on {line.host}) {cause}; see {log}", False)
-            )
+        if not line.ended:
+            self._lose(line, cause)
         self._forget(line)
+
+    def _lose(self, line: _Line, cause: str) -> None:
+        if line.rank is not None and not self._closing:
+            which = f"rank {line.rank} (process {line.pid} on {line.host})"
+            self._lost.append(Failure(f"{which} {cause}; see {self._logs / f'rank{line.rank}.log'}", False))
 
     def _forget(self, line: _Line) -> None:
         self._selector.unregister(line.socket)

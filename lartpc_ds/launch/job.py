@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -179,13 +180,14 @@ def _check_places(places: Mapping[int, tuple[str, int]], site: Site, say: Callab
 
 
 def _end_session(launcher: "subprocess.Popen[bytes]") -> None:
-    """Kill what is left of the launcher's session: after a success that is nothing."""
-    members = [process for process in psutil.process_iter() if _session(process.pid) == launcher.pid]
+    """Kill what is left of the launcher's session, and what that started: after a success that is nothing."""
+    members = {process for process in psutil.process_iter() if _session(process.pid) == launcher.pid}
+    for process in list(members):
+        with suppress(psutil.NoSuchProcess):
+            members.update(process.children(recursive=True))  # pdsh gives each of its ssh a session of its own
     for process in members:
-        try:
-            os.kill(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue  # it ended by itself
+        with suppress(psutil.NoSuchProcess):  # it ended by itself
+            process.kill()
     launcher.wait()
     psutil.wait_procs(members, timeout=10)
 
