@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lartpc_ds import __version__
+from lartpc_ds.cli_bench import bench_app
+from lartpc_ds.cli_options import AsJson, Overrides
 from lartpc_ds.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,20 +24,14 @@ __all__ = ["main"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 config_app = typer.Typer(no_args_is_help=True, help="Shipped run configurations.", rich_markup_mode=None)
 hostfile_app = typer.Typer(no_args_is_help=True, help="Hosts of a job on several machines.", rich_markup_mode=None)
-bench_app = typer.Typer(no_args_is_help=True, help="Measure speed and memory on this machine.", rich_markup_mode=None)
 app.add_typer(config_app, name="config")
 app.add_typer(hostfile_app, name="hostfile")
 app.add_typer(bench_app, name="bench")
 
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a config key; VALUE is TOML; ds.KEY reaches the JSON."),
-]
 Devices = Annotated[int | None, typer.Option(help="Ranks on this machine (default: every GPU, or one CPU rank).")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the launcher's and rank 0's output too.")]
 Product = Annotated[str, typer.Option(help="Wire images: sparse2d_<product>_group.")]
 Truth = Annotated[str, typer.Option(help="Truth particles: particle_<truth>_group.")]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on the last line.")]
 
 
 def _version(show: bool) -> None:
@@ -259,71 +255,6 @@ def hostfile_check(
     from lartpc_ds.launch.hostfile_check import CheckRequest, check
 
     raise typer.Exit(check(CheckRequest(file, include, exclude, launcher, run, run_dir), _console()))
-
-
-@bench_app.command("step")
-def bench_step(
-    recipe: Annotated[str, typer.Argument(help="A recipe or run TOML.")] = "microboone-full",
-    overrides: Overrides = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Fresh processes a variant.")] = 3,
-    steps: Annotated[int, typer.Option(min=1, help="Timed steps a process.")] = 3,
-    as_json: AsJson = False,
-) -> None:
-    """One rank's training step against a hand-written PyTorch loop of the same network."""
-    from lartpc_ds.bench.step import bench
-
-    result = bench(recipe, overrides or [], repeats=repeats, steps=steps)
-    print(json.dumps(result) if as_json else json.dumps(result, indent=2))
-
-
-@bench_app.command("memory")
-def bench_memory(
-    recipe: Annotated[str, typer.Argument(help="A recipe or run TOML.")] = "microboone-full",
-    overrides: Overrides = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Fresh processes a variant.")] = 3,
-    steps: Annotated[int, typer.Option(min=1, help="Timed steps a process.")] = 3,
-    as_json: AsJson = False,
-) -> None:
-    """What each lever on activations saves and costs, against plain PyTorch on one rank."""
-    from lartpc_ds.bench.memory import bench
-
-    result = bench(recipe, overrides or [], repeats=repeats, steps=steps)
-    print(json.dumps(result) if as_json else json.dumps(result, indent=2))
-
-
-@bench_app.command("tiles")
-def bench_tiles(
-    recipe: Annotated[str, typer.Argument(help="A recipe or run TOML.")] = "microboone-full",
-    overrides: Overrides = None,
-    rows: Annotated[int, typer.Option(min=1, help="Tiles along the wires.")] = 2,
-    cols: Annotated[int, typer.Option(min=1, help="Tiles along the ticks.")] = 1,
-    repeats: Annotated[int, typer.Option(min=1, help="Fresh processes a variant.")] = 3,
-    steps: Annotated[int, typer.Option(min=1, help="Timed steps a process.")] = 3,
-    as_json: AsJson = False,
-) -> None:
-    """One process with all cores against rows x cols tile ranks that share them."""
-    from lartpc_ds.bench.tiles import bench
-
-    result = bench(recipe, overrides or [], rows=rows, cols=cols, repeats=repeats, steps=steps)
-    print(json.dumps(result) if as_json else json.dumps(result, indent=2))
-
-
-@bench_app.command("pipeline")
-def bench_pipeline(
-    recipe: Annotated[str, typer.Argument(help="A recipe or run TOML.")] = "microboone-full",
-    overrides: Overrides = None,
-    stages: Annotated[list[int] | None, typer.Option(min=2, help="Stages (default: 2 and 4).")] = None,
-    measured: Annotated[bool, typer.Option("--measure", help="Train every cut, too, one process a stage.")] = False,
-    repeats: Annotated[int, typer.Option(min=1, help="Fresh processes a cut.")] = 3,
-    steps: Annotated[int, typer.Option(min=1, help="Timed steps a process.")] = 2,
-    as_json: AsJson = False,
-) -> None:
-    """Cuts of a network into pipeline stages: balanced, by parameters, by number of blocks."""
-    from lartpc_ds.bench.pipeline import bench
-
-    chosen = stages or [2, 4]
-    result = bench(recipe, overrides or [], stages=chosen, measured=measured, repeats=repeats, steps=steps)
-    print(json.dumps(result) if as_json else json.dumps(result, indent=2))
 
 
 def _console() -> "Console":
