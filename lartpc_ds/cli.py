@@ -29,6 +29,9 @@ app.add_typer(hostfile_app, name="hostfile")
 app.add_typer(bench_app, name="bench")
 
 Devices = Annotated[int | None, typer.Option(help="Ranks on this machine (default: every GPU, or one CPU rank).")]
+Launcher = Annotated[
+    str | None, typer.Option(help="pdsh, openmpi or slurm (default: pdsh, unless this machine is alone).")
+]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the launcher's and rank 0's output too.")]
 Product = Annotated[str, typer.Option(help="Wire images: sparse2d_<product>_group.")]
 Truth = Annotated[str, typer.Option(help="Truth particles: particle_<truth>_group.")]
@@ -54,7 +57,7 @@ def train(
     run_dir: Annotated[Path | None, typer.Option(help="Run folder (default: runs/<run>-<time>).")] = None,
     devices: Devices = None,
     hostfile: Annotated[Path | None, typer.Option(help="Train on its hosts (lines of NAME slots=N).")] = None,
-    launcher: Annotated[str | None, typer.Option(help="pdsh, openmpi or slurm (default: pdsh).")] = None,
+    launcher: Launcher = None,
     include: Annotated[str, typer.Option(help="Take these hosts only: NAME[:SLOT,...][@NAME...].")] = "",
     exclude: Annotated[str, typer.Option(help="Leave these out, in the same way.")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run-dir.")] = False,
@@ -247,7 +250,7 @@ def hostfile_check(
     file: Annotated[Path, typer.Argument(help="A hostfile: lines of NAME slots=N.")],
     include: Annotated[str, typer.Option(help="Only these: NAME[:SLOT[,SLOT]][@NAME...].")] = "",
     exclude: Annotated[str, typer.Option(help="All but these.")] = "",
-    launcher: Annotated[str, typer.Option(help="pdsh, openmpi or slurm.")] = "pdsh",
+    launcher: Launcher = None,
     run: Annotated[str | None, typer.Option(help="Look for the data files of this run TOML or recipe, too.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Folder of runs (default: the current folder).")] = None,
 ) -> None:

@@ -11,7 +11,7 @@ import psutil
 
 from lartpc_ds.errors import UserError
 
-__all__ = ["interface_towards", "own_addresses"]
+__all__ = ["interface_towards", "is_this_machine", "own_addresses"]
 
 
 def interface_towards(address: str) -> str:
@@ -45,3 +45,12 @@ def own_addresses() -> tuple[str, ...]:
         if entry.family == socket.AF_INET
     ]
     return tuple(sorted(dict.fromkeys(found), key=lambda address: address.startswith("127.")))
+
+
+def is_this_machine(name: str) -> bool:
+    """Does a host's name mean this machine? False where it does not resolve."""
+    try:
+        found = socket.getaddrinfo(name, None, socket.AF_INET)
+    except (OSError, UnicodeError):
+        return False
+    return all(str(address[0]).startswith("127.") or address[0] in own_addresses() for *_, address in found)

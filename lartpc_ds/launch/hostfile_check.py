@@ -24,7 +24,7 @@ class CheckRequest:
     file: Path
     include: str = ""
     exclude: str = ""
-    launcher: str = "pdsh"
+    launcher: str | None = None
     run: str | None = None
     run_dir: Path | None = None
 
@@ -44,6 +44,10 @@ def check(request: CheckRequest, console: Console) -> int:
         files = tuple(map(str, expand(config.data.files))) if config.data.files else ()
     run_folder = (request.run_dir or Path.cwd()).absolute()
     need = Need(files, run_folder, {**forwarded(os.environ), **site.environment})
-    findings = preflight(site.hosts, reach_for(request.launcher), need)
+    if site.launcher is None:
+        console.print(f"{site.hosts[0].name} is this machine, alone: there is no host to ask")
+        return 0
+    with console.status(f"asking {len(site.hosts)} host(s)", spinner="line"):
+        findings = preflight(site.hosts, reach_for(site.launcher), need)
     print_findings(console, findings)
     return 0 if findings.ok else 2

@@ -13,6 +13,7 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.launch.hostfile import Host, read, select
 from lartpc_ds.launch_config import LaunchConfig
 from lartpc_ds.layout import Layout
+from lartpc_ds.network import is_this_machine
 
 __all__ = [
     "LAUNCHERS",
@@ -66,22 +67,24 @@ def here(devices: int) -> Site:
 
 
 def of_hostfile(path: Path, include: str, exclude: str, launcher: str | None) -> Site:
-    """The hosts of a hostfile, through filters.
+    """The hosts of a hostfile, through filters; one host that is this machine needs no launcher, unless one is named.
 
     Raises:
         UserError: an unknown launcher, a bad file or filter, or one that the launcher cannot follow.
     """
-    launcher = launcher or "pdsh"
-    if launcher not in LAUNCHERS:
+    if launcher is not None and launcher not in LAUNCHERS:
         raise UserError(
             f"--launcher {launcher}: must be one of {', '.join(LAUNCHERS)}; no other launcher is tested here"
         )
-    site = Site(select(read(path), include, exclude), launcher)
+    hosts = select(read(path), include, exclude)
+    if launcher is None and len(hosts) == 1 and is_this_machine(hosts[0].name):
+        return Site(hosts)
+    site = Site(hosts, launcher or "pdsh")
     option = f"--include {include}" if include else f"--exclude {exclude}"
-    if site.chooses_devices and launcher != "pdsh":
+    if site.chooses_devices and site.launcher != "pdsh":
         raise UserError(
-            f"{option}: chooses devices inside a host, which --launcher {launcher} ignores; name whole hosts, or take "
-            "--launcher pdsh"
+            f"{option}: chooses devices inside a host, which --launcher {site.launcher} ignores; name whole hosts, or "
+            "take --launcher pdsh"
         )
     slots = {host.name: host.slots for host in site.hosts}
     if launcher == "slurm" and len(set(slots.values())) > 1:

@@ -126,7 +126,10 @@ def _site(request: TrainRequest, ds: Mapping[str, Any]) -> Site:
             f"--devices {request.devices}: with --hostfile the ranks are its slots; choose among them with --include "
             "or --exclude, and leave --devices out"
         )
-    return of_hostfile(request.hostfile, request.include, request.exclude, request.launcher)
+    site = of_hostfile(request.hostfile, request.include, request.exclude, request.launcher)
+    if site.launcher is None:
+        check_devices(max(site.hosts[0].devices) + 1, ds)
+    return site
 
 
 def _reached(site: Site, resolved: ResolvedRun, folder: RunFolder, console: Console) -> Site:
@@ -136,7 +139,8 @@ def _reached(site: Site, resolved: ResolvedRun, folder: RunFolder, console: Cons
     write_hostfile(site, folder.logs)
     files = expand(resolved.config.data.files) if resolved.config.data.target is None else []
     need = Need(tuple(map(str, files)), folder.path, {**forwarded(os.environ), **site.environment})
-    found = preflight(site.hosts, reach_for(site.launcher), need)
+    with console.status(f"asking {len(site.hosts)} host(s)", spinner="line"):
+        found = preflight(site.hosts, reach_for(site.launcher), need)
     print_findings(console, found)
     if not found.ok:
         raise UserError("the preflight has found what the list above says; no rank was started")

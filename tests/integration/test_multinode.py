@@ -103,6 +103,18 @@ def reference(work: Path) -> Callable[[str], list[float]]:
     return of
 
 
+def test_each_host_reads_copies_on_its_own_disk(
+    hosts: dict[str, Host], work: Path, reference: Callable[[str], list[float]]
+) -> None:
+    own = 'launch={stage_to="$MY_DISK",environment={MY_DISK="/run/staged"}}'  # each host has a /run of its own
+    finished = hosts["alpha"].run(training("staged", *SGD, own), work, ENVIRONMENT, timeout_seconds=300)
+    assert finished.code == 0, finished.out + finished.err
+    assert losses(work / "staged") == pytest.approx(reference("data"), rel=1e-6)
+    for host in hosts.values():
+        (copy,) = host.check("find", "/run/staged", "-name", "*-events.h5").splitlines()
+        assert int(host.check("stat", "--format=%s", copy)) == (work / "events.h5").stat().st_size
+
+
 @pytest.mark.parametrize(
     ("launcher", "layout"),
     [("pdsh", "data"), ("pdsh", "tiles"), ("pdsh", "pipe"), ("openmpi", "data"), ("openmpi", "tiles")],

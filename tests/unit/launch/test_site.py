@@ -27,6 +27,15 @@ def test_ranks_follow_the_order_of_the_hosts(hostfile: Path) -> None:
     assert here(3).world_size == 3 and here(3).launcher is None
 
 
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1"])
+def test_this_machine_alone_needs_no_launcher(tmp_path: Path, name: str) -> None:
+    (tmp_path / "hosts").write_text(f"{name} slots=3\nbeta slots=1\n")
+    assert of_hostfile(tmp_path / "hosts", name, "", None).launcher is None
+    assert of_hostfile(tmp_path / "hosts", name, "", "pdsh").launcher == "pdsh"
+    assert of_hostfile(tmp_path / "hosts", "", "", None).launcher == "pdsh"
+    assert of_hostfile(tmp_path / "hosts", "beta", "", None).launcher == "pdsh"  # one host, but not this one
+
+
 def test_filters_of_whole_hosts_suit_every_launcher(hostfile: Path) -> None:
     for launcher in ("pdsh", "openmpi", "slurm"):
         found = of_hostfile(hostfile, "", "gamma", launcher)
