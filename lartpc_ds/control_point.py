@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from lartpc_ds.errors import UserError
+
 __all__ = ["BEAT_SECONDS", "SILENCE_SECONDS", "ControlPoint", "Lines", "message"]
 
 BEAT_SECONDS = 1.0
@@ -21,6 +23,8 @@ class ControlPoint:
     addresses: tuple[str, ...]
     """Of the command line's machine; a rank takes the first that answers."""
     port: int
+    job: str
+    """Which of the run's jobs this is: a rank that starts late may find the next one's file."""
     token: str
     """Whoever cannot read the run folder does not know it."""
     launcher: str | None
@@ -40,12 +44,21 @@ class ControlPoint:
         partial.replace(path)
 
     @classmethod
-    def read(cls, logs: Path) -> Self | None:
-        """None: nobody listens, because someone started the rank by hand."""
+    def read(cls, logs: Path, job: str) -> Self:
+        """Of a rank's own job.
+
+        Raises:
+            UserError: the job has ended, or another has taken its place.
+        """
         try:
             tree = json.loads((logs / "control.json").read_text())
         except FileNotFoundError:
-            return None
+            tree = {"job": None}
+        if tree["job"] != job:
+            raise UserError(
+                f"{logs}: the command line of job {job} is gone, so no rank of it may start; ranks are started by "
+                "`lartpc-ds train` and `evaluate` alone"
+            )
         return cls(**{**tree, "addresses": tuple(tree["addresses"])})
 
     @staticmethod
@@ -65,7 +78,18 @@ class Lines:
     def __init__(self) -> None:
         self._rest = b""
 
+    @property
+    def incomplete_bytes(self) -> int:
+        """Of a message that has not ended yet."""
+        return len(self._rest)
+
     def add(self, data: bytes) -> list[dict[str, Any]]:
         """The messages that `data` completes; ValueError if it is none of ours."""
         *complete, self._rest = (self._rest + data).split(b"\n")
-        return [json.loads(line) for line in complete]
+        try:
+            messages = [json.loads(line) for line in complete]
+        except RecursionError:
+            raise ValueError("a message as deep as none of ours") from None
+        if not all(isinstance(found, dict) for found in messages):
+            raise ValueError("a message is an object")
+        return messages

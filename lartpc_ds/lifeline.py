@@ -31,17 +31,16 @@ _ORPHAN_SECONDS = 2.5  # a stop request to every process of a job may reach the 
 
 
 class Lifeline:
-    """A rank's end. Without a `ControlPoint` it watches nothing but the launcher that started this process."""
+    """A rank's end."""
 
-    def __init__(self, point: ControlPoint | None, rank: int) -> None:
+    def __init__(self, point: ControlPoint, rank: int) -> None:
         """Connect, and leave the line to a guard: a forked process, so call this before anything starts a thread.
 
         Raises:
             UserError: the command line answers at none of its addresses.
         """
         self._launcher = os.getppid()
-        line = None if point is None else _connect(point, rank)
-        self._linked = line is not None
+        line = _connect(point, rank)
         self._guard, end = socket.socketpair()
         me = os.getpid()
         if os.fork() == 0:
@@ -50,9 +49,8 @@ class Lifeline:
                 _Guard(line, end, psutil.Process(me), self._launcher).run()
             finally:
                 os._exit(0)
-        for ours in (line, end):
-            if ours is not None:
-                ours.close()
+        line.close()
+        end.close()
 
     def watch(self, on_stop: Callable[[], None]) -> None:
         """From now on, in a thread: pass stop requests on."""
@@ -64,7 +62,7 @@ class Lifeline:
         A stop request to a whole job may end the launcher at once; then the command line alone waits for the
         checkpoint.
         """
-        return os.getppid() != self._launcher and not (stopping and self._linked)
+        return os.getppid() != self._launcher and not stopping
 
     def stopping(self) -> None:
         """A stop request came by signal."""
@@ -75,9 +73,9 @@ class Lifeline:
         trace = "".join(traceback.format_exception(error))
         self._send(message(failed={"by_user": isinstance(error, UserError), "message": str(error), "trace": trace}))
 
-    def ended(self) -> None:
-        """This rank ends on purpose: nobody need ask what killed it."""
-        self._send(message(ended=True))
+    def ended(self, *, complete: bool = False) -> None:
+        """This rank ends on purpose, with all its work done or not: nobody need ask what killed it."""
+        self._send(message(ended=True, complete=complete))
 
     def close(self) -> None:
         """Let the guard go."""
@@ -101,7 +99,7 @@ class _Guard:
     for example; and it can be ended whatever it hangs in.
     """
 
-    def __init__(self, line: socket.socket | None, rank: socket.socket, process: psutil.Process, launcher: int) -> None:
+    def __init__(self, line: socket.socket, rank: socket.socket, process: psutil.Process, launcher: int) -> None:
         self._line, self._rank, self._process, self._launcher = line, rank, process, launcher
         self._stopping = False
 
@@ -112,13 +110,13 @@ class _Guard:
         from_rank, from_line = Lines(), Lines()
         heard = beaten = seen = time.monotonic()
         while True:
-            ready = select.select([end for end in (self._rank, self._line) if end is not None], [], [], BEAT_SECONDS)[0]
+            ready = select.select([self._rank, self._line], [], [], BEAT_SECONDS)[0]
             now = time.monotonic()
             if self._rank in ready and not self._from_rank(from_rank):
                 return
-            if self._line is not None and self._line in ready:
+            if self._line in ready:
                 heard = now
-                if not self._from_line(self._line, from_line):
+                if not self._from_line(from_line):
                     return self._kill()
             if now - beaten >= BEAT_SECONDS:
                 beaten = now
@@ -128,20 +126,18 @@ class _Guard:
                 if now - seen > _ORPHAN_SECONDS:
                     self._tell(message(orphaned=True))
                     return self._kill()
-                if self._line is not None and now - heard > SILENCE_SECONDS:
+                if now - heard > SILENCE_SECONDS:
                     return self._kill()
 
     def _from_rank(self, lines: Lines) -> bool:
         data = _received(self._rank)
         for told in lines.add(data):
-            if "stopping" in told:
-                self._stopping = True
-            else:
-                self._tell(message(**told))
+            self._stopping |= "stopping" in told
+            self._tell(message(**told))
         return bool(data)
 
-    def _from_line(self, line: socket.socket, lines: Lines) -> bool:
-        data = _received(line)
+    def _from_line(self, lines: Lines) -> bool:
+        data = _received(self._line)
         if any("stop" in told for told in lines.add(data)):
             self._stopping = True
             with suppress(OSError):
@@ -149,13 +145,12 @@ class _Guard:
         return bool(data)
 
     def _tell(self, data: bytes) -> None:
-        if self._line is not None:
-            with suppress(OSError):  # a line that is cut is noticed by listening
-                self._line.sendall(data)
+        with suppress(OSError):  # a line that is cut is noticed by listening
+            self._line.sendall(data)
 
     def _launcher_is_gone(self) -> bool:
         with suppress(psutil.NoSuchProcess):
-            return self._process.ppid() != self._launcher and not (self._stopping and self._line is not None)
+            return self._process.ppid() != self._launcher and not self._stopping
         return True
 
     def _kill(self) -> None:

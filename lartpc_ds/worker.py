@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from types import FrameType
 from lartpc_ds.control_point import ControlPoint
 from lartpc_ds.errors import UserError
 from lartpc_ds.lifeline import Lifeline
-from lartpc_ds.network import interface_towards
+from lartpc_ds.network import interface_towards, is_this_machine
 from lartpc_ds.rank_environment import rank_variables
 from lartpc_ds.runlog import RunFolder
 
@@ -50,18 +51,20 @@ def main() -> None:
     parser.add_argument("mode", choices=["train", "evaluate"])
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--logs", type=Path, required=True, help="folder for what this job tells its parent")
+    parser.add_argument("--job", required=True, help="which of the run's jobs this process belongs to")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--request", type=Path, help="JSON file that says what to evaluate")
     arguments = parser.parse_args()
     stop = _StopFlag()
     try:
-        rank, line = _join(arguments.logs)
+        rank, line = _join(arguments.logs, arguments.job)
     except UserError as error:
         sys.exit(f"lartpc-ds: {error}")
     _redirect_output(arguments.logs / f"rank{rank}.log")
     line.watch(stop.request)
     stop.on_signal = line.stopping
     try:
+        _check_master(rank)
         stopped = _run(arguments, RunFolder(arguments.run_dir), stop)
     except BaseException as error:
         if line.launcher_is_gone(stop.requested):
@@ -69,19 +72,32 @@ def main() -> None:
             os._exit(1)
         line.failed(error)
         raise
-    line.ended()
+    line.ended(complete=not stopped)
     sys.exit(_RESUMABLE if stopped else 0)
 
 
-def _join(logs: Path) -> tuple[int, Lifeline]:
+def _join(logs: Path, job: str) -> tuple[int, Lifeline]:
     """Who this process is in its job, and its line to the command line."""
-    point = ControlPoint.read(logs)
-    if point is not None:
-        os.environ.update(rank_variables(os.environ, point, len(os.sched_getaffinity(0))))
-        # gloo takes the address of the host's name otherwise, which may be a loopback one
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface_towards(os.environ["MASTER_ADDR"]))
+    point = ControlPoint.read(logs, job)
+    os.environ.update(rank_variables(os.environ, point, len(os.sched_getaffinity(0))))
+    # gloo takes the address of the host's name otherwise, which may be a loopback one, and nccl any interface
+    interface = interface_towards(os.environ["MASTER_ADDR"])
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    if point.launcher is not None:
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
     rank = int(os.environ["RANK"])
     return rank, Lifeline(point, rank)
+
+
+def _check_master(rank: int) -> None:
+    """Rank 0 listens where all others connect to, or they would wait for it without end."""
+    address = os.environ["MASTER_ADDR"]
+    if rank == 0 and not is_this_machine(address):
+        raise UserError(
+            f"rank 0 is on {socket.gethostname()}, but the first host of the hostfile has the address {address}; "
+            "schedulers place ranks in their own order of hosts: take the hostfile that `lartpc-ds hostfile make` "
+            "writes inside the job"
+        )
 
 
 def _run(arguments: argparse.Namespace, folder: RunFolder, stop: _StopFlag) -> bool:

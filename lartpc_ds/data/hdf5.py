@@ -6,6 +6,7 @@ into UserError and hand out numpy arrays only. Field offsets and padding are fre
 converts by field name); field names, kinds and sizes are not.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,9 @@ from numpy.typing import NDArray
 from lartpc_ds.errors import UserError
 
 __all__ = ["Table", "child_names", "open_for_reading"]
+
+_LOCKING: dict[str, bool | str] = {"TRUE": True, "FALSE": False, "BEST_EFFORT": "best-effort"}
+"""The library looks at HDF5_USE_FILE_LOCKING when it is loaded only, and the run's configuration is read later."""
 
 
 @contextmanager
@@ -38,13 +42,16 @@ def open_for_reading(path: Path) -> h5py.File:
     if not path.is_file():
         raise UserError(f"{path}: not a file")
     try:
-        return h5py.File(path, "r")
+        return h5py.File(path, "r", locking=_LOCKING.get(os.environ.get("HDF5_USE_FILE_LOCKING", "")))
     except PermissionError:
         raise UserError(f"{path}: no permission to read it") from None
     except OSError as error:
         reason = str(error)
         if "lock file" in reason:
-            raise UserError(f"{path}: locked, another program is writing it ({reason})") from None
+            raise UserError(
+                f"{path}: locked: another program is writing it, or its file system refuses locks "
+                f'(launch.hdf5_file_locking = "off" does without); {reason}'
+            ) from None
         if "truncated" in reason:
             raise UserError(f"{path}: the file is truncated; copy or write it again ({reason})") from None
         raise UserError(f"{path}: not an HDF5 file, or its head is damaged ({reason})") from None

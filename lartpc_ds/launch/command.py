@@ -17,10 +17,19 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.launch.hostfile import render
 from lartpc_ds.launch.site import Site
 
-__all__ = ["Command", "check_accelerator", "check_devices", "command_of", "default_devices", "write_hostfile"]
+__all__ = [
+    "Command",
+    "check_accelerator",
+    "check_count",
+    "check_devices",
+    "command_of",
+    "default_devices",
+    "write_hostfile",
+]
 
 _WORKER = "lartpc_ds.worker"
-_SHELL_SAFE = re.compile(r"[\w@+=:,./ -]*")
+_BARE = re.compile(r"[\w@+=:,./-]*")
+_QUOTED = re.compile(r"[\w@+=:,./ -]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +57,8 @@ def check_devices(devices: int, ds: Mapping[str, Any]) -> None:
     Raises:
         UserError: more ranks than GPUs, fp16 on CPU, or CPU offload without a C++ compiler.
     """
-    accelerator = get_accelerator()
-    on_cpu = accelerator.device_name() == "cpu"
-    if devices < 1 or (not on_cpu and devices > accelerator.device_count()):
-        most = "any number above 0" if on_cpu else f"1 to {accelerator.device_count()}"
-        raise UserError(f"--devices {devices}: this machine allows {most}")
-    check_accelerator(accelerator.device_name(), ds)
+    check_count(devices, f"--devices {devices}")
+    check_accelerator(get_accelerator().device_name(), ds)
     offload = ds["zero_optimization"].get("offload_optimizer") or {}
     compiler = os.environ.get("CXX", "g++")
     if offload.get("device") == "cpu" and ds["zero_force_ds_cpu_optimizer"] and shutil.which(compiler) is None:
@@ -62,6 +67,19 @@ def check_devices(devices: int, ds: Mapping[str, Any]) -> None:
             f"compiler ({compiler}); install one (Debian: apt-get install g++), or set "
             "ds.zero_force_ds_cpu_optimizer=false and ds.optimizer.params.torch_adam=true"
         )
+
+
+def check_count(devices: int, told: str) -> None:
+    """Has this machine so many devices? `told` is where the user says it.
+
+    Raises:
+        UserError: it has fewer.
+    """
+    accelerator = get_accelerator()
+    on_cpu = accelerator.device_name() == "cpu"
+    if devices < 1 or (not on_cpu and devices > accelerator.device_count()):
+        most = "any number above 0" if on_cpu else f"1 to {accelerator.device_count()}"
+        raise UserError(f"{told}: this machine allows {most}")
 
 
 def check_accelerator(name: str, ds: Mapping[str, Any]) -> None:
@@ -79,7 +97,7 @@ def check_accelerator(name: str, ds: Mapping[str, Any]) -> None:
 
 def command_of(site: Site, mode: str, folder: Path, logs: Path, options: Sequence[str] = ()) -> Command:
     """`deepspeed` starting `python -m lartpc_ds.worker MODE FOLDER --logs LOGS` on every rank of the site."""
-    worker = (mode, str(folder), "--logs", str(logs), *options)
+    worker = (mode, str(folder), "--logs", str(logs), "--job", site.job, *options)
     return _local(site, worker) if site.launcher is None else _on_hosts(site, site.launcher, logs, worker)
 
 
@@ -114,7 +132,8 @@ def _local(site: Site, worker: Sequence[str]) -> Command:
 def _on_hosts(site: Site, launcher: str, logs: Path, worker: Sequence[str]) -> Command:
     """Over ssh or a scheduler; what the ranks need of this environment they read from `control.json`."""
     if launcher == "pdsh":
-        _check_words([sys.executable, os.getcwd(), *worker])
+        _check_words([sys.executable, os.getcwd()], _BARE)
+        _check_words(worker, _QUOTED)
     arguments = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(_hostfile(logs))]
     arguments += ["--launcher", launcher, "--force_multi", "--no_ssh_check", "--no_local_rank"]
     arguments += ["--master_addr", site.master_addr, "--master_port", str(site.master_port)]
@@ -138,17 +157,18 @@ def _on_hosts(site: Site, launcher: str, logs: Path, worker: Sequence[str]) -> C
     return Command((*arguments, "--module", _WORKER, *worker), variables)
 
 
-def _check_words(words: Sequence[str]) -> None:
-    """DeepSpeed hands these to a shell of each host, and quotes spaces alone.
+def _check_words(words: Sequence[str], safe: re.Pattern[str]) -> None:
+    """DeepSpeed hands these to a shell of each host, and quotes only spaces, and those only in the worker's arguments.
 
     Raises:
         UserError: one of them would be read as something else there.
     """
     for word in words:
-        if not _SHELL_SAFE.fullmatch(word):
+        if not safe.fullmatch(word):
+            blanks = "spaces and " if safe is _QUOTED else ""
             raise UserError(
-                f"{word!r}: over pdsh a path may have letters, digits, spaces and @ + = : , . / _ - only; choose "
-                "another --run-dir or current folder"
+                f"{word!r}: over pdsh this path may have letters, digits, {blanks}@ + = : , . / _ - only; choose "
+                "another --run-dir, current folder or place of the environment"
             )
 
 

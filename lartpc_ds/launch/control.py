@@ -24,6 +24,7 @@ __all__ = ["Control", "Failure"]
 
 _POLL_SECONDS = 0.2
 _GOODBYE_SECONDS = 5.0
+_LONGEST_GREETING = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Control:
         logs: Path,
         world_size: int,
         *,
+        job: str,
         addresses: Sequence[str],
         launcher: str | None,
         master: tuple[str, int],
@@ -66,7 +68,7 @@ class Control:
         self._server.setblocking(False)
         port: int = self._server.getsockname()[1]
         self._token = secrets.token_hex(16)
-        self._point = ControlPoint(tuple(addresses), port, self._token, launcher, *master, environment)
+        self._point = ControlPoint(tuple(addresses), port, job, self._token, launcher, *master, environment)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._server, selectors.EVENT_READ)
         self._lock = threading.Lock()
@@ -74,7 +76,8 @@ class Control:
         self._places: dict[int, tuple[str, int]] = {}
         self._lost: list[Failure] = []
         self._failed: list[Failure] = []
-        self._stopping = self._closing = False
+        self._complete: set[int] = set()
+        self._stopping = self._closing = self._asked = False
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def __enter__(self) -> Self:
@@ -100,6 +103,18 @@ class Control:
             return dict(self._places)
 
     @property
+    def asked_to_stop(self) -> bool:
+        """Has a rank been asked by somebody else, as when a batch system signals every process?"""
+        with self._lock:
+            return self._asked
+
+    @property
+    def complete(self) -> bool:
+        """Have all ranks done all their work?"""
+        with self._lock:
+            return len(self._complete) == self._world_size
+
+    @property
     def first_failure(self) -> Failure | None:
         """The failure to show; None if all is well."""
         with self._lock:
@@ -112,6 +127,11 @@ class Control:
                 self._stopping = True
                 for line in self._lines:
                     _send(line, message(stop=True))
+
+    def write_places(self) -> None:
+        """`ranks.json` in the job's logs: where each rank is, for whoever looks for one."""
+        table = {rank: {"host": host, "pid": pid} for rank, (host, pid) in sorted(self.places.items())}
+        (self._logs / "ranks.json").write_text(json.dumps(table, indent=2) + "\n")
 
     def close(self) -> list[str]:
         """Let every rank go, which ends those that still work; what could not be told so, by rank and host."""
@@ -169,6 +189,8 @@ class Control:
             return
         except (OSError, ValueError):
             data, told = b"", []
+        if line.rank is None and line.lines.incomplete_bytes > _LONGEST_GREETING:
+            data = b""
         line.heard = now
         for fields in told:
             if line.rank is None and not self._greet(line, fields):
@@ -178,17 +200,14 @@ class Control:
             self._drop(line, "was killed: out of memory, or from outside")
 
     def _greet(self, line: _Line, fields: dict[str, Any]) -> bool:
-        rank = fields.get("rank")
+        rank, pid = fields.get("rank"), fields.get("pid")
         ours = isinstance(rank, int) and 0 <= rank < self._world_size and rank not in self._places
-        known = hmac.compare_digest(str(fields.get("token")), self._token)
-        if not isinstance(rank, int) or not ours or not known or self._closing:
+        known = hmac.compare_digest(str(fields.get("token")).encode(), self._token.encode())
+        if not isinstance(rank, int) or not isinstance(pid, int) or not ours or not known or self._closing:
             self._forget(line)
             return False
-        line.rank, line.host, line.pid = rank, str(fields["host"]), int(fields["pid"])
+        line.rank, line.host, line.pid = rank, str(fields.get("host")), pid
         self._places[rank] = (line.host, line.pid)
-        if len(self._places) == self._world_size:
-            table = {number: {"host": host, "pid": pid} for number, (host, pid) in sorted(self._places.items())}
-            (self._logs / "ranks.json").write_text(json.dumps(table, indent=2) + "\n")
         if self._stopping:
             _send(line, message(stop=True))
         return True
@@ -207,6 +226,10 @@ class Control:
             line.ended = True
         elif "ended" in fields:
             line.ended = True
+            if fields.get("complete") and line.rank is not None:
+                self._complete.add(line.rank)
+        elif "stopping" in fields:
+            self._asked = True
 
     def _drop(self, line: _Line, cause: str) -> None:
         if not line.ended:

@@ -15,7 +15,7 @@ from lartpc_ds.data.event_index import EventIndex, write_index
 from lartpc_ds.errors import UserError
 from lartpc_ds.launch.command import check_devices, command_of, default_devices
 from lartpc_ds.launch.job import run_job
-from lartpc_ds.launch.site import here, with_environment
+from lartpc_ds.launch.site import apply_file_locking, here, with_environment
 from lartpc_ds.layout import Layout
 from lartpc_ds.report.summary import print_evaluation
 from lartpc_ds.runlog import RunFolder, write_atomically
@@ -47,6 +47,7 @@ def evaluate(request: EvaluateRequest, console: Console) -> int:
     run, ds = open_run(folder)
     chosen = checkpoint.resolve(folder.checkpoints, request.checkpoint)
     rows, cols = run.job.layout.rows, run.job.layout.cols  # an event that needs tiles to train needs them here
+    apply_file_locking(with_environment(here(1), run.config.launch))
     devices = max(default_devices() // (rows * cols), 1) * rows * cols if request.devices is None else request.devices
     check_devices(devices, ds)
     layout = Layout.fit(devices, rows=rows, cols=cols)

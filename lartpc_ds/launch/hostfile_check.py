@@ -8,6 +8,7 @@ from rich.console import Console
 
 from lartpc_ds import recipes
 from lartpc_ds.data.files import expand
+from lartpc_ds.launch.command import check_count
 from lartpc_ds.launch.preflight import Need, preflight
 from lartpc_ds.launch.preflight_report import print_findings
 from lartpc_ds.launch.reach import reach_for
@@ -45,6 +46,7 @@ def check(request: CheckRequest, console: Console) -> int:
     run_folder = (request.run_dir or Path.cwd()).absolute()
     need = Need(files, run_folder, {**forwarded(os.environ), **site.environment})
     if site.launcher is None:
+        check_count(site.devices_needed, f"{request.file}: {site.hosts[0].name} with {site.devices_needed} slots")
         console.print(f"{site.hosts[0].name} is this machine, alone: there is no host to ask")
         return 0
     with console.status(f"asking {len(site.hosts)} host(s)", spinner="line"):

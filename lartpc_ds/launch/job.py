@@ -31,6 +31,8 @@ _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 3.0
 _START_SECONDS = 300.0  # imports from a cold network file system take minutes
 _EXIT_SECONDS = 30.0
+_PATIENCE_SECONDS = 1.5  # for the signal that has ended the launcher to reach us or a rank
+_VISIBLE_SECONDS = 65.0  # a network file system may show a new file so late
 
 
 class _StopRequests:
@@ -89,6 +91,7 @@ def run_job(
     control = Control(
         logs,
         site.world_size,
+        job=site.job,
         addresses=site.addresses,
         launcher=site.launcher,
         master=(site.master_addr, site.master_port),
@@ -111,7 +114,11 @@ def run_job(
     on_poll()
     if left:
         say(f"out of reach: {', '.join(left)}; without a sign of life from here they end by themselves")
-    return _job_end(launcher.returncode, failure, logs, result, stops.count, resumable)
+    if control.complete:
+        _wait_for(result)
+        return JobEnd(0)
+    stop_count = stops.count or int(control.asked_to_stop)
+    return _job_end(launcher.returncode, failure, logs, result, stop_count, resumable)
 
 
 def _follow(
@@ -129,11 +136,17 @@ def _follow(
     """
     announced = complete = False
     deadline: float | None = None
-    started, idle_since = time.monotonic(), None
-    while launcher.poll() is None or (stops.count and control.living):
+    alone_since: float | None = None
+    idle_since: float | None = None
+    started = time.monotonic()
+    while launcher.poll() is None or control.living:
         now = time.monotonic()
         if deadline is not None and now > deadline:
             break
+        if launcher.poll() is not None and not (stops.count or control.asked_to_stop):
+            alone_since = alone_since or now
+            if now - alone_since > _PATIENCE_SECONDS:
+                break
         time.sleep(_POLL_SECONDS)
         on_poll()
         if stops.count > 1:
@@ -150,6 +163,7 @@ def _follow(
         places = control.places
         if len(places) == site.world_size and not complete:
             complete = True
+            control.write_places()
             _check_places(places, site, say)
         if not complete and now - started > _START_SECONDS and control.first_failure is None:
             return _not_started(places, site)
@@ -157,6 +171,14 @@ def _follow(
         if idle_since is not None and now - idle_since > _EXIT_SECONDS:
             break  # a launcher whose ssh hangs on a dead host waits for ever
     return control.first_failure
+
+
+def _wait_for(result: Path) -> None:
+    """Until this host sees what another has written; the ranks' word is good without it."""
+    deadline = time.monotonic() + _VISIBLE_SECONDS
+    while not result.exists() and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+        os.listdir(result.parent)  # NFS looks again at a folder that is opened
 
 
 def _not_started(places: Mapping[int, tuple[str, int]], site: Site) -> Failure:

@@ -5,6 +5,7 @@ launcher. Only a choice of devices inside a host needs DeepSpeed's own `--includ
 """
 
 import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from lartpc_ds.network import is_this_machine
 __all__ = [
     "LAUNCHERS",
     "Site",
+    "apply_file_locking",
     "crossings",
     "forwarded",
     "here",
@@ -28,6 +30,7 @@ __all__ = [
 
 LAUNCHERS = ("pdsh", "openmpi", "slurm")
 _LOOPBACK = "127.0.0.1"
+_LOCKING_VARIABLE = "HDF5_USE_FILE_LOCKING"
 _LOCKING = {"on": "TRUE", "off": "FALSE", "best-effort": "BEST_EFFORT"}
 
 
@@ -44,11 +47,18 @@ class Site:
     """Those of this machine, as the hosts see it."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables of every rank."""
+    job: str = field(default_factory=lambda: secrets.token_hex(4))
+    """Tells this job from others of the same run."""
 
     @property
     def world_size(self) -> int:
         """Ranks."""
         return sum(host.slots for host in self.hosts)
+
+    @property
+    def devices_needed(self) -> int:
+        """Of the fullest host, counting those that a filter leaves out below one that it takes."""
+        return max(max(host.devices) for host in self.hosts) + 1
 
     @property
     def rank_hosts(self) -> list[str]:
@@ -112,8 +122,14 @@ def with_environment(site: Site, launch: LaunchConfig) -> Site:
         raise UserError(f"launch.forward: {', '.join(missing)} is not set here; set it, or remove it from the list")
     variables = {name: os.environ[name] for name in launch.forward}
     if launch.hdf5_file_locking != "default":
-        variables["HDF5_USE_FILE_LOCKING"] = _LOCKING[launch.hdf5_file_locking]
+        variables[_LOCKING_VARIABLE] = _LOCKING[launch.hdf5_file_locking]
     return replace(site, environment={**site.environment, **variables, **launch.environment})
+
+
+def apply_file_locking(site: Site) -> None:
+    """To this process, which reads the files before any rank does."""
+    if (chosen := site.environment.get(_LOCKING_VARIABLE)) is not None:
+        os.environ[_LOCKING_VARIABLE] = chosen
 
 
 def crossings(layout: Layout, rank_hosts: list[str]) -> dict[tuple[str, str], int]:

@@ -1,16 +1,17 @@
 """`lartpc-ds train`: check everything, claim the folder, show the plan, run the job, show the result."""
 
 import json
-import os
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import tomli_w
@@ -19,24 +20,17 @@ from rich.console import Console
 from lartpc_ds import checkpoint, ds_config, recipes
 from lartpc_ds.config import RunConfig
 from lartpc_ds.data.event_index import EventIndex, write_index
-from lartpc_ds.data.files import expand
 from lartpc_ds.errors import UserError
 from lartpc_ds.launch.command import (
     Command,
-    check_accelerator,
-    check_devices,
     command_of,
-    default_devices,
-    write_hostfile,
 )
 from lartpc_ds.launch.embedded import SIMULATED, simulated_events
 from lartpc_ds.launch.job import run_job
 from lartpc_ds.launch.plan import print_plan
-from lartpc_ds.launch.preflight import Need, preflight
-from lartpc_ds.launch.preflight_report import print_findings
 from lartpc_ds.launch.progress import JobDisplay
-from lartpc_ds.launch.reach import reach_for
-from lartpc_ds.launch.site import Site, forwarded, here, of_hostfile, with_environment
+from lartpc_ds.launch.site import Site, apply_file_locking, with_environment
+from lartpc_ds.launch.site_checks import asked_site, reached_site
 from lartpc_ds.layout import Layout
 from lartpc_ds.prepare import Job, absolute_paths, make_job, with_files
 from lartpc_ds.report.summary import print_summary
@@ -88,9 +82,31 @@ def train(request: TrainRequest, console: Console) -> int:
     Raises:
         UserError: before any process starts and before anything is written, for whatever cannot work.
     """
+    with _stoppable():
+        return _train(request, console)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """A stop request before the job runs: nothing is lost, and the same command may be given again."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        print("stopped before the first step; give the same command again", file=sys.stderr)
+        sys.exit(75)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _train(request: TrainRequest, console: Console) -> int:
     config, ds = recipes.load(request.run, request.overrides)
     config = absolute_paths(config, Path.cwd())
-    site = with_environment(_site(request, ds), config.launch)
+    site = with_environment(asked_site(request, ds), config.launch)
+    apply_file_locking(site)
     axes = config.layout
     layout = Layout.fit(site.world_size, pipe=axes.pipe, data=axes.data, rows=axes.rows, cols=axes.cols)
     if request.dry_run:
@@ -102,57 +118,15 @@ def train(request: TrainRequest, console: Console) -> int:
         folder.require()
         with folder.locked():
             resolved = _reopen(folder, config, ds, layout)
-            return _run(folder, resolved, _reached(site, resolved, folder, console), console, request)
+            return _run(
+                folder, resolved, reached_site(site, resolved.config, resolved.ds, folder, console), console, request
+            )
     folder = RunFolder(request.run_dir.absolute() if request.run_dir else _fresh_path(request.run))
     with _claimed(folder):
         resolved = prepare_run(config, ds, layout, folder, console)
-        site = _reached(site, resolved, folder, console)
+        site = reached_site(site, resolved.config, resolved.ds, folder, console)
     with folder.locked():
         return _run(folder, resolved, site, console, request)
-
-
-def _site(request: TrainRequest, ds: Mapping[str, Any]) -> Site:
-    """Where the command line wants the job."""
-    if request.hostfile is None:
-        given = {"--launcher": request.launcher, "--include": request.include, "--exclude": request.exclude}
-        idle = [option for option, value in given.items() if value]
-        if idle:
-            raise UserError(f"{', '.join(idle)}: without effect on this machine alone; give --hostfile FILE as well")
-        devices = default_devices() if request.devices is None else request.devices
-        check_devices(devices, ds)
-        return here(devices)
-    if request.devices is not None:
-        raise UserError(
-            f"--devices {request.devices}: with --hostfile the ranks are its slots; choose among them with --include "
-            "or --exclude, and leave --devices out"
-        )
-    site = of_hostfile(request.hostfile, request.include, request.exclude, request.launcher)
-    if site.launcher is None:
-        check_devices(max(site.hosts[0].devices) + 1, ds)
-    return site
-
-
-def _reached(site: Site, resolved: ResolvedRun, folder: RunFolder, console: Console) -> Site:
-    """The site with what its hosts say of themselves; UserError unless all of them can take the job."""
-    if site.launcher is None:
-        return site
-    write_hostfile(site, folder.logs)
-    files = expand(resolved.config.data.files) if resolved.config.data.target is None else []
-    need = Need(tuple(map(str, files)), folder.path, {**forwarded(os.environ), **site.environment})
-    with console.status(f"asking {len(site.hosts)} host(s)", spinner="line"):
-        found = preflight(site.hosts, reach_for(site.launcher), need)
-    print_findings(console, found)
-    if not found.ok:
-        raise UserError("the preflight has found what the list above says; no rank was started")
-    assert found.master_addr is not None and found.master_port is not None, "they come with a good end"
-    check_accelerator(found.accelerator, resolved.ds)
-    return replace(
-        site,
-        master_addr=found.master_addr,
-        master_port=found.master_port,
-        addresses=found.addresses,
-        environment={"DS_ACCELERATOR": found.accelerator, **site.environment},
-    )
 
 
 def _run(folder: RunFolder, resolved: ResolvedRun, site: Site, console: Console, request: TrainRequest) -> int:

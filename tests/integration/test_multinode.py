@@ -68,11 +68,13 @@ def placed(folder: Path) -> list[str]:
     return [places[rank]["host"] for rank in ("0", "1")]
 
 
-def assert_nothing_left(hosts: dict[str, Host]) -> None:
+def assert_nothing_left(hosts: dict[str, Host], within_seconds: float = 5) -> None:
     def left() -> list[str]:
         return [" ".join(process.info["cmdline"] or ()) for host in hosts.values() for process in host.processes()]
 
-    deadline = time.monotonic() + 5  # DeepSpeed's launcher on the other host looks at its ranks once a second
+    deadline = (
+        time.monotonic() + within_seconds
+    )  # DeepSpeed's launcher on the other host looks at its ranks once a second
     while left() and time.monotonic() < deadline:
         time.sleep(0.2)
     assert left() == []
@@ -235,6 +237,19 @@ def test_ctrl_c_saves_on_all_hosts(hosts: dict[str, Host], work: Path) -> None:
         assert process.returncode == 75 and err == "", out + err
         assert_nothing_left(hosts)
     assert_resumes(hosts, work, "ctrl-c")
+
+
+def test_ranks_that_start_after_the_end_of_their_job_end_at_once(hosts: dict[str, Host], work: Path) -> None:
+    command = training("hasty", *SGD, LONG)
+    with hosts["alpha"].started(command, work, ENVIRONMENT) as process:
+        wait_until(lambda: bool(hosts["beta"].processes("deepspeed.launcher.launch")), "the launcher on beta")
+        for _ in range(2):
+            send_signal(process, signal.SIGTERM)
+            time.sleep(0.5)
+        out, err = process.communicate(timeout=20)
+        assert process.returncode == 1 and "stopped before the first checkpoint" in err, out + err
+        assert_nothing_left(hosts, within_seconds=60)  # the launcher there first imports what it needs
+    assert not losses(work / "hasty")
 
 
 def test_a_killed_command_line_takes_all_hosts_along(hosts: dict[str, Host], work: Path) -> None:

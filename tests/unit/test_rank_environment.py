@@ -14,7 +14,7 @@ SLURM = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1", "SLURM_
 
 
 def point(launcher: str | None, **environment: str) -> ControlPoint:
-    return ControlPoint(("10.0.0.1",), 5000, "token", launcher, "10.0.0.2", 29500, environment)
+    return ControlPoint(("10.0.0.1",), 5000, "job", "token", launcher, "10.0.0.2", 29500, environment)
 
 
 @pytest.mark.parametrize(("launcher", "variables"), [("openmpi", OPENMPI), ("slurm", SLURM)])

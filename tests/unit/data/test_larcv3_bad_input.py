@@ -225,7 +225,7 @@ def test_file_that_is_being_written(write_file):
     with path.open("rb") as stream:
         # what HDF5 does while a file is open for writing
         fcntl.flock(stream, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match=r"small\.h5: locked, another program is writing it"):
+        with pytest.raises(UserError, match=r"small\.h5: locked: another program is writing it.*hdf5_file_locking"):
             Larcv3Reader(path)
 
 

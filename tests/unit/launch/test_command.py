@@ -50,10 +50,9 @@ def test_the_command_starts_deepspeeds_launcher_on_our_worker(on_cpu: None) -> N
     found = command_of(here(2), "train", Path("/runs/mine"), Path("/runs/mine/logs"), ["--resume"])
     assert found.arguments[:3] == (sys.executable, "-m", "deepspeed.launcher.runner")
     module = found.arguments.index("--module")
-    assert found.arguments[module + 1 :] == (
-        *("lartpc_ds.worker", "train", "/runs/mine", "--logs", "/runs/mine/logs"),
-        "--resume",
-    )
+    started = found.arguments[module + 1 :]
+    assert started[:6] == ("lartpc_ds.worker", "train", "/runs/mine", "--logs", "/runs/mine/logs", "--job")
+    assert started[7:] == ("--resume",)
     assert "--no_local_rank" in found.arguments[:module], "typer would refuse --local_rank"
     assert option(found, "--num_gpus") == "2"
     assert option(found, "--hostfile") == os.devnull, "a hostfile of the machine is not ours"
@@ -145,8 +144,8 @@ def test_on_hosts_deepspeed_is_left_nothing_to_find_out(launcher: str) -> None:
     assert option(found, "--hostfile") == "/runs/mine/logs/hostfile"
     assert (option(found, "--master_addr"), option(found, "--master_port")) == ("10.0.0.1", "4711")
     assert {"--no_ssh_check", "--no_local_rank", "--force_multi"} <= {*found.arguments}
-    assert found.arguments[-5:] == ("train", "/runs/mine", "--logs", "/runs/mine/logs", "--resume")
-    script = found.arguments[-6]
+    assert found.arguments[-7:-2] == ("train", "/runs/mine", "--logs", "/runs/mine/logs", "--job")
+    script = found.arguments[-8]
     assert script == "lartpc_ds.worker" if launcher != "slurm" else Path(script).name == "rank.py"
     assert "--include" not in found.arguments
 
@@ -174,10 +173,16 @@ def test_devices_inside_a_host_are_deepspeeds_to_choose(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["run;rm", "$HOME", "it's", "50%n", "a&b"])
 def test_what_a_shell_of_the_host_would_misread_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match=r"over pdsh a path may have letters.*--run-dir"):
+    with pytest.raises(UserError, match=r"over pdsh this path may have letters.*--run-dir"):
         on_hosts("pdsh", folder=f"/runs/{name}")
     on_hosts("slurm", folder=f"/runs/{name}")
     on_hosts("pdsh", folder="/runs/my run")
+
+
+def test_a_current_folder_with_a_blank_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getcwd", lambda: "/home/me/my runs")
+    with pytest.raises(UserError, match=r"my runs': over pdsh this path may have letters, digits, @"):
+        on_hosts("pdsh")
 
 
 def test_hosts_without_gpus_cannot_take_fp16() -> None:

@@ -26,7 +26,7 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.control_point import ControlPoint
 from lartpc_ds.lifeline import Lifeline
 stopped = []
-line = Lifeline(ControlPoint.read(Path(sys.argv[1])), int(sys.argv[2]))
+line = Lifeline(ControlPoint.read(Path(sys.argv[1]), "this"), int(sys.argv[2]))
 line.watch(lambda: stopped.append(True))
 """
 
@@ -52,7 +52,9 @@ def control(tmp_path: Path) -> Iterator[Control]:
 
 def listening(logs: Path) -> Control:
     variables = {"GIVEN": "yes"}
-    return Control(logs, 2, addresses=("127.0.0.1",), launcher=None, master=("127.0.0.1", 0), environment=variables)
+    return Control(
+        logs, 2, job="this", addresses=("127.0.0.1",), launcher=None, master=("127.0.0.1", 0), environment=variables
+    )
 
 
 def wait(condition: Callable[[], object]) -> None:
@@ -63,8 +65,7 @@ def wait(condition: Callable[[], object]) -> None:
 
 
 def greeted(logs: Path, number: int, token: str | None = None) -> socket.socket:
-    point = ControlPoint.read(logs)
-    assert point is not None
+    point = ControlPoint.read(logs, "this")
     line = socket.create_connection(("127.0.0.1", point.port))
     line.sendall(message(token=token or point.token, rank=number, host="beta", pid=17))
     return line
@@ -82,8 +83,8 @@ def test_a_rank_lives_until_it_says_that_it_ends(control: Control, tmp_path: Pat
 
 def test_all_ranks_tell_where_they_are(control: Control, tmp_path: Path) -> None:
     with greeted(tmp_path, 0), greeted(tmp_path, 1):
-        wait((tmp_path / "ranks.json").exists)
-        time.sleep(0.1)
+        wait(lambda: len(control.places) == 2)
+    control.write_places()
     assert json.loads((tmp_path / "ranks.json").read_text())["1"] == {"host": "beta", "pid": 17}
 
 
@@ -168,7 +169,7 @@ def test_silence_is_a_lost_rank(control: Control, tmp_path: Path, monkeypatch: p
 def test_silence_of_the_command_line_ends_a_rank_even_one_that_holds_its_interpreter(tmp_path: Path) -> None:
     busy = "import ctypes; ctypes.PyDLL(None).sleep(600)"  # the interpreter's lock is not given up
     with socket.create_server(("127.0.0.1", 0)) as mute:
-        ControlPoint(("127.0.0.1",), mute.getsockname()[1], "x", None, "", 0, {}).write(tmp_path)
+        ControlPoint(("127.0.0.1",), mute.getsockname()[1], "this", "x", None, "", 0, {}).write(tmp_path)
         with rank(tmp_path, 0, busy, before="lifeline.SILENCE_SECONDS = 2.0") as process:
             assert process.wait(timeout=60) == -signal.SIGKILL
 
@@ -218,8 +219,7 @@ def test_a_rank_is_one_of_the_job_and_comes_once(control: Control, tmp_path: Pat
 
 
 def test_noise_does_not_disturb(control: Control, tmp_path: Path) -> None:
-    point = ControlPoint.read(tmp_path)
-    assert point is not None
+    point = ControlPoint.read(tmp_path, "this")
     with socket.create_connection(("127.0.0.1", point.port)) as line:
         line.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert line.recv(1) == b""
@@ -229,27 +229,47 @@ def test_noise_does_not_disturb(control: Control, tmp_path: Path) -> None:
 
 def test_the_token_is_for_the_owners_eyes(control: Control, tmp_path: Path) -> None:
     assert (tmp_path / "control.json").stat().st_mode & 0o777 == 0o600
-    point = ControlPoint.read(tmp_path)
-    assert point is not None and point.environment == {"GIVEN": "yes"}
+    assert ControlPoint.read(tmp_path, "this").environment == {"GIVEN": "yes"}
 
 
 def test_nobody_answers(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
-    point = ControlPoint(("127.0.0.1", "127.0.0.2"), port, "x", None, "", 0, {})
+    point = ControlPoint(("127.0.0.1", "127.0.0.2"), port, "this", "x", None, "", 0, {})
     with pytest.raises(UserError, match=rf"rank 3 on .*port {port} of 127\.0\.0\.1: .*; 127\.0\.0\.2: .*firewall"):
         Lifeline(point, 3)
 
 
-def test_by_hand_there_is_no_line(tmp_path: Path) -> None:
-    script = RANK + textwrap.dedent(
-        """
-        line.failed(RuntimeError("told to nobody"))
-        assert not line.launcher_is_gone(stopping=False)
-        """
-    )
-    assert ControlPoint.read(tmp_path) is None
-    subprocess.run([sys.executable, "-c", script, str(tmp_path), "0"], check=True, timeout=30)
+def test_a_late_rank_of_a_job_that_has_ended_does_not_start(control: Control, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the command line of job earlier is gone"):
+        ControlPoint.read(tmp_path, "earlier")
+    control.close()
+    with pytest.raises(UserError, match=r"the command line of job this is gone"):
+        ControlPoint.read(tmp_path, "this")
+
+
+def test_the_job_is_complete_when_all_ranks_say_so(control: Control, tmp_path: Path) -> None:
+    with rank(tmp_path, 0, "line.ended(complete=True)"), rank(tmp_path, 1, "time.sleep(1); line.ended()"):
+        wait(lambda: len(control.places) == 2 and control.living == [])
+        assert not control.complete
+
+
+def test_a_rank_that_is_asked_to_stop_by_somebody_else_tells(control: Control, tmp_path: Path) -> None:
+    with rank(tmp_path, 0, "line.stopping(); time.sleep(600)"):
+        wait(lambda: control.asked_to_stop)
+        assert control.living == [0]
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [b"1\n", b"[]\n", b'{"rank": 0}\n', b'{"rank": 0, "token": "\xc3\xa9"}\n', b"[" * 9999 + b"\n", b"x" * 9999],
+)
+def test_noise_of_any_kind_is_sent_away(control: Control, tmp_path: Path, noise: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", ControlPoint.read(tmp_path, "this").port)) as line:
+        line.sendall(noise)
+        assert line.recv(1) == b""
+    with greeted(tmp_path, 1):
+        wait(lambda: control.living == [1])
 
 
 @pytest.mark.parametrize(("stopping", "survives"), [(False, False), (True, True)])
