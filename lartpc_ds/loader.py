@@ -5,7 +5,6 @@ at its step and needs no saved iterator.
 """
 
 import itertools
-import multiprocessing
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from typing import Any
@@ -21,6 +20,7 @@ from lartpc_ds.data.dataset import EventDataset, Item
 from lartpc_ds.data.sampler import evaluation_shard, micro_batch
 from lartpc_ds.errors import UserError
 from lartpc_ds.parallel.groups import Groups
+from lartpc_ds.readers import reader_context
 
 __all__ = ["evaluation_batches", "training_steps"]
 
@@ -91,14 +91,12 @@ def _read(
     dataset: EventDataset, items: Iterable[list[Any]], workers: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     workers = workers if dataset.reads else 0  # a rank that needs no pixels starts no processes
-    # forkserver: a fork would copy the locks of gloo's and OpenMP's threads
-    context = multiprocessing.get_context("forkserver") if workers else None
     loader = DataLoader(
         dataset,
         batch_sampler=_Once(items),
         collate_fn=_collate,
         num_workers=workers,
-        multiprocessing_context=context,
+        multiprocessing_context=reader_context() if workers else None,
         generator=torch.Generator(),  # its own: a new loader would draw a seed from the random state of dropout
     )
     try:

@@ -70,10 +70,16 @@ def test_other_signals_stop_as_well(work: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-@pytest.mark.parametrize("first", ["the command line", "the launcher"])
-def test_a_stop_request_to_every_process_saves_too(work: Path, number: signal.Signals, first: str) -> None:
-    """Batch systems signal the whole job, launcher and ranks included, in any order."""
-    with started(work, *training(LONG, ranks=2)) as job:
+@pytest.mark.parametrize(
+    ("first", "settings"),
+    [("the command line", ()), ("the launcher", ()), ("the launcher", ("data.workers=1", "train.accumulate=2"))],
+    ids=["command-line-first", "launcher-first", "readers"],
+)
+def test_a_stop_request_to_every_process_saves_too(
+    work: Path, number: signal.Signals, first: str, settings: tuple[str, ...]
+) -> None:
+    """Batch systems signal the whole job, launcher, ranks and readers included, in any order."""
+    with started(work, *training(LONG, *settings, ranks=2)) as job:
         job.wait_for_step(2)
         processes = sorted(job.processes(), key=lambda process: process.pid, reverse=first == "the launcher")
         for process in processes:
