@@ -1,7 +1,8 @@
 "${lartpc_ds[@]}" "$@" &
 train=$!
 
-# The first request makes train save after the step at hand and exit with 75, a second one ends it at once.
+# A request makes train save after the step at hand and exit with 75. It is passed on as SIGUSR1, which is one request
+# however often it comes: that train has had a signal of its own too does no harm.
 stops=0
 asked=
 ask_to_stop() {

@@ -13,9 +13,10 @@
 
 @run@
 
-# 75: stopped early, with a checkpoint to go on from. Slurm could requeue a cancelled job too, and would: the state says
-# whether it is being ended anyway, by scancel or by its time limit.
-if [ "$code" -eq 75 ]; then
+# 75: stopped early, with a checkpoint to go on from. Not after SIGTERM: `scancel --batch --signal=TERM JOB` saves and
+# cancels, `--signal=USR1` saves and requeues. Slurm would requeue even a job that it is ending, by scancel or by its time
+# limit, so the state is asked for too.
+if [ "$code" -eq 75 ] && [ "$asked" != TERM ]; then
     case $(scontrol show job "$SLURM_JOB_ID") in
         *JobState=RUNNING*) scontrol requeue "$SLURM_JOB_ID" ;;
     esac
