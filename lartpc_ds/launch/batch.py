@@ -88,8 +88,8 @@ def write_script(request: SubmitRequest) -> Path:
     )
     check_zero(config, ds, layout)
     launchers = _LAUNCHERS[request.system]
-    launcher = request.launcher or launchers[0]
-    if launcher not in launchers:
+    launcher = request.launcher or _default_launcher(request.system, config.batch)
+    if launcher is not None and launcher not in launchers:
         raise UserError(f"--launcher {launcher!r}: on {request.system} it must be one of {', '.join(launchers)}")
     stem = Path(request.run).stem
     run_dir = (request.run_dir or Path("runs") / f"{stem}-{request.system}").absolute()
@@ -100,7 +100,15 @@ def write_script(request: SubmitRequest) -> Path:
     return path
 
 
-def _script(request: SubmitRequest, batch: BatchConfig, launcher: str, run_dir: Path, path: Path) -> str:
+def _default_launcher(system: str, batch: BatchConfig) -> str | None:
+    """None where `train` is on the job's only host: there it takes the devices that the batch system shows it.
+
+    Slurm shows a step its devices, so srun serves one host as well as several.
+    """
+    return None if system != "slurm" and batch.nodes == 1 else _LAUNCHERS[system][0]
+
+
+def _script(request: SubmitRequest, batch: BatchConfig, launcher: str | None, run_dir: Path, path: Path) -> str:
     run = request.run if request.run in recipes.names() else str(Path(request.run).absolute())
     overrides = [word for text in request.overrides for word in ("--set", text)]
     values = {
@@ -108,7 +116,7 @@ def _script(request: SubmitRequest, batch: BatchConfig, launcher: str, run_dir: 
         "command": shlex.join([sys.executable, "-m", "lartpc_ds"]),
         "directives": "\n".join(directives(request.system, batch)),
         "folder": shlex.quote(str(Path.cwd())),
-        "launcher": launcher,
+        "launcher": "" if launcher is None else f" --launcher {launcher}",
         "name": _job_name(Path(request.run).stem),
         "prologue": "\n".join(batch.prologue) or ":",
         "run_dir": shlex.quote(str(run_dir)),

@@ -12,7 +12,7 @@ hostfile=$(mktemp) || exit
 trap 'rm -f "$hostfile"' EXIT
 "${lartpc_ds[@]}" hostfile make --from @system@ --slots @slots@ >"$hostfile" || exit
 
-set -- train @arguments@ --hostfile "$hostfile" --launcher @launcher@ --run-dir "$run_dir"
+set -- train @arguments@ --hostfile "$hostfile"@launcher@ --run-dir "$run_dir"
 if [ -e "$run_dir/job.json" ]; then
     # written last when a run is prepared: from there on it can be resumed, with or without a checkpoint
     set -- "$@" --resume

@@ -75,11 +75,10 @@ class Site:
         path = self.bin / name
         return path.read_text().splitlines() if path.exists() else []
 
-    def write(self, system: str, *overrides: str) -> Path:
+    def write(self, system: str, *overrides: str, launcher: str | None = None) -> Path:
         prologue = 'batch.prologue=["lartpc_ds=(lartpc-ds)", "export MARK=$UNBOUND_VARIABLE-here"]'
-        return write_script(
-            SubmitRequest("my.toml", system, [prologue, "batch.ranks_per_node=2", *overrides], run_dir=self.run_dir)
-        )
+        overrides = (prologue, "batch.ranks_per_node=2", *overrides)
+        return write_script(SubmitRequest("my.toml", system, overrides, run_dir=self.run_dir, launcher=launcher))
 
     def start(self, script: Path) -> "subprocess.Popen[str]":
         """As a batch system does: in another folder, without a terminal, in a session of its own."""
@@ -144,13 +143,33 @@ def test_the_first_turn_starts_and_the_next_one_resumes(site: Site, system: str)
     assert site.run(script) == 0
     first, second = site.told("calls")
     assert first.startswith(f"train {site.work}/my.toml --set ") and f"--set {override} " in first
-    launcher = "slurm" if system == "slurm" else "pdsh"
-    assert f" --launcher {launcher} " in first and first.endswith(f" --run-dir {site.run_dir}")
+    assert first.endswith(f" --run-dir {site.run_dir}")
     assert site.told("hostfile_calls") == [f"hostfile make --from {system} --slots 2"] * 2
     assert site.told("hostfile_read") == ["node1 slots=2"]
     without_hostfile = [[word for word in call.split() if "/tmp." not in word] for call in (first, second)]
     assert without_hostfile[1] == [*without_hostfile[0], "--resume"]
     assert site.told("signals") == site.told("scontrol_calls") == site.told("qsub_calls") == []
+
+
+@pytest.mark.parametrize(
+    ("system", "nodes", "asked", "given"),
+    [
+        ("slurm", 1, None, "slurm"),
+        ("lsf", 1, None, None),
+        ("pbs", 1, None, None),
+        ("slurm", 2, None, "slurm"),
+        ("lsf", 2, None, "pdsh"),
+        ("pbs", 2, None, "pdsh"),
+        ("lsf", 1, "pdsh", "pdsh"),
+        ("pbs", 1, "openmpi", "openmpi"),
+    ],
+)
+def test_only_one_host_of_lsf_and_pbs_needs_no_launcher(
+    site: Site, system: str, nodes: int, asked: str | None, given: str | None
+) -> None:
+    assert site.run(site.write(system, f"batch.nodes={nodes}", launcher=asked)) == 0
+    words = site.told("calls")[0].split()
+    assert (words[words.index("--launcher") + 1] if "--launcher" in words else None) == given
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -207,11 +226,20 @@ def test_a_cancelled_job_saves_and_stays_cancelled(site: Site, system: str) -> N
     assert "requeue 17" not in site.told("scontrol_calls") and site.told("qsub_calls") == []
 
 
-def test_a_job_that_slurm_preempts_goes_back_to_the_queue(site: Site) -> None:
-    """During its grace time the job is RUNNING, and one that ends by itself then would not come again."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_scancel_to_the_script_alone_saves_and_only_usr1_requeues(site: Site, number: signal.Signals) -> None:
+    """`scancel --batch --signal=...`: for Slurm the job is RUNNING all the while, so the script must know."""
     site.say(code=75, until_signal="")
-    assert site.run(site.write("slurm"), send=to_every_process(signal.SIGTERM)) == 75
-    assert site.told("scontrol_calls") == ["show job 17", "requeue 17"]
+    assert site.run(site.write("slurm"), send=to_the_script(number)) == 75
+    assert site.told("signals") == ["USR1"]
+    requeued = ["show job 17", "requeue 17"]
+    assert site.told("scontrol_calls") == (requeued if number == signal.SIGUSR1 else [])
+
+
+def test_slurm_requeues_no_job_that_it_is_ending(site: Site) -> None:
+    site.say(code=75, until_signal="", state="COMPLETING")
+    assert site.run(site.write("slurm"), send=to_the_script(signal.SIGUSR1)) == 75
+    assert site.told("scontrol_calls") == ["show job 17"]
 
 
 def test_pbs_has_a_clock_of_its_own(site: Site) -> None:
