@@ -187,17 +187,35 @@ def test_a_rank_that_holds_its_interpreter_is_alive(
     assert control.first_failure is not None and "was killed" in control.first_failure.report
 
 
+def guard_of(process: "subprocess.Popen[str]") -> psutil.Process:
+    """It is forked after the rank has greeted, and then hears signals for a moment: until it says so itself."""
+    found = psutil.Process(process.pid)
+    wait(found.children)
+    (guard,) = found.children()
+    wait(lambda: ignores_stop_requests(guard))
+    return guard
+
+
+def ignores_stop_requests(process: psutil.Process) -> bool:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    (ignored,) = (int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigIgn:"))
+    return all(ignored >> (number - 1) & 1 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
+
+
 def test_a_guard_outlives_no_rank_and_no_rank_its_guard(control: Control, tmp_path: Path) -> None:
     with rank(tmp_path, 0) as process:
+        guard = guard_of(process)
         wait(lambda: control.living == [0])
-        (guard,) = psutil.Process(process.pid).children()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             guard.send_signal(number)  # as a batch system does, to every process
+        time.sleep(0.5)
+        assert guard.is_running() and guard.status() != psutil.STATUS_ZOMBIE
+        assert process.poll() is None and control.living == [0] and control.first_failure is None
         process.kill()
         guard.wait(timeout=10)
     with rank(tmp_path, 1) as process:
+        guard = guard_of(process)
         wait(lambda: control.living == [1])
-        (guard,) = psutil.Process(process.pid).children()
         guard.kill()
         assert process.wait(timeout=10) == 1
 
