@@ -24,7 +24,8 @@ class LaunchConfig(Section):
     timeout_minutes: Positive = 30
     """A rank that waits so long for the others gives up."""
     stage_to: str | None = None
-    """A folder of each host's own disk to which event files are copied first; may name variables, such as $TMPDIR."""
+    """A folder of each host's own disk to which event files are copied first; may name variables that each host has, as
+    those of `environment`; over ssh there are few others, and rarely $TMPDIR."""
 
     @model_validator(mode="after")
     def _names(self) -> Self:

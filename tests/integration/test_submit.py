@@ -98,7 +98,8 @@ def test_the_warning_before_the_time_limit_requeues_and_the_job_resumes(hosts: d
     assert job.told("signals") == ["USR1"]
 
 
-def test_a_cancelled_job_saves_and_stays_cancelled(hosts: dict[str, Host]) -> None:
+def test_a_cancelled_job_is_asked_to_stop_and_stays_cancelled(hosts: dict[str, Host]) -> None:
+    """Whether it saves is another matter: scancel signals the launcher and its ranks as well."""
     job = Job(hosts, Path.cwd())
     job.wait_until_running()
     job.host.check("scancel", str(job.number))
