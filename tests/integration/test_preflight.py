@@ -113,12 +113,12 @@ def test_versions_data_and_slots(hosts: dict[str, Host], work: Path) -> None:
     other.mkdir()
     (other / "METADATA").write_text("Name: torch\nVersion: 1.0\n")
     put_other_folder(hosts["gamma"], work / "data", work.parent / "no data")
-    text = "alpha slots=1\nbeta slots=1\ngamma slots=1\ndelta slots=4096\n"
+    text = "alpha slots=1\nbeta slots=1\ngamma slots=1\ndelta slots=1000\n"
     found = told(check(hosts["alpha"], work, text, "--run", "run.toml"))
     assert found.keys() == {"beta", "gamma", "delta"}
     assert found["beta"].startswith("versions: torch there is 1.0, here ")
     assert found["gamma"] == f"data: {work}/data/a.h5: No such file or directory"
-    assert found["delta"].startswith("devices: it has ") and found["delta"].endswith("asks for 4096 slots")
+    assert found["delta"].startswith("devices: it has ") and found["delta"].endswith("asks for 1000 slots")
 
 
 def test_clock_other_data_and_run_folder(hosts: dict[str, Host], work: Path) -> None:
