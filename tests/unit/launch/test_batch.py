@@ -115,8 +115,15 @@ def test_a_script_is_bash_with_every_place_filled(system: str, asked: tuple[str,
 )
 def test_the_launcher_is_the_systems_or_the_users(system: str, default: str, others: list[str], work: Path) -> None:
     for launcher in (None, *others):
-        assert f" --launcher {launcher or default} " in written(system, launcher=launcher)
+        assert f" --launcher {launcher or default} " in written(system, "batch.nodes=2", launcher=launcher)
         (work / f"my.{system}.sh").unlink()
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_one_host_needs_a_launcher_under_slurm_only(system: str, work: Path) -> None:
+    assert ("--launcher" in written(system)) == (system == "slurm")
+    (work / f"my.{system}.sh").unlink()
+    assert " --launcher openmpi " in written(system, launcher="openmpi")
 
 
 @pytest.mark.parametrize(("system", "launcher"), [("lsf", "slurm"), ("pbs", "slurm"), ("slurm", "mpich")])
