@@ -54,7 +54,8 @@ def test_the_run_folder_holds_what_the_architecture_says(trained: tuple[RunFolde
         "events.csv", "job.json",
     }  # fmt: skip
     assert {"rank0.log", "rank1.log"} <= {path.name for path in folder.logs.iterdir()}
-    assert not list(folder.logs.glob("*.pid")) and not list((folder.logs / "failures").iterdir())
+    assert not (folder.logs / "control.json").exists()  # its token was good for this job only
+    assert json.loads((folder.logs / "ranks.json").read_text()).keys() == {"0", "1"}
     assert (folder.checkpoints / "last").resolve().name == "step_0000004"
     assert (folder.checkpoints / "best" / "manifest.json").is_file()
     assert not list(folder.path.rglob("*.partial*"))

@@ -68,7 +68,7 @@ def reference() -> tuple[dict[str, Tensor], list[float], list[tuple[int, int]]]:
 def engine_run(
     ds: dict[str, Any], layout: Layout, gather_at: str
 ) -> tuple[dict[str, Tensor], list[float], list[tuple[int, int]]]:
-    groups, device = start(layout)
+    groups, device = start(layout, timeout_minutes=5)
     net = model()
     plan = plan_tiles(net, layout, IMAGE, gather_at)
     tiles = groups.tiles()

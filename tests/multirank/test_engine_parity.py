@@ -52,7 +52,7 @@ def reference(*net_of: Any) -> dict[str, torch.Tensor]:
 def engine_run(
     ds: dict[str, Any], layout: Layout, micro: int, memory: MemoryConfig | None = None, *net_of: Any
 ) -> tuple[dict[str, torch.Tensor], list[float]]:
-    groups, device = start(layout)
+    groups, device = start(layout, timeout_minutes=5)
     net = model(*net_of)
     if memory is not None:
         plan = plan_tiles(net, layout, (net_of[0], 65, 97), lean_norm=memory.lean_norm)

@@ -90,7 +90,7 @@ def staged(
     norm_scope: str = "tiles",
     memory: MemoryConfig = MemoryConfig(),  # noqa: B008 it is frozen
 ) -> Outcome:
-    groups, device = start(layout)
+    groups, device = start(layout, timeout_minutes=5)
     at = layout.coordinates(groups.rank)
     net = model()
     plan = plan_tiles(net, layout, IMAGE, norm_scope=norm_scope, lean_norm=memory.lean_norm)

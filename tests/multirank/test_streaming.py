@@ -50,7 +50,7 @@ def reference() -> dict[str, torch.Tensor]:
 
 
 def engine_run(ds: dict[str, Any], layout: Layout, micro: int, until: str) -> dict[str, torch.Tensor]:
-    groups, device = start(layout)
+    groups, device = start(layout, timeout_minutes=5)
     net = model()
     plan = plan_strips(net, 3, until, IMAGE)
     engine = Engine(stream(net, plan), ds, groups, device)

@@ -49,7 +49,7 @@ def tile_of(image: torch.Tensor, tile: tuple[tuple[int, int], tuple[int, int]]) 
 
 
 def losses_of_engine(ds: dict[str, Any], layout: Layout) -> list[float]:
-    groups, device = start(layout)
+    groups, device = start(layout, timeout_minutes=5)
     plan, net = plan_tiles(model(), layout, IMAGE), model()
     tiles = groups.tiles()
     engine = Engine(convert(net, plan, tiles), ds, groups, device, tiles=tiles)
