@@ -11,6 +11,7 @@ from rich.console import Console
 from lartpc_ds.config import RunConfig
 from lartpc_ds.errors import UserError
 from lartpc_ds.launch.plan import print_plan
+from lartpc_ds.launch.site import here
 from lartpc_ds.layout import Layout
 from lartpc_ds.parallel.spatialize import convert, plan_tiles
 from lartpc_ds.parallel.tiles import Imagined, Tiles
@@ -166,7 +167,8 @@ def test_the_plan_speaks_of_rows_and_columns(tmp_path: Any) -> None:
     index = index_events(run, source)
     stream = io.StringIO()
     console = Console(file=stream, width=200, color_system=None)
-    print_plan(console, RunFolder(tmp_path), run, DS, make_job(run, DS, layout, source, index), index)
+    job = make_job(run, DS, layout, source, index)
+    print_plan(console, RunFolder(tmp_path), run, DS, job, index, here(layout.world_size))
     text = stream.getvalue()
     assert "12 of tests.own_images:Dense\n" in "\n".join(line.rstrip() for line in text.splitlines())
     assert "2 channels x 40 rows x 56 columns" in text and "rows 20-40, columns 0-56" in text
