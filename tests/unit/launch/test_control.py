@@ -1,74 +1,23 @@
 import json
 import signal
 import socket
-import subprocess
-import sys
-import textwrap
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-from lartpc_ds.control_point import ControlPoint, message
+from lartpc_ds.control_point import ControlPoint
 from lartpc_ds.errors import UserError
 from lartpc_ds.launch import control as control_module
 from lartpc_ds.launch.control import Control, Failure
-from lartpc_ds.lifeline import Lifeline
-
-RANK = """
-import sys, time
-from pathlib import Path
-from lartpc_ds import lifeline
-from lartpc_ds.errors import UserError
-from lartpc_ds.control_point import ControlPoint
-from lartpc_ds.lifeline import Lifeline
-stopped = []
-line = Lifeline(ControlPoint.read(Path(sys.argv[1]), "this"), int(sys.argv[2]))
-line.watch(lambda: stopped.append(True))
-"""
-
-
-@contextmanager
-def rank(logs: Path, number: int, then: str = "time.sleep(600)", before: str = "") -> Iterator["subprocess.Popen[str]"]:
-    script = RANK.replace("stopped = []", f"stopped = []; {before}") + textwrap.dedent(then)
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(logs), str(number)], text=True, stdout=subprocess.PIPE
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+from tests.rank_lines import greeted, listening, rank, wait
 
 
 @pytest.fixture
 def control(tmp_path: Path) -> Iterator[Control]:
     with listening(tmp_path) as made:
         yield made
-
-
-def listening(logs: Path) -> Control:
-    variables = {"GIVEN": "yes"}
-    return Control(
-        logs, 2, job="this", addresses=("127.0.0.1",), launcher=None, master=("127.0.0.1", 0), environment=variables
-    )
-
-
-def wait(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def greeted(logs: Path, number: int, token: str | None = None) -> socket.socket:
-    point = ControlPoint.read(logs, "this")
-    line = socket.create_connection(("127.0.0.1", point.port))
-    line.sendall(message(token=token or point.token, rank=number, host="beta", pid=17))
-    return line
 
 
 def test_a_rank_lives_until_it_says_that_it_ends(control: Control, tmp_path: Path) -> None:
@@ -166,60 +115,6 @@ def test_silence_is_a_lost_rank(control: Control, tmp_path: Path, monkeypatch: p
     assert found is not None and "rank 1 (process 17 on beta) has given no sign of life for 2 s" in found.report
 
 
-def test_silence_of_the_command_line_ends_a_rank_even_one_that_holds_its_interpreter(tmp_path: Path) -> None:
-    busy = "import ctypes; ctypes.PyDLL(None).sleep(600)"  # the interpreter's lock is not given up
-    with socket.create_server(("127.0.0.1", 0)) as mute:
-        ControlPoint(("127.0.0.1",), mute.getsockname()[1], "this", "x", None, "", 0, {}).write(tmp_path)
-        with rank(tmp_path, 0, busy, before="lifeline.SILENCE_SECONDS = 2.0") as process:
-            assert process.wait(timeout=60) == -signal.SIGKILL
-
-
-def test_a_rank_that_holds_its_interpreter_is_alive(
-    control: Control, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(control_module, "SILENCE_SECONDS", 3.0)
-    with rank(tmp_path, 0, "import ctypes; ctypes.PyDLL(None).sleep(600)") as process:
-        wait(lambda: control.living == [0])
-        time.sleep(5)
-        assert control.living == [0] and control.first_failure is None
-        process.kill()
-        wait(lambda: control.living == [])
-    assert control.first_failure is not None and "was killed" in control.first_failure.report
-
-
-def guard_of(process: "subprocess.Popen[str]") -> psutil.Process:
-    """It is forked after the rank has greeted, and then hears signals for a moment: until it says so itself."""
-    found = psutil.Process(process.pid)
-    wait(found.children)
-    (guard,) = found.children()
-    wait(lambda: ignores_stop_requests(guard))
-    return guard
-
-
-def ignores_stop_requests(process: psutil.Process) -> bool:
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    (ignored,) = (int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigIgn:"))
-    return all(ignored >> (number - 1) & 1 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
-
-
-def test_a_guard_outlives_no_rank_and_no_rank_its_guard(control: Control, tmp_path: Path) -> None:
-    with rank(tmp_path, 0) as process:
-        guard = guard_of(process)
-        wait(lambda: control.living == [0])
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            guard.send_signal(number)  # as a batch system does, to every process
-        time.sleep(0.5)
-        assert guard.is_running() and guard.status() != psutil.STATUS_ZOMBIE
-        assert process.poll() is None and control.living == [0] and control.first_failure is None
-        process.kill()
-        guard.wait(timeout=10)
-    with rank(tmp_path, 1) as process:
-        guard = guard_of(process)
-        wait(lambda: control.living == [1])
-        guard.kill()
-        assert process.wait(timeout=10) == 1
-
-
 @pytest.mark.parametrize("token", ["guessed", ""])
 def test_strangers_are_sent_away(control: Control, tmp_path: Path, token: str) -> None:
     with greeted(tmp_path, 1, token or "0") as line:
@@ -236,26 +131,9 @@ def test_a_rank_is_one_of_the_job_and_comes_once(control: Control, tmp_path: Pat
         assert control.living == [0]
 
 
-def test_noise_does_not_disturb(control: Control, tmp_path: Path) -> None:
-    point = ControlPoint.read(tmp_path, "this")
-    with socket.create_connection(("127.0.0.1", point.port)) as line:
-        line.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        assert line.recv(1) == b""
-    with greeted(tmp_path, 1):
-        wait(lambda: control.living == [1])
-
-
 def test_the_token_is_for_the_owners_eyes(control: Control, tmp_path: Path) -> None:
     assert (tmp_path / "control.json").stat().st_mode & 0o777 == 0o600
     assert ControlPoint.read(tmp_path, "this").environment == {"GIVEN": "yes"}
-
-
-def test_nobody_answers(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        port = gone.getsockname()[1]
-    point = ControlPoint(("127.0.0.1", "127.0.0.2"), port, "this", "x", None, "", 0, {})
-    with pytest.raises(UserError, match=rf"rank 3 on .*port {port} of 127\.0\.0\.1: .*; 127\.0\.0\.2: .*firewall"):
-        Lifeline(point, 3)
 
 
 def test_a_late_rank_of_a_job_that_has_ended_does_not_start(control: Control, tmp_path: Path) -> None:
@@ -280,7 +158,15 @@ def test_a_rank_that_is_asked_to_stop_by_somebody_else_tells(control: Control, t
 
 @pytest.mark.parametrize(
     "noise",
-    [b"1\n", b"[]\n", b'{"rank": 0}\n', b'{"rank": 0, "token": "\xc3\xa9"}\n', b"[" * 9999 + b"\n", b"x" * 9999],
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"1\n",
+        b"[]\n",
+        b'{"rank": 0}\n',
+        b'{"rank": 0, "token": "\xc3\xa9"}\n',
+        b"[" * 9999 + b"\n",
+        b"x" * 9999,
+    ],
 )
 def test_noise_of_any_kind_is_sent_away(control: Control, tmp_path: Path, noise: bytes) -> None:
     with socket.create_connection(("127.0.0.1", ControlPoint.read(tmp_path, "this").port)) as line:
@@ -288,22 +174,3 @@ def test_noise_of_any_kind_is_sent_away(control: Control, tmp_path: Path, noise:
         assert line.recv(1) == b""
     with greeted(tmp_path, 1):
         wait(lambda: control.living == [1])
-
-
-@pytest.mark.parametrize(("stopping", "survives"), [(False, False), (True, True)])
-def test_a_rank_whose_launcher_has_gone_ends_unless_it_is_stopping(
-    control: Control, tmp_path: Path, stopping: bool, survives: bool
-) -> None:
-    told = "line.stopping(); " if stopping else ""
-    script = f"{RANK}Path(sys.argv[1], 'ready').touch(); {told}time.sleep(5); print('alive', flush=True)"
-    launcher = """
-import subprocess, sys, time
-from pathlib import Path
-subprocess.Popen([sys.executable, "-c", *sys.argv[1:]])
-while not Path(sys.argv[2], "ready").exists():
-    time.sleep(0.05)
-"""
-    command = [sys.executable, "-c", launcher, script, str(tmp_path), "0"]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=60)  # its pipe is the rank's as well
-    assert finished.stdout == ("alive\n" if survives else ""), finished.stderr
-    wait(lambda: control.living == [])
