@@ -5,11 +5,8 @@ them and the same step then measures a third more or less.
 """
 
 import json
-import os
 import shutil
-import socket
 import subprocess
-import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -25,6 +22,7 @@ from rich.console import Console
 from lartpc_ds import recipes
 from lartpc_ds.config import MemoryConfig
 from lartpc_ds.launch.command import check_devices
+from lartpc_ds.launch.together import PINNED, run_together
 from lartpc_ds.launch.training import prepare_run
 from lartpc_ds.layout import Bounds, Layout
 from lartpc_ds.prepare import absolute_paths
@@ -34,8 +32,6 @@ from lartpc_ds.session import versions
 __all__ = ["PINNED", "WARM_UP_STEPS", "circumstances", "measure", "run_folder", "with_layout", "with_memory"]
 
 WARM_UP_STEPS = 1
-PINNED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
-"""Of glibc: every map comes from the kernel and goes back to it."""
 
 
 @contextmanager
@@ -84,26 +80,9 @@ def measure(variant: str, folder: RunFolder, ranks: int, variables: dict[str, st
     for left in folder.checkpoints.iterdir():
         left.unlink() if left.is_symlink() else shutil.rmtree(left)
     folder.metrics_file.unlink(missing_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    threads = str(max(1, len(os.sched_getaffinity(0)) // ranks))
-    common = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": threads}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "lartpc_ds.bench.variants", variant, str(folder.path)],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank), **variables},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
-    outputs = [process.communicate() for process in processes]
-    for process, (_, errors) in zip(processes, outputs, strict=True):
-        if process.returncode != 0:
-            raise RuntimeError(f"variant {variant} failed:\n{errors[-4000:]}")
-    lines: list[dict[str, Any]] = json.loads(outputs[0][0].splitlines()[-1])
+    lines: list[dict[str, Any]] = run_together(
+        "lartpc_ds.bench.variants", [variant, str(folder.path)], ranks, variables
+    )[0]
     return lines
 
 

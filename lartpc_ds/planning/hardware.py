@@ -4,12 +4,16 @@ A file of TOML, so that a user reads and corrects it. Rates are those of one ran
 machine: two ranks on two cores have half the arithmetic each, but not half the memory traffic, so both are measured.
 Rejected: one peak figure with an efficiency, because a stem of three channels reaches a tenth of what a convolution of
 256 does, and the stem is where whole events spend their time.
+
+On a CPU a large result costs its pages, too: glibc takes what is above 32 MiB from the kernel anew each time, and the
+kernel fills it with zeros, which takes longer than most operators on it. Rates are therefore those in memory that is in
+use already, and pages are counted apart; one rate for both would be wrong by five, either for a piece or for a map.
 """
 
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
@@ -17,13 +21,16 @@ from pydantic import Field, ValidationError, model_validator
 from lartpc_ds.config_section import NonNegative, Positive, Section
 from lartpc_ds.errors import UserError
 
-__all__ = ["ConvolutionRate", "Hardware", "Link", "Links", "Rates", "load", "preset_names", "save"]
+__all__ = ["ConvolutionRate", "Hardware", "Link", "Links", "Precision", "Rates", "Way", "load", "preset_names", "save"]
 
 _PRESETS = Path(__file__).parent / "presets"
 
 Rate = Annotated[float, Field(gt=0)]
 Seconds = Annotated[float, Field(ge=0)]
 Precision = Literal["fp32", "bf16", "fp16"]
+Way = Literal["forward", "input", "weight"]
+_GLIBC_LARGEST_KEPT = 32 << 20
+"""Above it malloc maps and unmaps, whatever it has learnt (M_MMAP_THRESHOLD in mallopt(3))."""
 
 
 class Link(Section):
@@ -45,7 +52,7 @@ class ConvolutionRate(Section):
     """One measured convolution; others take the rate of the most similar one."""
 
     precision: Precision
-    way: Literal["forward", "input", "weight"]
+    way: Way
     """Its forward pass, or the gradient of its input or of its weight."""
     kernel: Positive
     in_channels: Positive
@@ -60,16 +67,51 @@ class Rates(Section):
     """Of one rank, while `ranks` ranks share a machine and all are busy."""
 
     ranks: Positive
-    convolutions: tuple[ConvolutionRate, ...]
     matmul_flops_per_second: dict[Precision, Rate]
     traffic_bytes_per_second: Rate
     """Read and written, by an operator that is not in `operators`."""
-    operators: dict[str, Rate] = {}
-    """The same, by the name of an ATen operator, such as `native_batch_norm`."""
     operator_seconds: Seconds
     """Of any operator, however small its tensors."""
     step_seconds: Seconds = 0.0
-    """Of an optimizer step beside its operators: the engine's own work."""
+    """Of an optimizer step beside forward and backward pass, in a network of few weights: the engine's own work."""
+    fresh_bytes_per_second: Rate | None = None
+    """At which the system gives memory for a result of more than `fresh_map_bytes`; none: it costs nothing."""
+    fresh_map_bytes: NonNegative = _GLIBC_LARGEST_KEPT
+    convolutions: tuple[ConvolutionRate, ...]
+    operators: dict[Precision, dict[str, Rate]] = Field(default={})
+    """Bytes a second by the precision of the result and the operator's name in `planning.roofline.operator_name`."""
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        missing = set(get_args(Way)) - {one.way for one in self.convolutions}
+        if missing:
+            raise ValueError(f"convolutions has no rate for the way {', '.join(sorted(missing))}")
+        if not self.matmul_flops_per_second:
+            raise ValueError("matmul_flops_per_second must not be empty")
+        return self
+
+    def scaled(self, ranks: int) -> Self:
+        """For `ranks` ranks that share what `self.ranks` have."""
+        share = self.ranks / ranks
+        fresh = self.fresh_bytes_per_second
+        return self.model_copy(
+            update={
+                "ranks": ranks,
+                "convolutions": tuple(
+                    one.model_copy(update={"flops_per_second": one.flops_per_second * share})
+                    for one in self.convolutions
+                ),
+                "matmul_flops_per_second": {k: v * share for k, v in self.matmul_flops_per_second.items()},
+                "traffic_bytes_per_second": self.traffic_bytes_per_second * share,
+                "fresh_bytes_per_second": None if fresh is None else fresh * share,
+                "operators": {
+                    precision: {name: rate * share for name, rate in table.items()}
+                    for precision, table in self.operators.items()
+                },
+                "operator_seconds": self.operator_seconds / share,
+                "step_seconds": self.step_seconds / share,
+            }
+        )
 
 
 class Hardware(Section):
@@ -106,21 +148,7 @@ class Hardware(Section):
         nearest = min(self.rates, key=lambda rates: (abs(rates.ranks - ranks), rates.ranks))
         if self.device == "cuda" or nearest.ranks >= ranks:
             return nearest
-        share = nearest.ranks / ranks
-        return nearest.model_copy(
-            update={
-                "ranks": ranks,
-                "convolutions": tuple(
-                    one.model_copy(update={"flops_per_second": one.flops_per_second * share})
-                    for one in nearest.convolutions
-                ),
-                "matmul_flops_per_second": {k: v * share for k, v in nearest.matmul_flops_per_second.items()},
-                "traffic_bytes_per_second": nearest.traffic_bytes_per_second * share,
-                "operators": {name: rate * share for name, rate in nearest.operators.items()},
-                "operator_seconds": nearest.operator_seconds / share,
-                "step_seconds": nearest.step_seconds / share,
-            }
-        )
+        return nearest.scaled(ranks)
 
 
 def preset_names() -> list[str]:
@@ -153,5 +181,20 @@ def load(name: str) -> Hardware:
 
 
 def save(hardware: Hardware, path: Path) -> None:
-    """Write what `load` reads."""
-    path.write_text(tomli_w.dumps(hardware.model_dump(mode="json")))
+    """Write what `load` reads: a line a convolution, because people read it."""
+    tree = hardware.model_dump(mode="json", exclude_none=True)
+    parts = [tomli_w.dumps({key: value for key, value in tree.items() if key != "rates"})]
+    for rates in tree["rates"]:
+        tables = {key: value for key, value in rates.items() if isinstance(value, dict)}
+        figures = {key: value for key, value in rates.items() if key not in {*tables, "convolutions"}}
+        rows = "".join(f"    {_inline(row)},\n" for row in rates["convolutions"])
+        parts += [
+            "[[rates]]\n" + tomli_w.dumps(figures) + f"convolutions = [\n{rows}]\n",
+            tomli_w.dumps({"rates": tables}),
+        ]
+    path.write_text("\n".join(parts))
+
+
+def _inline(row: dict[str, Any]) -> str:
+    told = ", ".join(f"{key} = {json.dumps(value)}" for key, value in row.items() if value is not False)
+    return f"{{ {told} }}"

@@ -2,12 +2,12 @@
 
 An operator takes the longer of its arithmetic and its memory traffic (a roofline: Williams et al., CACM 52, 65, 2009);
 arithmetic is counted as torch's registry of FLOPs counts it. A convolution takes the rate of the most similar one that
-was measured. A collective of n ranks is a ring in bytes, 2 (n - 1) / n of them for an all-reduce, and a tree in latency
-(Thakur et al., IJHPCA 19, 49, 2005; the same convention as the bus bandwidth of nccl-tests).
+was measured. Large results take the time of their pages besides, where memory comes from the kernel anew.
+A collective of n ranks is a ring in bytes, 2 (n - 1) / n of them for an all-reduce, and a tree in latency (Thakur et
+al., IJHPCA 19, 49, 2005; the same convention as the bus bandwidth of nccl-tests).
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -15,13 +15,22 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import conv_flop_count, flop_registry
 
-from lartpc_ds.planning.hardware import ConvolutionRate, Link, Links, Rates
+from lartpc_ds.planning.hardware import ConvolutionRate, Link, Links, Precision, Rates, Way
 
-__all__ = ["Work", "all_gather_seconds", "all_reduce_seconds", "operator_work", "send_seconds"]
+__all__ = [
+    "Work",
+    "all_gather_seconds",
+    "all_reduce_seconds",
+    "operator_name",
+    "operator_work",
+    "precision_of",
+    "send_seconds",
+    "traffic_bytes",
+]
 
-_PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+_PRECISIONS: dict[torch.dtype, Precision] = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 _CONVOLUTIONS = ("convolution", "convolution_backward")
-_WAYS = ("input", "weight")
+_WAYS: tuple[Way, ...] = ("input", "weight")
 """What a backward pass gives, in the order of its output mask; a bias costs next to nothing beside them."""
 
 
@@ -34,39 +43,86 @@ class Work(NamedTuple):
 
 
 _NOTHING = Work(0.0, 0)
+_WITHOUT_VALUES = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+_TRAINING, _MASK = 5, 9
+"""Places of an argument of native_batch_norm, and of its backward: are statistics its own, and what it gives."""
+
+
+def operator_name(func: Any, args: Any) -> str:
+    """What rates of an ATen operator go by: its name, in place or not; a norm that does half of its work has its own.
+
+    `native_batch_norm-fixed` has its statistics already, `native_batch_norm_backward-sums` gives no map.
+    """
+    name: str = func.overloadpacket.__name__.removesuffix("_")
+    if name == "native_batch_norm" and not args[_TRAINING]:
+        return f"{name}-fixed"
+    if name == "native_batch_norm_backward" and not args[_MASK][0]:
+        return f"{name}-sums"
+    return name
+
+
+def traffic_bytes(args: Any, kwargs: Any, result: Any) -> int:
+    """What an operator reads and writes, each of its tensors once."""
+    return _bytes_of((args, kwargs)) + _bytes_of(result)
 
 
 def operator_work(func: Any, args: Any, kwargs: Any, result: Any, rates: Rates) -> Work:
     """Of an ATen operator as a dispatch mode sees it; tensors may be fake or on the meta device.
 
-    Views, questions about a tensor and fresh tensors without values cost nothing.
+    Views and questions about a tensor cost nothing, and tensors without values only their pages.
     """
-    read = _bytes_of((args, kwargs))
-    written = _bytes_of(result)
-    if func.is_view or not (read and written):
+    if func.is_view or not _bytes_of(result):
         return _NOTHING
-    name = func.overloadpacket.__name__
+    fresh = _fresh(args, kwargs, result)
+    if not fresh and not func._schema.is_mutable:
+        return _NOTHING  # a view by another name, such as _unsafe_view
+    pages = sum(_page_seconds(size, rates) for size in fresh)
+    name = operator_name(func, args)
+    if name in _WITHOUT_VALUES:
+        return Work(pages, 0)
     if name in _CONVOLUTIONS:
-        return _convolution(name, args, result, rates)
-    precision = _precision(result)
+        seconds, scratch = _convolution(name, args, result, rates)
+        return Work(seconds + pages + _page_seconds(scratch, rates), scratch)
+    precision = precision_of(result)
     count = flop_registry.get(func.overloadpacket)
-    arithmetic = count(*args, **kwargs, out_val=result) / rates.matmul_flops_per_second[precision] if count else 0.0
-    traffic = (read + written) / rates.operators.get(name.removesuffix("_"), rates.traffic_bytes_per_second)
-    return Work(max(arithmetic, traffic) + rates.operator_seconds, 0)
+    arithmetic = count(*args, **kwargs, out_val=result) / _matmul(rates, precision) if count else 0.0
+    rate = rates.operators.get(precision, {}).get(name, rates.traffic_bytes_per_second)
+    traffic = traffic_bytes(args, kwargs, result) / rate
+    return Work(max(arithmetic, traffic) + rates.operator_seconds + pages, 0)
+
+
+def _fresh(args: Any, kwargs: Any, result: Any) -> list[int]:
+    """Bytes of each result that no argument holds: results in place need no memory."""
+    given = {value.untyped_storage()._cdata for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)}
+    results = [value for value in tree_leaves(result) if isinstance(value, Tensor)]
+    return [value.nbytes for value in results if value.untyped_storage()._cdata not in given]
+
+
+def _page_seconds(size: int, rates: Rates) -> float:
+    if rates.fresh_bytes_per_second is None or size <= rates.fresh_map_bytes:
+        return 0.0
+    return size / rates.fresh_bytes_per_second
+
+
+def _matmul(rates: Rates, precision: Precision) -> float:
+    known = rates.matmul_flops_per_second
+    return known.get(precision) or min(known.values())
 
 
 def _bytes_of(tree: Any) -> int:
     return sum(value.nbytes for value in tree_leaves(tree) if isinstance(value, Tensor))
 
 
-def _precision(tree: Any) -> Any:
+def precision_of(tree: Any) -> Precision:
+    """Of the first tensor in `tree`; what is neither of the two 16-bit formats counts as fp32."""
     dtypes = [value.dtype for value in tree_leaves(tree) if isinstance(value, Tensor)]
     return _PRECISIONS.get(dtypes[0], "fp32")
 
 
 def _convolution(name: str, args: Any, result: Any, rates: Rates) -> Work:
     if name == "convolution":
-        x, weight, y, wanted = args[0], args[1], result, ["forward"]
+        x, weight, y = args[0], args[1], result
+        wanted: list[Way] = ["forward"]
         transposed = bool(args[6])
     else:
         y, x, weight = args[:3]
@@ -75,7 +131,7 @@ def _convolution(name: str, args: Any, result: Any, rates: Rates) -> Work:
     flops = conv_flop_count(list(x.shape), list(weight.shape), list(y.shape), transposed)
     maps, seconds, scratch = x.nbytes + y.nbytes, 0.0, 0
     for way in wanted:
-        rate = _most_similar(rates, _precision(x), way, weight, x.shape[1], y.shape[1])
+        rate = _most_similar(rates, precision_of(x), way, weight, x.shape[1], y.shape[1])
         traffic = (maps + weight.nbytes) / rates.traffic_bytes_per_second
         seconds += max(flops / rate.flops_per_second, traffic) + rates.operator_seconds
         scratch = max(scratch, int(maps * rate.scratch_share))
@@ -83,7 +139,7 @@ def _convolution(name: str, args: Any, result: Any, rates: Rates) -> Work:
 
 
 def _most_similar(
-    rates: Rates, precision: str, way: str, weight: Tensor, in_channels: int, out_channels: int
+    rates: Rates, precision: Precision, way: Way, weight: Tensor, in_channels: int, out_channels: int
 ) -> ConvolutionRate:
     depthwise = weight.shape[1] == 1 and in_channels > 1
     kernel = math.sqrt(math.prod(weight.shape[2:]))
@@ -92,11 +148,8 @@ def _most_similar(
         off = (one.kernel / kernel, one.in_channels / in_channels, one.out_channels / out_channels)
         return one.depthwise != depthwise, sum(abs(math.log(ratio)) for ratio in off)
 
-    return min(_of(rates, precision, way), key=distance)
-
-
-def _of(rates: Rates, precision: str, way: str) -> Iterator[ConvolutionRate]:
-    return (one for one in rates.convolutions if (one.precision, one.way) == (precision, way))
+    of_way = [one for one in rates.convolutions if one.way == way]
+    return min([one for one in of_way if one.precision == precision] or of_way, key=distance)
 
 
 def send_seconds(size: int, links: Links) -> float:

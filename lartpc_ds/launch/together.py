@@ -1,0 +1,51 @@
+"""Several processes of this machine that share its cores and run to their end: for measurements.
+
+Without the deepspeed launcher: it would add seconds to each of many short runs, and nothing here may be resumed.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["PINNED", "run_together"]
+
+PINNED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+"""Of glibc: every map comes from the kernel and goes back to it."""
+
+
+def run_together(module: str, arguments: Sequence[str], ranks: int, variables: Mapping[str, str]) -> list[Any]:
+    """The last line of `python -m module arguments` on each rank, which is JSON; cores are shared evenly.
+
+    Raises:
+        RuntimeError: one of them failed; with what it said.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    threads = str(max(1, len(os.sched_getaffinity(0)) // ranks))
+    common = {
+        "WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "GLOO_SOCKET_IFNAME": "lo",  # the host's own name need not resolve
+        "OMP_NUM_THREADS": threads,
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank), **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+    outputs = [process.communicate() for process in processes]
+    for process, (_, errors) in zip(processes, outputs, strict=True):
+        if process.returncode != 0:
+            raise RuntimeError(f"{module} {' '.join(arguments)} failed:\n{errors[-4000:]}")
+    return [json.loads(output.splitlines()[-1]) for output, _ in outputs]
