@@ -102,6 +102,22 @@ def submit(
 
 
 @app.command()
+def calibrate(
+    out: Annotated[Path, typer.Option(help="Hardware file to write.")] = Path("hardware.toml"),
+    devices: Annotated[
+        int | None, typer.Option(help="Ranks that will share this machine (default: every GPU, or two CPU ranks).")
+    ] = None,
+    hostfile: Annotated[Path | None, typer.Option(help="Measure messages between its hosts, too.")] = None,
+    launcher: Launcher = None,
+) -> None:
+    """Measure this machine for the planner, in a minute or two: kernels, memory, messages, the engine itself."""
+    from lartpc_ds.launch.calibrate import CalibrateRequest
+    from lartpc_ds.launch.calibrate import calibrate as run_calibration
+
+    run_calibration(CalibrateRequest(out, devices, hostfile, launcher), _console())
+
+
+@app.command()
 def evaluate(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")],
     files: Annotated[

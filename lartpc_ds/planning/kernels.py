@@ -48,7 +48,7 @@ class Sizes:
 
 
 SIZES = {
-    "cpu": Sizes(16 << 20, 3e9, 1024, 80 << 20, 3),
+    "cpu": Sizes(16 << 20, 2e9, 1024, 80 << 20, 3),
     "cuda": Sizes(256 << 20, 1e12, 8192, 0, 10),
 }
 """By device; a GPU needs larger maps to be busy."""
