@@ -75,3 +75,12 @@ def bench_pipeline(
     chosen = stages or [2, 4]
     result = bench(recipe, overrides or [], stages=chosen, measured=measured, repeats=repeats, steps=steps)
     print(json.dumps(result) if as_json else json.dumps(result, indent=2))
+
+
+@bench_app.command("cosmictagger")
+def bench_cosmictagger(as_json: AsJson = False) -> None:
+    """The planner's model of messages beside public rates of CosmicTagger on up to 1700 GPUs; runs nothing."""
+    from lartpc_ds.bench.cosmictagger import bench
+
+    result = bench()
+    print(json.dumps(result) if as_json else json.dumps(result, indent=2))

@@ -72,7 +72,7 @@ def calibrate(request: CalibrateRequest, console: Console, sizes: Sizes | None =
     """
     _check_target(request.out)
     device = get_accelerator().device_name()
-    devices = request.devices or _default_devices(device)
+    devices = _default_devices(device) if request.devices is None else request.devices
     check_count(devices, f"--devices {devices}")
     across, told = _across(request, console)
     sizes = sizes or SIZES[device]

@@ -9,7 +9,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -113,7 +113,7 @@ def convolution_seconds(
     one: Convolution, precision: Precision, way: Way, sizes: Sizes, watch: Stopwatch
 ) -> tuple[float, float]:
     """Seconds of one call, and its FLOPs as torch counts them (two a multiplication and addition)."""
-    call = _call(one, precision, way, sizes, watch.device)
+    call = _call(one, precision, way, _side(one, DTYPES[precision], sizes), watch.device)
     return watch.seconds(call.run), call.flops
 
 
@@ -123,8 +123,8 @@ def convolution_scratch(one: Convolution, precision: Precision, way: Way, sizes:
     The slope between two sizes, because copies of the weight do not grow with the map. On CPU it means something only
     where malloc gives everything back at once (MALLOC_MMAP_THRESHOLD_=65536).
     """
-    larger = replace(sizes, map_bytes=2 * sizes.map_bytes, convolution_flops=2 * sizes.convolution_flops)
-    calls = [_call(one, precision, way, size, device) for size in (sizes, larger)]
+    side = _side(one, DTYPES[precision], sizes)
+    calls = [_call(one, precision, way, pixels, device) for pixels in (side, side + side // 2)]
     low, high = (_scratch_bytes(call, device) for call in calls)
     return max(0, high - low) / (calls[1].maps_bytes - calls[0].maps_bytes)
 
@@ -137,11 +137,20 @@ def _scratch_bytes(call: _Call, device: torch.device) -> int:
     return memory.peak_bytes() - before - call.result_bytes
 
 
-def _call(one: Convolution, precision: Precision, way: Way, sizes: Sizes, device: torch.device) -> _Call:
-    dtype, groups = DTYPES[precision], one.in_channels if one.depthwise else 1
-    flops_a_pixel = 2.0 * one.kernel**2 * one.in_channels * one.out_channels / groups
+def _flops_a_pixel(one: Convolution) -> float:
+    groups = one.in_channels if one.depthwise else 1
+    return 2.0 * one.kernel**2 * one.in_channels * one.out_channels / groups
+
+
+def _side(one: Convolution, dtype: torch.dtype, sizes: Sizes) -> int:
+    """Rows of what it gives."""
     bytes_a_pixel = dtype.itemsize * max(one.out_channels, one.in_channels * one.stride**2)
-    side = max(8, math.isqrt(int(min(sizes.map_bytes / bytes_a_pixel, sizes.convolution_flops / flops_a_pixel))))
+    pixels = min(sizes.map_bytes / bytes_a_pixel, sizes.convolution_flops / _flops_a_pixel(one))
+    return max(8, math.isqrt(int(pixels)))
+
+
+def _call(one: Convolution, precision: Precision, way: Way, side: int, device: torch.device) -> _Call:
+    dtype, groups = DTYPES[precision], one.in_channels if one.depthwise else 1
     x = _map(one.in_channels, side * one.stride, dtype, device)
     y = _map(one.out_channels, side, dtype, device)
     weight = torch.randn(one.out_channels, one.in_channels // groups, one.kernel, one.kernel, device=device).to(dtype)
@@ -154,7 +163,7 @@ def _call(one: Convolution, precision: Precision, way: Way, sizes: Sizes, device
         return torch.ops.aten.convolution_backward(y, x, weight, None, *options, mask)
 
     results = {"forward": y, "input": x, "weight": weight}
-    return _Call(run, flops_a_pixel * side**2, x.nbytes + y.nbytes, results[way].nbytes)
+    return _Call(run, _flops_a_pixel(one) * side**2, x.nbytes + y.nbytes, results[way].nbytes)
 
 
 def _map(channels: int, side: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -29,6 +29,7 @@ OPTIONS = {
     "bench tiles": {SET, "--rows", "--cols", "--repeats", "--steps", "--json"},
     "bench memory": {"--set", "--repeats", "--steps", "--json"},
     "bench pipeline": {"--set", "--stages", "--measure", "--repeats", "--steps", "--json"},
+    "bench cosmictagger": {"--json"},
 }
 
 
