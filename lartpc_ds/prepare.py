@@ -25,7 +25,7 @@ from lartpc_ds.losses import Loss, check_loss, cross_entropy, import_loss
 from lartpc_ds.models.build import blocks, build_model
 from lartpc_ds.parallel.spatialize import TilePlan, TileShare, plan_tiles, shares
 from lartpc_ds.parallel.tiles import Tiles
-from lartpc_ds.planning.stages import StageShare, block_costs, check_zero, plan_stages, stage_shares
+from lartpc_ds.planning.stages import StageShare, block_costs, check_zero, cut_rates, plan_stages, stage_shares
 from lartpc_ds.sources import preprocessing
 from lartpc_ds.weights import check_weights
 
@@ -124,7 +124,7 @@ def make_job(config: RunConfig, ds: Mapping[str, Any], layout: Layout, source: S
         check_weights(model, Path(config.model.weights), "model.weights")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     steps = max_steps(config, layout, len(index.positions("train")))
-    stages = plan_stages(config, ds, layout, model, image, plan)
+    stages = plan_stages(config, ds, layout, model, image, plan, cut_rates()) if layout.pipe > 1 else ()
     return Job(layout, steps, image[0], source.recorded_shape, index.class_names, parameters, source.task, stages)
 
 
@@ -217,7 +217,8 @@ def stages_of(config: RunConfig, ds: Mapping[str, Any], job: Job) -> list[StageS
     if not job.stages:
         return []
     model, image = without_data(config, job)
-    return stage_shares(block_costs(config, ds, job.layout, model, image), job.stages, config.train.accumulate)
+    costs = block_costs(config, ds, job.layout, model, image, cut_rates())
+    return stage_shares(costs, job.stages, config.train.accumulate)
 
 
 def max_steps(config: RunConfig, layout: Layout, train_events: int) -> int:

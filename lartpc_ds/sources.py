@@ -15,6 +15,7 @@ __all__ = [
     "augmentation",
     "image_shape",
     "index_events",
+    "network_input",
     "open_events",
     "open_source",
     "preprocessing",
@@ -88,6 +89,20 @@ def preprocessing(config: RunConfig, image_shape: tuple[int, int]) -> Preprocess
     """From the file's pixels to the network's."""
     data = config.data
     return Preprocessing(image_shape, data.downsample_factors, data.threshold, data.saturate)
+
+
+def network_input(config: RunConfig) -> tuple[tuple[int, int, int], int]:
+    """(planes, rows, columns) that the network sees, and the number of classes; a named detector needs no files.
+
+    Raises:
+        UserError: as `open_source`, where the images themselves must say it.
+    """
+    if config.data.target is None and config.data.detector != "auto":
+        known = detector(config.data.detector)
+        rows, cols = preprocessing(config, known.image_shape).shape
+        return (len(known.planes), rows, cols), len(config.data.classes)
+    source = open_source(config)
+    return source.image_shape, len(source.classes)
 
 
 def image_shape(config: RunConfig, files: EventFiles) -> tuple[int, int]:

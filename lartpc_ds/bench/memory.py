@@ -20,6 +20,7 @@ from lartpc_ds.levers.apply import apply
 from lartpc_ds.models.build import blocks
 from lartpc_ds.parallel.tiles import Alone, Tiles
 from lartpc_ds.planning.profile import profile
+from lartpc_ds.planning.stages import cut_rates
 from lartpc_ds.planning.traced import traced_peak_bytes
 from lartpc_ds.prepare import make_model, plan_of, strips_of, without_data
 from lartpc_ds.runlog import RunFolder
@@ -79,7 +80,7 @@ def _blocks(folder: RunFolder) -> list[dict[str, Any]]:
     """What the plain network keeps, block by block, of one micro-batch."""
     run, ds = open_run(folder)
     model, image = without_data(run.config, run.job)
-    costs = profile(blocks(model), (run.config.data.batch, *image), precision(ds), 0)
+    costs = profile(blocks(model), (run.config.data.batch, *image), precision(ds), 0, cut_rates())
     return [{"name": cost.name, "saved_bytes": cost.saved_bytes, "output_bytes": cost.output_bytes} for cost in costs]
 
 

@@ -15,14 +15,12 @@ from rich.console import Console
 
 from lartpc_ds import recipes
 from lartpc_ds.bench.measure import PINNED, WARM_UP_STEPS, circumstances, measure, run_folder, with_layout
-from lartpc_ds.config import RunConfig
-from lartpc_ds.detectors import detector
 from lartpc_ds.layout import Bounds, Layout
 from lartpc_ds.planning.cuts import BlockCost, choose_bounds
 from lartpc_ds.planning.schedule import step_ns
-from lartpc_ds.planning.stages import block_costs, stage_shares
+from lartpc_ds.planning.stages import block_costs, cut_rates, stage_shares
 from lartpc_ds.prepare import absolute_paths, make_model
-from lartpc_ds.sources import open_source, preprocessing
+from lartpc_ds.sources import network_input
 
 __all__ = ["bench"]
 
@@ -39,11 +37,11 @@ def bench(
     settings = [*_DEFAULTS, *overrides]
     config, ds = recipes.load(recipe, settings)
     config = absolute_paths(config, Path.cwd())
-    image, classes = _image(config)
+    image, classes = network_input(config)
     with torch.device("meta"):
         model = make_model(config, image[0], classes)
     micro_batches = config.train.accumulate
-    costs = block_costs(config, ds, Layout(), model, image)
+    costs = block_costs(config, ds, Layout(), model, image, cut_rates())
     rows: list[dict[str, Any]] = [{"stages": 1, "cuts": "none", **_modelled(costs, (0, len(costs)), micro_batches)}]
     for number in stages:
         for cuts in _CUTS:
@@ -62,16 +60,6 @@ def bench(
         "micro_batches": micro_batches,
         "layouts": rows,
     }
-
-
-def _image(config: RunConfig) -> tuple[tuple[int, int, int], int]:
-    """(planes, rows, columns) that the network sees, and the number of classes; a named detector needs no files."""
-    if config.data.target is None and config.data.detector != "auto":
-        known = detector(config.data.detector)
-        rows, cols = preprocessing(config, known.image_shape).shape
-        return (len(known.planes), rows, cols), len(config.data.classes)
-    source = open_source(config)
-    return source.image_shape, len(source.classes)
 
 
 def _modelled(costs: Sequence[BlockCost], bounds: Bounds, micro_batches: int) -> dict[str, Any]:

@@ -5,8 +5,9 @@ operator of the real step is seen with its shapes; nothing is allocated and a wh
 Rejected: formulas a layer (they know nothing of a user's blocks, and forget the indices of a max pool, which are as
 large as four bfloat16 maps), and timing on a device, which a login node does not have.
 
-An operator's time is the longer of its arithmetic and its memory traffic (a roofline: Williams et al., CACM 52, 65,
-2009). Convolutions are bound by the one, norms, activations and pools by the other.
+An operator's time is `roofline.operator_work`'s, by the rates of a machine: convolutions are bound by arithmetic, norms,
+activations and pools by memory traffic. Rejected: rates that are written here, because their ratio decides where
+stages are cut, and it differs by machine.
 """
 
 import copy
@@ -20,24 +21,23 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 from lartpc_ds.errors import UserError
 from lartpc_ds.planning.cuts import BlockCost
+from lartpc_ds.planning.hardware import Rates
+from lartpc_ds.planning.roofline import operator_work
 
-__all__ = ["BYTES_PER_SECOND", "FLOPS_PER_SECOND", "profile"]
-
-FLOPS_PER_SECOND = 100e12
-"""What convolutions reach on a data-centre GPU in bfloat16, about a third of its peak. Only the ratio to
-BYTES_PER_SECOND decides where stages are cut; neither is measured here."""
-BYTES_PER_SECOND = 2e12
-"""Of memory traffic on such a GPU."""
+__all__ = ["profile"]
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def profile(
-    sequence: Sequence[tuple[str, nn.Module]], images: tuple[int, ...], precision: str, bytes_per_parameter: float
+    sequence: Sequence[tuple[str, nn.Module]],
+    images: tuple[int, ...],
+    precision: str,
+    bytes_per_parameter: float,
+    rates: Rates,
 ) -> list[BlockCost]:
     """The cost of each block for a micro-batch.
 
@@ -46,6 +46,7 @@ def profile(
         images: shape of a micro-batch, (events, planes, rows, columns).
         precision: `fp32`, `bf16` or `fp16`.
         bytes_per_parameter: of weight, gradient and optimizer state on one rank.
+        rates: of the device.
 
     Raises:
         UserError: a block cannot take what the one before it gives, or does not give one tensor.
@@ -60,7 +61,8 @@ def profile(
         kept = _Kept({_storage(value) for value in (*copies.parameters(), *copies.buffers())})
         x = torch.empty(images)
         for (name, _), block in zip(sequence, copies, strict=True):
-            cost, x = _profile_block(name, block, x, kept, autocast, bytes_per_parameter)
+            meters = _Meter(rates), _Meter(rates)
+            cost, x = _profile_block(name, block, x, kept, autocast, bytes_per_parameter, meters)
             costs.append(cost)
     return costs
 
@@ -72,13 +74,15 @@ def _profile_block(
     kept: "_Kept",
     autocast: AbstractContextManager[Any],
     bytes_per_parameter: float,
+    meters: tuple["_Meter", "_Meter"],
 ) -> tuple[BlockCost, Tensor]:
-    """The cost, and the block's output without its graph."""
+    """The cost, and the block's output without its graph; `meters` are of the forward and the backward pass."""
+    forward, backward = meters
     leaf = x.detach().requires_grad_(x.requires_grad)
     inside = leaf.clone()  # a block may work in place, which a leaf does not allow
     kept.begin(inside, x)
     try:
-        with autocast, torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda value: value), _Meter() as forward:
+        with autocast, torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda value: value), forward:
             y = block(inside)
     except (RuntimeError, ValueError, TypeError) as error:
         raise UserError(
@@ -88,7 +92,7 @@ def _profile_block(
         raise UserError(f"block {name}: gives a {type(y).__name__}; a block of a pipeline must give one tensor")
     trained = [value for value in block.parameters() if value.requires_grad]
     gradient = torch.empty_like(y)
-    with _Meter() as backward:
+    with backward:
         if y.requires_grad:
             wanted = [leaf, *trained] if leaf.requires_grad else trained
             torch.autograd.grad(y, wanted, gradient, allow_unused=True)
@@ -153,8 +157,9 @@ class _Kept:
 class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up operators; views cost nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, rates: Rates) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._rates = rates
         self.seconds = 0.0
         self.largest_bytes = 0
 
@@ -162,15 +167,9 @@ class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Count one operator."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        read, written = (
-            [value.nbytes for value in tree_leaves(tree) if isinstance(value, Tensor)]
-            for tree in ((args, kwargs), result)
-        )
-        if not (read and written) or func.is_view:  # a question about a tensor, or a fresh one, or nothing at all
-            return result
-        moved = sum(read) + sum(written)
-        count = flop_registry.get(func._overloadpacket)
-        flops = count(*args, **kwargs, out_val=result) if count else 0
-        self.seconds += max(flops / FLOPS_PER_SECOND, moved / BYTES_PER_SECOND)
-        self.largest_bytes = max(self.largest_bytes, moved)
+        work = operator_work(func, args, kwargs, result, self._rates)
+        if work.seconds > 0:
+            moved = sum(value.nbytes for value in tree_leaves((args, kwargs, result)) if isinstance(value, Tensor))
+            self.seconds += work.seconds
+            self.largest_bytes = max(self.largest_bytes, moved)
         return result

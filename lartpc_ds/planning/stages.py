@@ -14,9 +14,22 @@ from lartpc_ds.layout import Bounds, Layout
 from lartpc_ds.models.build import blocks
 from lartpc_ds.parallel.spatialize import TilePlan
 from lartpc_ds.planning.cuts import BlockCost, choose_bounds, stage_bytes, stage_ns
+from lartpc_ds.planning.hardware import Rates, load
 from lartpc_ds.planning.profile import profile
 
-__all__ = ["StageShare", "block_costs", "check_zero", "plan_stages", "stage_shares"]
+__all__ = ["StageShare", "block_costs", "check_zero", "cut_rates", "plan_stages", "stage_shares"]
+
+_CUT_FOR = "a100-nvlink"
+
+
+def cut_rates() -> Rates:
+    """By which a job's stages are cut where its configuration does not name the cuts.
+
+    Those of one preset, because the cut is made before any rank runs, on a login node as well as on the device, and the
+    same command must give the same stages on both. `lartpc-ds plan` cuts for the machine that it is asked about and
+    names the blocks.
+    """
+    return load(_CUT_FOR).shared_by(1)
 
 
 def check_zero(config: RunConfig, ds: Mapping[str, Any], layout: Layout) -> None:
@@ -54,6 +67,7 @@ def plan_stages(
     model: nn.Module,
     image: tuple[int, int, int],
     plan: TilePlan,
+    rates: Rates,
     limit_bytes: int | None = None,
 ) -> Bounds:
     """Which blocks each stage has; () for a model that is not cut.
@@ -65,6 +79,7 @@ def plan_stages(
         model: on the meta device.
         image: (planes, rows, columns) of the whole image.
         plan: of the tiles.
+        rates: of a device; their ratios decide a balanced cut.
         limit_bytes: memory of a rank, if the cut shall respect it.
 
     Raises:
@@ -73,7 +88,7 @@ def plan_stages(
     if layout.pipe == 1:
         return ()
     sequence = blocks(model)
-    costs = block_costs(config, ds, layout, model, image)
+    costs = block_costs(config, ds, layout, model, image, rates)
     bounds = choose_bounds(config.layout.cuts, costs, layout.pipe, config.train.accumulate, limit_bytes)
     _check_shared(sequence, bounds)
     _check_outside(model, sequence, plan)
@@ -108,11 +123,16 @@ def _check_outside(model: nn.Module, sequence: Sequence[tuple[str, nn.Module]], 
 
 
 def block_costs(
-    config: RunConfig, ds: Mapping[str, Any], layout: Layout, model: nn.Module, image: tuple[int, int, int]
+    config: RunConfig,
+    ds: Mapping[str, Any],
+    layout: Layout,
+    model: nn.Module,
+    image: tuple[int, int, int],
+    rates: Rates,
 ) -> list[BlockCost]:
     """What each block costs a rank for a micro-batch; an even share of the whole image's, where it has tiles."""
     per_parameter = _bytes_per_parameter(ds, layout.data * layout.tiles)
-    whole = profile(blocks(model), (config.data.batch, *image), precision(ds), per_parameter)
+    whole = profile(blocks(model), (config.data.batch, *image), precision(ds), per_parameter, rates)
     if config.memory.recompute == "block":
         whole = [_recomputed(cost) for cost in whole]
     maps = ("saved_bytes", "input_bytes", "output_bytes", "transient_bytes", "forward_ns", "backward_ns")

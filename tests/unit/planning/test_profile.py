@@ -7,7 +7,8 @@ from torch import nn
 from lartpc_ds.errors import UserError
 from lartpc_ds.models.build import blocks, build_model
 from lartpc_ds.planning.cuts import BlockCost
-from lartpc_ds.planning.profile import BYTES_PER_SECOND, FLOPS_PER_SECOND, profile
+from lartpc_ds.planning.profile import profile
+from tests.machine import BYTES_PER_SECOND, FLOPS_PER_SECOND, rates
 
 EVENTS, SIZE = 2, 16
 MAP = EVENTS * 4 * SIZE * SIZE
@@ -17,7 +18,7 @@ MAP = EVENTS * 4 * SIZE * SIZE
 def costs_of(*modules: nn.Module, precision: str = "fp32", planes: int = 3) -> list[BlockCost]:
     with torch.device("meta"):
         copies = [(f"block{number}", module.to("meta")) for number, module in enumerate(modules)]
-    return profile(copies, (EVENTS, planes, SIZE, SIZE), precision, bytes_per_parameter=16)
+    return profile(copies, (EVENTS, planes, SIZE, SIZE), precision, bytes_per_parameter=16, rates=rates())
 
 
 def conv(channels: int, bias: bool = False) -> nn.Module:
@@ -69,7 +70,7 @@ def test_the_model_is_left_alone() -> None:
     with torch.device("meta"):
         model = build_model("resnet18", planes=2, num_classes=3, width=4).eval()
     before = {name: (value.device, value.requires_grad) for name, value in model.state_dict(keep_vars=True).items()}
-    costs = profile(blocks(model), (1, 2, 33, 49), "bf16", 16)
+    costs = profile(blocks(model), (1, 2, 33, 49), "bf16", 16, rates())
     after = {name: (value.device, value.requires_grad) for name, value in model.state_dict(keep_vars=True).items()}
     assert before == after and not model.training
     assert sum(cost.parameters for cost in costs) == sum(parameter.numel() for parameter in model.parameters())

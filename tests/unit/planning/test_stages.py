@@ -15,6 +15,7 @@ from lartpc_ds.models.build import blocks, build_model
 from lartpc_ds.parallel.spatialize import plan_tiles
 from lartpc_ds.planning.cuts import stage_bytes
 from lartpc_ds.planning.stages import block_costs, check_zero, plan_stages, stage_shares
+from tests.machine import rates
 from tests.unet import UNet
 
 IMAGE = (3, 64, 96)
@@ -29,7 +30,7 @@ def config(grid: Layout, **sections: Any) -> RunConfig:
 def planned(model: nn.Module, grid: Layout, **sections: Any) -> Bounds:
     model = model.to("meta")
     plan = plan_tiles(model, grid, IMAGE)
-    return plan_stages(config(grid, **sections), ZERO1, grid, model, IMAGE, plan)
+    return plan_stages(config(grid, **sections), ZERO1, grid, model, IMAGE, plan, rates())
 
 
 def resnet() -> nn.Module:
@@ -98,16 +99,18 @@ def test_what_tiles_need_must_be_in_a_block() -> None:
 
 def test_a_share_is_of_one_tile_and_recomputation_keeps_inputs_only() -> None:
     model = resnet()
-    whole, half = (block_costs(config(one), ZERO1, one, model, IMAGE) for one in (Layout(2), Layout(2, rows=2)))
+    whole, half = (
+        block_costs(config(one), ZERO1, one, model, IMAGE, rates()) for one in (Layout(2), Layout(2, rows=2))
+    )
     assert [one.saved_bytes for one in half] == [one.saved_bytes // 2 for one in whole]
     assert [one.parameters for one in half] == [one.parameters for one in whole]
-    again = block_costs(config(Layout(2), memory={"recompute": "block"}), ZERO1, Layout(2), model, IMAGE)
+    again = block_costs(config(Layout(2), memory={"recompute": "block"}), ZERO1, Layout(2), model, IMAGE, rates())
     assert [one.saved_bytes for one in again] == [one.input_bytes for one in whole]
     assert stage_bytes(again, 0, 5, 2) < stage_bytes(whole, 0, 5, 2)
 
 
 def test_shares_of_time_add_up() -> None:
-    costs = block_costs(config(Layout(2)), ZERO1, Layout(2), resnet(), IMAGE)
+    costs = block_costs(config(Layout(2)), ZERO1, Layout(2), resnet(), IMAGE, rates())
     shares = stage_shares(costs, (0, 4, 9, 11), 2)
     assert [(one.first, one.last, one.blocks) for one in shares] == [
         ("stem", "layer1_1", 4),
@@ -131,7 +134,7 @@ def test_the_optimizer_counts() -> None:
         (trees[1], Layout(2, data=2, rows=2), 11),
         (sgd, Layout(2), 12),
     ):
-        costs = block_costs(config(layout), tree, layout, model, IMAGE)
+        costs = block_costs(config(layout), tree, layout, model, IMAGE, rates())
         assert sum(one.state_bytes for one in costs) == expected * parameters
 
 
