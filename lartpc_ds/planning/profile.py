@@ -5,7 +5,7 @@ operator of the real step is seen with its shapes; nothing is allocated and a wh
 Rejected: formulas a layer (they know nothing of a user's blocks, and forget the indices of a max pool, which are as
 large as four bfloat16 maps), and timing on a device, which a login node does not have.
 
-An operator's time is `roofline.operator_work`'s, by the rates of a machine: convolutions are bound by arithmetic, norms,
+An operator's time is `roofline.operator_work`'s, by a machine's rates: convolutions are bound by arithmetic, norms,
 activations and pools by memory traffic. Rejected: rates that are written here, because their ratio decides where
 stages are cut, and it differs by machine.
 """

@@ -17,7 +17,7 @@ from lartpc_ds.planning.cuts import BlockCost, choose_bounds, stage_bytes, stage
 from lartpc_ds.planning.hardware import Rates, load
 from lartpc_ds.planning.profile import profile
 
-__all__ = ["StageShare", "block_costs", "check_zero", "cut_rates", "plan_stages", "stage_shares"]
+__all__ = ["StageShare", "block_costs", "check_zero", "cut_rates", "plan_stages", "scaled", "stage_shares"]
 
 _CUT_FOR = "a100-nvlink"
 
@@ -135,8 +135,14 @@ def block_costs(
     whole = profile(blocks(model), (config.data.batch, *image), precision(ds), per_parameter, rates)
     if config.memory.recompute == "block":
         whole = [_recomputed(cost) for cost in whole]
+    return scaled(whole, 1 / layout.tiles)
+
+
+def scaled(costs: Sequence[BlockCost], share: float) -> list[BlockCost]:
+    """The costs of the same blocks on `share` of their maps; states stay."""
     maps = ("saved_bytes", "input_bytes", "output_bytes", "transient_bytes", "forward_ns", "backward_ns")
-    return [replace(cost, **{name: getattr(cost, name) // layout.tiles for name in maps}) for cost in whole]
+    changes: list[dict[str, Any]] = [{name: int(getattr(cost, name) * share) for name in maps} for cost in costs]
+    return [replace(cost, **change) for cost, change in zip(costs, changes, strict=True)]
 
 
 def _recomputed(cost: BlockCost) -> BlockCost:

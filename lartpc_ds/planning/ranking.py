@@ -1,0 +1,140 @@
+"""Candidates in order, by what is known of them so far: what to trace next, and what to recommend at the end."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from lartpc_ds.layout import Layout
+from lartpc_ds.planning.candidates import simplicity
+from lartpc_ds.planning.problem import Candidate, Cost, Problem
+
+__all__ = ["Entry", "Ranking", "Row", "front"]
+
+_NEAR = 0.97
+"""Of the fastest: what is as fast as that is chosen by simplicity."""
+_GRAIN = 0.9
+"""A point of the Pareto front needs at most so much of the memory of the next faster one."""
+_FRONT = 8
+"""Points of it, at most."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A candidate and what is known of it."""
+
+    candidate: Candidate
+    cost: Cost
+    fits: bool
+    exact: bool
+    """Traced; otherwise guessed from what was."""
+    pareto: bool
+    """None that fits is as fast and much smaller."""
+
+
+@dataclass(eq=False)
+class Entry:
+    """A candidate while it is looked at."""
+
+    candidate: Candidate
+    cost: Cost
+    simplicity: tuple[int, ...]
+    exact: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Of a rank."""
+        return self.cost.memory.total
+
+    @property
+    def order(self) -> tuple[float, tuple[int, ...]]:
+        """Best first: by speed, and of equals the simplest."""
+        return -self.cost.events_per_second, self.simplicity
+
+
+def front(entries: Iterable[Entry]) -> list[Entry]:
+    """The fastest, then ever smaller ones, each the fastest of its size."""
+    points: list[Entry] = []
+    for entry in sorted(entries, key=lambda one: one.order):
+        if not points or entry.bytes <= _GRAIN * points[-1].bytes:
+            points.append(entry)
+    return points[:_FRONT]
+
+
+def _simplest_near(entries: Sequence[Entry]) -> Entry:
+    fastest = max(entry.cost.events_per_second for entry in entries)
+    near = [entry for entry in entries if entry.cost.events_per_second >= _NEAR * fastest]
+    return min(near, key=lambda entry: (entry.simplicity, entry.order))
+
+
+class Ranking:
+    """All candidates, each with a guess until it is traced."""
+
+    def __init__(
+        self, problem: Problem, limit_bytes: int, candidates: Iterable[Candidate], guess: Callable[[Candidate], Cost]
+    ) -> None:
+        self._problem, self._limit, self._guess = problem, limit_bytes, guess
+        self._entries: list[Entry] = []
+        for candidate in candidates:
+            self.add(candidate)
+
+    def add(self, candidate: Candidate) -> Entry:
+        """One more."""
+        entry = Entry(candidate, self._guess(candidate), simplicity(candidate, self._problem))
+        self._entries.append(entry)
+        return entry
+
+    def drop(self, which: Callable[[Candidate], bool]) -> None:
+        """Forget those that cannot run."""
+        self._entries = [entry for entry in self._entries if entry.exact or not which(entry.candidate)]
+
+    def settle(self, entry: Entry, cost: Cost, concerns: Callable[[Candidate], bool]) -> None:
+        """It was traced: guess those anew that it concerns."""
+        entry.cost, entry.exact = cost, True
+        for other in self._entries:
+            if not other.exact and concerns(other.candidate):
+                other.cost = self._guess(other.candidate)
+
+    def first_with_stages(self) -> Entry | None:
+        """The best guess of fewest stages."""
+        staged = [entry for entry in self._entries if entry.candidate.layout.pipe > 1]
+        return min(staged, key=lambda entry: (entry.candidate.layout.pipe, entry.order), default=None)
+
+    def next_to_trace(self, hurried: bool) -> Entry | None:
+        """What looks best and is only a guess; None where all that matters is traced.
+
+        Hurried, only until something traced fits, or the smallest is traced and does not.
+        """
+        fitting = self._fitting(self._entries)
+        if not fitting:
+            smallest = min(self._entries, key=lambda entry: (entry.bytes, entry.order), default=None)
+            return None if smallest is None or smallest.exact else smallest
+        if hurried and any(entry.exact for entry in fitting):
+            return None
+        wanted = [min(fitting, key=lambda entry: entry.order), _simplest_near(fitting), *front(fitting)]
+        return next((entry for entry in wanted if not entry.exact), None)
+
+    def best(self) -> Entry | None:
+        """What to recommend: of all that is traced and fits."""
+        fitting = [entry for entry in self._fitting(self._entries) if entry.exact]
+        return _simplest_near(fitting) if fitting else None
+
+    def rows(self) -> list[Row]:
+        """What was traced, and of every other layout its best guess; best first."""
+        exact = [entry for entry in self._entries if entry.exact]
+        best, points = self.best(), {id(entry) for entry in front(self._fitting(exact))}
+        shown = {id(entry): entry for entry in exact}
+        layouts: dict[Layout, Entry] = {}
+        for entry in sorted(self._fitting(self._entries), key=lambda one: (not one.exact, one.order)):
+            layouts.setdefault(entry.candidate.layout, entry)
+        shown |= {id(entry): entry for entry in layouts.values()}
+
+        def order(entry: Entry) -> tuple[bool, bool, float, tuple[int, ...]]:
+            fits = entry.bytes <= self._limit
+            return entry is not best, not fits, entry.order[0] if fits else entry.bytes, entry.simplicity
+
+        return [
+            Row(entry.candidate, entry.cost, entry.bytes <= self._limit, entry.exact, id(entry) in points)
+            for entry in sorted(shown.values(), key=order)
+        ]
+
+    def _fitting(self, entries: Iterable[Entry]) -> list[Entry]:
+        return [entry for entry in entries if entry.bytes <= self._limit]
