@@ -38,16 +38,18 @@ class Entry:
     cost: Cost
     simplicity: tuple[int, ...]
     exact: bool = False
+    bytes: int = 0
+    """Of a rank."""
+    order: tuple[float, tuple[int, ...]] = (0.0, ())
+    """Best first: by speed, and of equals the simplest."""
 
-    @property
-    def bytes(self) -> int:
-        """Of a rank."""
-        return self.cost.memory.total
+    def __post_init__(self) -> None:
+        self.take(self.cost)
 
-    @property
-    def order(self) -> tuple[float, tuple[int, ...]]:
-        """Best first: by speed, and of equals the simplest."""
-        return -self.cost.events_per_second, self.simplicity
+    def take(self, cost: Cost) -> None:
+        """Know this of it; sums are kept, because thousands are compared again and again."""
+        self.cost, self.bytes = cost, cost.memory.total
+        self.order = -cost.events_per_second, self.simplicity
 
 
 def front(entries: Iterable[Entry]) -> list[Entry]:
@@ -60,8 +62,8 @@ def front(entries: Iterable[Entry]) -> list[Entry]:
 
 
 def _simplest_near(entries: Sequence[Entry]) -> Entry:
-    fastest = max(entry.cost.events_per_second for entry in entries)
-    near = [entry for entry in entries if entry.cost.events_per_second >= _NEAR * fastest]
+    slowest = _NEAR * min(entry.order for entry in entries)[0]
+    near = [entry for entry in entries if entry.order[0] <= slowest]
     return min(near, key=lambda entry: (entry.simplicity, entry.order))
 
 
@@ -88,10 +90,11 @@ class Ranking:
 
     def settle(self, entry: Entry, cost: Cost, concerns: Callable[[Candidate], bool]) -> None:
         """It was traced: guess those anew that it concerns."""
-        entry.cost, entry.exact = cost, True
+        entry.take(cost)
+        entry.exact = True
         for other in self._entries:
             if not other.exact and concerns(other.candidate):
-                other.cost = self._guess(other.candidate)
+                other.take(self._guess(other.candidate))
 
     def first_with_stages(self) -> Entry | None:
         """The best guess of fewest stages."""
@@ -111,6 +114,10 @@ class Ranking:
             return None
         wanted = [min(fitting, key=lambda entry: entry.order), _simplest_near(fitting), *front(fitting)]
         return next((entry for entry in wanted if not entry.exact), None)
+
+    def smallest(self, number: int) -> list[Entry]:
+        """Those that need least memory."""
+        return sorted(self._entries, key=lambda entry: (entry.bytes, entry.order))[:number]
 
     def best(self) -> Entry | None:
         """What to recommend: of all that is traced and fits."""

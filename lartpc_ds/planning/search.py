@@ -17,13 +17,15 @@ from lartpc_ds.planning.hardware import Hardware
 from lartpc_ds.planning.problem import Candidate, Cost, Problem
 from lartpc_ds.planning.ranking import Entry, Ranking, Row
 from lartpc_ds.planning.stage_split import Stages
-from lartpc_ds.planning.surrogate import PLAIN, References, Surrogate, references
+from lartpc_ds.planning.surrogate import PLAIN, References, Surrogate, references, with_halves
 
 __all__ = ["HEADROOM", "CostOf", "Plan", "Row", "limit_bytes", "search"]
 
 CostOf = Callable[[Problem, Candidate, Hardware, int], Cost]
 """`planning.rank_cost.cost`, or what stands for it."""
 
+_MORE_DEVICES = (2, 4, 8, 16, 32, 64)
+_TRIES = 2
 HEADROOM = 0.05
 """Of a device's memory that a plan leaves free: what the prediction may be off, and what an allocator cannot use."""
 
@@ -37,10 +39,14 @@ class Plan:
     """Traced, and within the memory; None where nothing fits."""
     refused: list[str]
     """What is not offered, and why, a sentence each."""
+    memory_bytes: int
+    """Of a device."""
     limit_bytes: int
     """That a rank may use of its device's memory."""
     whole: Cost
     """Of a rank that has whole events, one a micro-batch, without levers."""
+    wider: Row | None = None
+    """Where nothing fits: what would on more devices; None if no number of them was found."""
 
 
 def limit_bytes(hardware: Hardware, memory_bytes: int) -> int:
@@ -96,7 +102,34 @@ def search(
     rows = [replace(row, candidate=stages.named(row.candidate)) for row in ranking.rows()]
     recommended = rows[0] if rows and rows[0].fits and rows[0].exact else None
     refused = [*offered.refused, *_sentences(base.refused), *loop.refused]
-    return Plan(rows, recommended, refused, limit, base.whole[PLAIN])
+    plan = Plan(rows, recommended, refused, memory_bytes, limit, base.whole[PLAIN])
+    if recommended is not None:
+        return plan
+    say("nothing fits; looking at more devices")
+    if base.rows is None and "tiles" not in base.refused:
+        base = with_halves(base, trace, 2 * devices)
+    surrogate.base = base
+    return replace(plan, wider=_wider(problem, hardware, devices, ranks_per_node, limit, surrogate, loop))
+
+
+def _wider(
+    problem: Problem,
+    hardware: Hardware,
+    devices: int,
+    ranks_per_node: int,
+    limit: int,
+    surrogate: Surrogate,
+    loop: "_Loop",
+) -> Row | None:
+    """The fewest devices, of a few numbers, on which the smallest way to run fits."""
+    for factor in _MORE_DEVICES:
+        offered = choices(problem, hardware, factor * devices, ranks_per_node)
+        small = Ranking(problem, limit, _possible(offered, surrogate.base), surrogate.guess).smallest(_TRIES)
+        for entry in small:
+            cost = loop.traced(entry.candidate) if entry.bytes <= limit else None
+            if cost is not None and cost.memory.total <= limit:
+                return Row(entry.candidate, cost, True, True, False)
+    return None
 
 
 def _reference_levers(offered: Choices) -> list[MemoryConfig]:
@@ -144,16 +177,21 @@ class _Loop:
 
     def _trace_entry(self, entry: Entry, also: Callable[[Candidate], bool] = lambda other: False) -> None:
         traced = entry.candidate
-        try:
-            cost = self._trace(traced)
-        except UserError as error:
+        cost = self.traced(traced)
+        if cost is None:
             self._ranking.drop(lambda other: self._surrogate.alike(other, traced))
-            told = f"{traced.layout} is not offered: {error}"
-            if str(error) not in " ".join(self.refused):
-                self.refused.append(told)
             return
         self._surrogate.learn(traced, cost)
         self._ranking.settle(entry, cost, lambda other: self._surrogate.concerns(traced, other) or also(other))
+
+    def traced(self, candidate: Candidate) -> Cost | None:
+        """What it takes; None if the network cannot run so, which is noted once for each reason."""
+        try:
+            return self._trace(candidate)
+        except UserError as error:
+            if not any(str(error) in told for told in self.refused):
+                self.refused.append(f"{candidate.layout} is not offered: {error}")
+            return None
 
     def vary_the_best(self, hardware: Hardware) -> None:
         """What matters little is tried on the best one only."""

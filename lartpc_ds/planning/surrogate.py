@@ -2,12 +2,13 @@
 
 A whole image, two halves of it, and the image with each lever are traced. Activations and computation then go with the
 share of the image, halos with the length of the seams, states with DeepSpeed's formulas, stages with the profile of
-blocks. What is traced later corrects the guesses that are like it. A guess is never recommended: it only says what to
-trace next. Rejected: formulas alone (wrong where it matters, at the edge of the memory), and to trace all of them.
+blocks. All this errs on the bright side (small tiles cost more than their share), so that nothing good is passed over,
+and what is traced corrects the guesses that are like it. A guess is never recommended: it says what to trace next.
+Rejected: formulas alone (wrong where it matters, at the edge of the memory), and to trace all of them.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lartpc_ds.config import MemoryConfig
 from lartpc_ds.errors import UserError
@@ -17,7 +18,7 @@ from lartpc_ds.planning.problem import Candidate, Cost, MemoryParts, TimeParts
 from lartpc_ds.planning.roofline import all_gather_seconds, all_reduce_seconds
 from lartpc_ds.planning.stage_split import StageSplit
 
-__all__ = ["PLAIN", "References", "Surrogate", "references"]
+__all__ = ["PLAIN", "References", "Surrogate", "references", "with_halves"]
 
 PLAIN = MemoryConfig()
 """No lever."""
@@ -51,24 +52,31 @@ def references(trace: Trace, devices: int, levers: list[MemoryConfig]) -> Refere
     """
     refused: dict[str, str] = {}
 
-    def tried(layout: Layout, memory: MemoryConfig, axis: str) -> Cost | None:
-        try:
-            return trace(Candidate(layout, memory=memory))
-        except UserError as error:
-            refused.setdefault(axis, str(error))
-            return None
-
     alone = Layout(data=devices)  # as many ranks as the job has share each machine, which counts on a CPU
     whole = {PLAIN: trace(Candidate(alone))}
     for memory in levers:
         if memory != PLAIN and _axis(memory) not in refused:
-            found = tried(alone, memory, _axis(memory))
-            whole |= {} if found is None else {memory: found}
+            try:
+                whole[memory] = trace(Candidate(alone, memory=memory))
+            except UserError as error:
+                refused[_axis(memory)] = str(error)
     if devices == 1:
         return References(whole, None, None, refused)
-    rows = tried(Layout(data=max(devices // 2, 1), rows=2), PLAIN, "tiles")
-    cols = tried(Layout(data=max(devices // 2, 1), cols=2), PLAIN, "tiles")
-    return References(whole, rows or cols, cols or rows, refused)
+    return with_halves(References(whole, None, None, refused), trace, devices)
+
+
+def with_halves(base: References, trace: Trace, devices: int) -> References:
+    """The same, with the two halves of an event; with the reason where the network cannot be cut into tiles."""
+    halves: list[Cost] = []
+    why = ""
+    for grid in ({"rows": 2}, {"cols": 2}):
+        try:
+            halves.append(trace(Candidate(Layout(data=max(devices // 2, 1), **grid))))
+        except UserError as error:
+            why = why or str(error)
+    if not halves:
+        return replace(base, refused={**base.refused, "tiles": why})
+    return replace(base, rows=halves[0], cols=halves[-1])
 
 
 def _axis(memory: MemoryConfig) -> str:
@@ -96,16 +104,13 @@ class Surrogate:
     def __init__(
         self, base: References, hardware: Hardware, ranks_per_node: int, split: StageSplit | None = None
     ) -> None:
-        self._base, self._hardware, self._ranks_per_node, self._split = base, hardware, ranks_per_node, split
+        self.base, self._hardware, self._ranks_per_node, self._split = base, hardware, ranks_per_node, split
         self._known: dict[tuple[object, ...], tuple[Candidate, Cost]] = {}
         self._factors: dict[tuple[int, ...], _Factors] = {}
         self._of_stages = _Factors()
         plain = base.whole[PLAIN]
         self._states = plain.memory.weights, plain.memory.gradients, plain.memory.optimizer
         self._update = _UPDATE_PASSES * plain.memory.weights / hardware.rates[0].traffic_bytes_per_second
-        halves = [half for half in (base.rows, base.cols) if half is not None]
-        self._fixed_bytes = _fixed(plain.memory.activations, [half.memory.activations for half in halves])
-        self._fixed_seconds = _fixed(self._micro(plain), [self._micro(half) for half in halves])
 
     def learn(self, candidate: Candidate, cost: Cost) -> None:
         """What was traced corrects what is like it."""
@@ -143,9 +148,8 @@ class Surrogate:
         split = None if layout.pipe == 1 or self._split is None else self._split(candidate)
         kept, slowest, played = (1.0, 1.0, float(candidate.accumulate)) if split is None else split
         halo_bytes, halo_seconds = self._halos(candidate)
-        micro = (self._fixed_seconds + max(micro - self._fixed_seconds, 0) * share) * factors.compute
-        activations = (self._fixed_bytes + max(activations - self._fixed_bytes, 0) * share) * factors.activations
-        memory = self._memory(candidate, kept * activations, halo_bytes, workspace)
+        micro = micro * share * factors.compute
+        memory = self._memory(candidate, kept * activations * share * factors.activations, halo_bytes, workspace)
         return Cost(
             memory,
             TimeParts(
@@ -179,9 +183,9 @@ class Surrogate:
 
     def _whole(self, memory: MemoryConfig) -> tuple[float, float, float]:
         """Activations, seconds of a micro-batch of one, and workspace, of a whole image."""
-        if (cost := self._base.whole.get(memory)) is not None:
+        if (cost := self.base.whole.get(memory)) is not None:
             return float(cost.memory.activations), self._micro(cost), float(cost.memory.workspace)
-        strips = sorted((one.stream_strips, one) for one in self._base.whole if one.stream_strips > 1)
+        strips = sorted((one.stream_strips, one) for one in self.base.whole if one.stream_strips > 1)
         if memory.stream_strips == 1 or not strips:
             return self._whole(PLAIN)
         few, many = strips[0], strips[-1]
@@ -193,17 +197,15 @@ class Surrogate:
     def _halos(self, candidate: Candidate) -> tuple[float, float]:
         """Bytes, and seconds of a micro-batch, of a tile with most neighbours."""
         layout, total = candidate.layout, [0.0, 0.0]
-        beyond = layout.tiles > self._ranks_per_node
-        slower = self._hardware.within.send.bytes_per_second / self._hardware.across.send.bytes_per_second
         for half, parts, other in (
-            (self._base.rows, layout.rows, layout.cols),
-            (self._base.cols, layout.cols, layout.rows),
+            (self.base.rows, layout.rows, layout.cols),
+            (self.base.cols, layout.cols, layout.rows),
         ):
             if half is None or parts == 1:
                 continue
             seams = min(parts - 1, 2) * candidate.batch / other
             total[0] += seams * half.memory.halos
-            total[1] += seams * half.time.halo * (slower if beyond else 1)
+            total[1] += seams * half.time.halo
         return total[0], total[1]
 
     def _memory(self, candidate: Candidate, activations: float, halos: float, workspace: float) -> MemoryParts:
@@ -236,13 +238,6 @@ class Surrogate:
         if candidate.zero == 3:
             seconds += candidate.accumulate * all_gather_seconds(size, ranks, *links, self._ranks_per_node)
         return seconds
-
-
-def _fixed(whole: float, halves: list[float]) -> float:
-    """What does not become less with the image; nothing, where no half was traced."""
-    if not halves:
-        return 0.0
-    return min(max(sum(2 * half - whole for half in halves) / len(halves), 0.0), whole)
 
 
 def _trace_key(candidate: Candidate) -> tuple[object, ...]:

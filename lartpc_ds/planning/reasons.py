@@ -1,0 +1,87 @@
+"""Why this one: a plan in a sentence that a physicist understands."""
+
+from lartpc_ds.planning.problem import Candidate
+from lartpc_ds.planning.search import Plan, Row
+from lartpc_ds.planning.sizes import gib
+
+__all__ = ["levers_of", "reason"]
+
+
+def reason(plan: Plan) -> str:
+    """What to take and why; where nothing fits, by how much not, and what would."""
+    return _nothing_fits(plan) if plan.recommended is None else _recommendation(plan, plan.recommended)
+
+
+def levers_of(candidate: Candidate) -> str:
+    """What is not kept of its activations, in a word or two; empty where all is."""
+    memory = candidate.memory
+    words = [f"{memory.stream_strips} strips"] if memory.stream_strips > 1 else []
+    words += ["recompute"] if memory.recompute == "block" else []
+    return " + ".join([*words, *(["lean norms"] if memory.lean_norm else [])])
+
+
+def _recommendation(plan: Plan, row: Row) -> str:
+    candidate, need, have = row.candidate, plan.whole.memory.total, plan.limit_bytes
+    layout = candidate.layout
+    if need > have:
+        before = f"a whole event needs {gib(need)} GiB on one device, of which {gib(have)} GiB may be used"
+    else:
+        before = f"a whole event fits on one device ({gib(need)} of the {gib(have)} GiB that may be used)"
+    parts = [part for part in (_batch(candidate), _states(candidate), levers_of(candidate)) if part]
+    with_ = f" with {', '.join(parts)}" if parts else ""
+    each = f"{gib(row.cost.memory.total)} GiB each"
+    if layout.pipe > 1:
+        tiles = f" of {layout.tiles} tiles" if layout.tiles > 1 else ""
+        after = f"{layout.pipe} stages{tiles} need{with_} {gib(row.cost.memory.total)} GiB at most"
+    elif layout.tiles > 1:
+        after = f"{layout.tiles} tiles of it need{with_} {each}"
+    elif need <= have and not parts:
+        after = "so every device takes events of its own" if layout.data > 1 else "so it is left whole"
+    else:
+        after = f"whole events need{with_} {each}"
+    return f"Take {layout}: {before}, {after}, and {_price(row)}."
+
+
+def _batch(candidate: Candidate) -> str:
+    return f"{candidate.batch} events a micro-batch" if candidate.batch > 1 else ""
+
+
+def _states(candidate: Candidate) -> str:
+    stage = f"ZeRO-{candidate.zero}" if candidate.zero else ""
+    return f"{stage} and the optimizer in the host's memory" if candidate.offload else stage
+
+
+def _price(row: Row) -> str:
+    time, layout = row.cost.time, row.candidate.layout
+    spent = [f"halos {time.halo / time.total:.0%}"] if layout.tiles > 1 else []
+    spent += [f"the sum of gradients {time.reduction / time.total:.0%}"] if layout.data * layout.tiles > 1 else []
+    spent += [f"waiting of stages {time.bubble / time.total:.0%}"] if layout.pipe > 1 else []
+    if not spent:
+        return f"a step takes {time.total:.3g} s"
+    *rest, last = spent
+    return f"of a step {f'{", ".join(rest)} and {last}' if rest else last} is no computation"
+
+
+def _nothing_fits(plan: Plan) -> str:
+    if not plan.rows:
+        return "Nothing can run: every way to share the devices is refused below."
+    least = plan.rows[0]
+    need, layout = least.cost.memory.total, least.candidate.layout
+    levers = levers_of(least.candidate)
+    told = (
+        f"Nothing fits: the smallest way, {layout}{f' with {levers}' if levers else ''}, needs {gib(need)} GiB a device, "
+        f"{gib(need - plan.limit_bytes)} GiB more than the {gib(plan.limit_bytes)} GiB that may be used"
+    )
+    if plan.wider is None:
+        return f"{told}; devices of {gib(_device(plan, need))} GiB would do."
+    wide = plan.wider.candidate
+    words = levers_of(wide)
+    return (
+        f"{told}; {wide.layout.world_size} devices would do ({wide.layout}{f' with {words}' if words else ''}, "
+        f"{gib(plan.wider.cost.memory.total)} GiB each), or devices of {gib(_device(plan, need))} GiB."
+    )
+
+
+def _device(plan: Plan, need: int) -> int:
+    """The memory of a device on which `need` may be used, with the same share left free."""
+    return int(need * plan.memory_bytes / plan.limit_bytes)
