@@ -14,6 +14,7 @@ import typer
 from lartpc_ds import __version__
 from lartpc_ds.cli_bench import bench_app
 from lartpc_ds.cli_options import AsJson, Overrides
+from lartpc_ds.cli_plan import plan_app
 from lartpc_ds.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ __all__ = ["main"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 config_app = typer.Typer(no_args_is_help=True, help="Shipped run configurations.", rich_markup_mode=None)
 hostfile_app = typer.Typer(no_args_is_help=True, help="Hosts of a job on several machines.", rich_markup_mode=None)
+app.add_typer(plan_app)
 app.add_typer(config_app, name="config")
 app.add_typer(hostfile_app, name="hostfile")
 app.add_typer(bench_app, name="bench")

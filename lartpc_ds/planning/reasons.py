@@ -69,8 +69,8 @@ def _nothing_fits(plan: Plan) -> str:
     need, layout = least.cost.memory.total, least.candidate.layout
     levers = levers_of(least.candidate)
     told = (
-        f"Nothing fits: the smallest way, {layout}{f' with {levers}' if levers else ''}, needs {gib(need)} GiB a device, "
-        f"{gib(need - plan.limit_bytes)} GiB more than the {gib(plan.limit_bytes)} GiB that may be used"
+        f"Nothing fits: the smallest way, {layout}{f' with {levers}' if levers else ''}, needs {gib(need)} GiB a "
+        f"device, {gib(need - plan.limit_bytes)} GiB more than the {gib(plan.limit_bytes)} GiB that may be used"
     )
     if plan.wider is None:
         return f"{told}; devices of {gib(_device(plan, need))} GiB would do."

@@ -13,7 +13,7 @@ from lartpc_ds import ds_config
 from lartpc_ds.config import RunConfig
 from lartpc_ds.errors import UserError
 
-__all__ = ["load", "names", "path_of"]
+__all__ = ["as_written", "load", "names", "path_of"]
 
 _FOLDER = Path(__file__).parent
 
@@ -42,22 +42,30 @@ def load(run: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, dict[str, 
     Raises:
         UserError: naming every problem of the TOML or of the JSON.
     """
+    config = RunConfig.parse(as_written(run, overrides), run)
+    ds = ds_config.read(config.train.ds_config)
+    for key, value in map(_parse, overrides):
+        if key[0] == "ds":
+            _put(ds, key[1:], value)
+    ds_config.check(ds, config.train.ds_config)
+    return config, ds
+
+
+def as_written(run: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The tables of the TOML with the overrides, and without defaults; not checked.
+
+    Raises:
+        UserError: no such file, or not TOML.
+    """
     path = path_of(run)
     try:
         tree = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not TOML: {error}") from None
-    changes = [_parse(text) for text in overrides]
-    for key, value in changes:
+    for key, value in map(_parse, overrides):
         if key[0] != "ds":
             _put(tree, key, value)
-    config = RunConfig.parse(tree, run)
-    ds = ds_config.read(config.train.ds_config)
-    for key, value in changes:
-        if key[0] == "ds":
-            _put(ds, key[1:], value)
-    ds_config.check(ds, config.train.ds_config)
-    return config, ds
+    return tree
 
 
 def _parse(text: str) -> tuple[list[str], Any]:

@@ -14,6 +14,9 @@ HOSTS = ("--hostfile", "--launcher", "--include", "--exclude")
 # Adding an option? It may not repeat a config key; then add it here and to the documentation.
 OPTIONS = {
     "train": {SET, "--run-dir", DEVICES, *HOSTS, "--resume", "--dry-run", VERBOSE},
+    "plan": {
+        *("--devices", "--memory", "--per-node", "--hardware", "--global-batch", SET, "--json", "--write", "--out"),
+    },
     "submit": {"--system", SET, "--run-dir", "--out", "--launcher", "--now"},
     "evaluate": {"--files", "--checkpoint", DEVICES},
     "report": set(),
@@ -61,7 +64,14 @@ def test_commands_and_options_are_frozen() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["train", "--help"], ["--version"], ["bench", "step", "--help"], ["hostfile", "make", "a:1"]],
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["--version"],
+        ["bench", "step", "--help"],
+        ["plan", "--help"],
+        ["hostfile", "make", "a:1"],
+    ],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
@@ -178,6 +188,8 @@ def test_inspect_ends_with_code_2_for_a_problem(
         (["evaluate", "missing"], "missing"),
         (["report", "missing"], "not a run folder"),
         (["display", "missing.h5"], "missing.h5"),
+        (["plan", "missing", DEVICES, "2"], "RUN = 'missing'"),
+        (["plan", "quickstart", DEVICES, "2", "--hardware", "missing"], "--hardware 'missing'"),
         (["hostfile", "make", "gpu[1-2]", "--out", "hosts"], "Write gpu[1-2]:N"),
         (["hostfile", "make", "a:1", "--out", "missing/hosts"], "no such folder missing"),
         (["hostfile", "check", "missing"], "missing"),

@@ -1,0 +1,47 @@
+"""The commands that answer before a device-hour is spent."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lartpc_ds.cli_options import AsJson, Overrides
+
+__all__ = ["plan_app"]
+
+plan_app = typer.Typer(rich_markup_mode=None)
+
+
+@plan_app.command()
+def plan(
+    run: Annotated[str, typer.Argument(help="A run TOML, or the name of a shipped recipe.")],
+    devices: Annotated[int, typer.Option(min=1, help="Of the whole job.")],
+    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Of one device, such as 40GiB.")] = None,
+    per_node: Annotated[int | None, typer.Option(min=1, help="Devices of one machine (default: --hardware's).")] = None,
+    hardware: Annotated[
+        str | None, typer.Option(help="A file of `calibrate`, or a preset (default: a100-nvlink).")
+    ] = None,
+    global_batch: Annotated[int | None, typer.Option(min=1, help="Events of an optimizer step, exactly.")] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    write: Annotated[bool, typer.Option("--write", help="Write the run TOML and the DeepSpeed JSON.")] = False,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to --write.")] = Path(),
+) -> None:
+    """Say which layout fits so many devices, how fast it is, and why; needs no GPU."""
+    from rich.console import Console
+
+    from lartpc_ds.launch.planner import PlanRequest
+    from lartpc_ds.launch.planner import plan as run_plan
+
+    request = PlanRequest(
+        run,
+        devices,
+        memory=memory,
+        per_node=per_node,
+        hardware=hardware,
+        global_batch=global_batch,
+        overrides=overrides or [],
+        write=out if write else None,
+        as_json=as_json,
+    )
+    raise typer.Exit(run_plan(request, Console()))
