@@ -1,0 +1,129 @@
+"""What a candidate costs: the fullest rank of every pipeline stage is traced, and a step is put together from them.
+
+Activations, scratch and time come from a run of the converted model (`stage_trace`), the states of weights from what
+DeepSpeed keeps (`states`), the order of a pipeline from `schedule`.
+"""
+
+from functools import partial
+
+import torch
+
+from lartpc_ds.levers.strip_plan import plan_strips
+from lartpc_ds.models.build import blocks
+from lartpc_ds.parallel.spatialize import plan_tiles
+from lartpc_ds.planning.applied import applied
+from lartpc_ds.planning.hardware import Hardware
+from lartpc_ds.planning.problem import Candidate, Cost, MemoryParts, Problem, TimeParts
+from lartpc_ds.planning.roofline import all_gather_seconds, all_reduce_seconds, send_seconds
+from lartpc_ds.planning.schedule import step_ns
+from lartpc_ds.planning.stage_trace import Plans, StageTrace, trace_stages
+from lartpc_ds.planning.stages import check_zero, cut_rates, plan_stages
+from lartpc_ds.planning.states import states_of
+
+__all__ = ["cost"]
+
+_FLOAT = 4
+
+
+def cost(problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int) -> Cost:
+    """Memory of the fullest rank and time of a step.
+
+    Args:
+        problem: the run.
+        candidate: one way to run it; its layout has the world's size.
+        hardware: the machine.
+        ranks_per_node: how many ranks a machine has.
+
+    Raises:
+        UserError: the network cannot run so.
+    """
+    stages = trace_stages(problem, candidate, hardware, ranks_per_node, _plans(problem, candidate))
+    memory = max((_memory(problem, candidate, hardware, stage) for stage in stages), key=lambda parts: parts.total)
+    return Cost(memory, _time(problem, candidate, hardware, ranks_per_node, stages), candidate.global_batch)
+
+
+def _plans(problem: Problem, candidate: Candidate) -> Plans:
+    """As a run makes them, and refuses what it refuses."""
+    config, ds = applied(problem.config, problem.ds, candidate)
+    layout, memory, image = candidate.layout, candidate.memory, problem.image
+    check_zero(config, ds, layout)
+    with torch.device("meta"):
+        model = problem.make_model().train()
+    tiles = plan_tiles(model, layout, image, candidate.gather_at, config.model.norm_scope, memory.lean_norm)
+    strips = None
+    if memory.stream_strips > 1:
+        strips = plan_strips(model, memory.stream_strips, memory.stream_until, image)
+    if memory.recompute == "block":
+        blocks(model)
+    return Plans(tiles, strips, plan_stages(config, ds, layout, model, image, tiles, cut_rates()))
+
+
+def _memory(problem: Problem, candidate: Candidate, hardware: Hardware, stage: StageTrace) -> MemoryParts:
+    """Of the passes, or of the update of the weights, whichever takes more."""
+    on_host = hardware.device == "cpu"
+    states = states_of(problem.ds, candidate, stage.parameters, stage.largest_parameters, on_host)
+    peak = stage.peak
+    halos = min(peak.halos, peak.activations)
+    passes = MemoryParts(
+        weights=states.weights + peak.buffers,
+        gradients=states.gradients_before + round(states.gradient_share * peak.gradients),
+        optimizer=states.optimizer,
+        activations=peak.activations - halos,
+        halos=halos,
+        workspace=peak.scratch + states.buffers + hardware.process_bytes,
+    )
+    if passes.total >= states.update + hardware.process_bytes:
+        return passes
+    gradients = stage.parameters * _FLOAT
+    rest = states.update - states.weights - states.optimizer - gradients
+    return MemoryParts(
+        states.weights, gradients, states.optimizer, 0, 0, workspace=max(rest, 0) + hardware.process_bytes
+    )
+
+
+def _time(
+    problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int, stages: list[StageTrace]
+) -> TimeParts:
+    """Passes by the schedule; then the gradients' sum and the update, which all stages do at once."""
+    near = candidate.layout.world_size <= ranks_per_node
+    links = hardware.within if near else hardware.across
+    # a map goes forward and its gradient comes back, neither of which DeepSpeed overlaps with anything
+    sends = [send_seconds(stage.output_bytes, links) if stage.output_bytes else 0.0 for stage in stages]
+    halo = [stage.exposed_seconds / 2 for stage in stages]
+    forward = [s.forward_seconds + w + send for s, w, send in zip(stages, halo, sends, strict=True)]
+    backward = [s.backward_seconds + w + send for s, w, send in zip(stages, halo, [0.0, *sends[:-1]], strict=True)]
+    step = step_ns(_in_ns(forward), _in_ns(backward), candidate.accumulate) / 1e9
+    slowest = max(stages, key=lambda one: one.forward_seconds + one.backward_seconds + one.exposed_seconds)
+    computed = candidate.accumulate * (slowest.forward_seconds + slowest.backward_seconds)
+    waited = candidate.accumulate * slowest.exposed_seconds
+    ranks = candidate.layout.data * candidate.layout.tiles
+    share = ranks if candidate.zero else 1
+    update = max(stage.update_seconds for stage in stages) / share
+    rates = hardware.shared_by(min(ranks_per_node, candidate.layout.world_size))
+    return TimeParts(
+        compute=computed + update + rates.step_seconds,
+        halo=waited,
+        reduction=max(_reduction(candidate, hardware, ranks_per_node, stage) for stage in stages),
+        bubble=max(step - computed - waited, 0.0),
+    )
+
+
+def _in_ns(seconds: list[float]) -> list[int]:
+    return [round(one * 1e9) for one in seconds]
+
+
+def _reduction(candidate: Candidate, hardware: Hardware, ranks_per_node: int, stage: StageTrace) -> float:
+    """Gradients are summed in float32 once a step, but by ZeRO-2 and 3 once a micro-batch; then ZeRO gathers weights."""
+    size, ranks = stage.parameters * _FLOAT, candidate.layout.data * candidate.layout.tiles
+    per_node = max(1, ranks_per_node // candidate.layout.pipe) if candidate.layout.world_size <= ranks_per_node else 0
+    near = per_node or min(ranks_per_node, ranks)
+    arguments = (size, ranks, hardware.within, hardware.across, near)
+    gather, reduce = partial(all_gather_seconds, *arguments), partial(all_reduce_seconds, *arguments)
+    if candidate.zero == 0:
+        return reduce()
+    if candidate.zero == 1:
+        return reduce() + gather()
+    if candidate.zero == 2:
+        return candidate.accumulate * reduce() + gather()
+    # ZeRO-3 gathers for the forward and for the backward pass, and scatters the sums
+    return candidate.accumulate * 3 * gather()
