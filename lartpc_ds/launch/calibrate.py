@@ -40,6 +40,7 @@ from lartpc_ds.runlog import RunFolder
 __all__ = ["CalibrateRequest", "calibrate"]
 
 _RANK = "lartpc_ds.launch.calibration_rank"
+_ENGINE = "lartpc_ds.launch.calibration_engine"
 _STEPS = 8
 _TINY_RUN = (
     "data.simulate.events=16",
@@ -77,8 +78,9 @@ def calibrate(request: CalibrateRequest, console: Console, sizes: Sizes | None =
     across, told = _across(request, console)
     sizes = sizes or SIZES[device]
     shared = sorted({1, devices}) if device == "cpu" else [1]
-    rates, peak_bytes, reserved_bytes = _rates(shared, sizes, console)
-    within = across if devices == 1 else _within(devices, console)
+    measured = [device, "--sizes", json.dumps(asdict(sizes))]
+    rates, peak_bytes, reserved_bytes = _rates(shared, measured, console)
+    within = across if devices == 1 else _within(devices, measured, console)
     if devices == 1:
         told = f"{told}; one device alone: `within` is taken from `across`"
     hardware = Hardware(
@@ -111,9 +113,8 @@ def _default_devices(device: str) -> int:
     return min(2, len(os.sched_getaffinity(0))) if device == "cpu" else int(get_accelerator().device_count())
 
 
-def _rates(shared: list[int], sizes: Sizes, console: Console) -> tuple[tuple[Rates, ...], int, int]:
+def _rates(shared: list[int], measured: list[str], console: Console) -> tuple[tuple[Rates, ...], int, int]:
     """For each number of ranks; what a process has beside tensors; what a device keeps for itself."""
-    measured = ["--sizes", json.dumps(asdict(sizes))]
     with console.status("what convolutions need for themselves", spinner="line"):
         scratch = run_together(_RANK, ["scratch", *measured], 1, PINNED)[0]
     rates, peak_bytes, reserved_bytes = [], 0, 0
@@ -141,13 +142,13 @@ def _tiny_run(ranks: int) -> Iterator[RunFolder]:
 
 def _engine(folder: RunFolder, ranks: int, variables: Mapping[str, str]) -> dict[str, float]:
     folder.metrics_file.unlink(missing_ok=True)
-    found = run_together(_RANK, ["engine", "--run-dir", str(folder.path)], ranks, variables)
+    found = run_together(_ENGINE, [str(folder.path)], ranks, variables)
     return {name: max(one[name] for one in found) for name in found[0]}
 
 
-def _within(devices: int, console: Console) -> Links:
+def _within(devices: int, measured: list[str], console: Console) -> Links:
     with console.status(f"messages between {devices} ranks", spinner="line"):
-        seconds = run_together(_RANK, ["links"], devices, {})[0]
+        seconds = run_together(_RANK, ["links", *measured], devices, {})[0]
     return links_of(seconds, devices, LARGE_BYTES)
 
 

@@ -1,25 +1,21 @@
-"""One process of a calibration: `python -m lartpc_ds.launch.calibration_rank kernels|scratch|links|engine ...`.
+"""One process of a calibration: `python -m lartpc_ds.launch.calibration_rank kernels|scratch|links DEVICE ...`.
 
 Prints what it measured as one JSON line. The processes of one call are the ranks that share a machine in a job; they
 wait for each other before each timed call, because two ranks on two cores are slower together than one of them alone.
+Torch is all that it imports: the engine has a module of its own.
 """
 
 import argparse
 import json
 import os
-import statistics
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from deepspeed.accelerator import get_accelerator
-from torch import nn
 
-from lartpc_ds import session
 from lartpc_ds.planning.hardware import Precision
 from lartpc_ds.planning.kernels import (
     CONVOLUTIONS,
@@ -31,15 +27,13 @@ from lartpc_ds.planning.kernels import (
     fresh_rate,
     matmul_rate,
 )
-from lartpc_ds.planning.operators import count_operators, operator_rates
-from lartpc_ds.prepare import make_model
-from lartpc_ds.runlog import RunFolder
-from lartpc_ds.sources import preprocessing
+from lartpc_ds.planning.operators import operator_rates
 
-__all__ = ["LARGE_BYTES", "engine", "kernels", "links", "main", "scratch"]
+__all__ = ["LARGE_BYTES", "kernels", "links", "main", "scratch"]
 
 LARGE_BYTES = 16 << 20
-_WARM_UP_STEPS = 2
+_BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
+_PATIENCE = timedelta(minutes=5)
 _PRECISIONS: dict[str, tuple[Precision, ...]] = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")}
 _SMALL_REPEATS, _LARGE_REPEATS = 100, 9
 _SCRATCH_FLOPS_SHARE = 0.5  # of what is timed: memory is measured at this size and at twice of it
@@ -110,68 +104,26 @@ def links(device: torch.device) -> dict[str, list[float]]:
     return found
 
 
-def engine(path: Path) -> dict[str, float]:
-    """A tiny run through the production path, and a hand-written forward and backward pass of its network.
-
-    Returns:
-        `step_seconds` and `peak_bytes` of a step, `pass_seconds` without the engine, and the number of its `operators`.
-    """
-    folder = RunFolder(path)
-    session.train(folder, resume=False, stop_requested=lambda: False)
-    lines = [line for line in folder.metrics() if "loss" in line][_WARM_UP_STEPS:]
-    run, ds = session.open_run(folder)
-    device = _device()
-    model = make_model(run.config, run.job.planes, len(run.job.classes)).to(device).train()
-    rows, cols = preprocessing(run.config, run.job.image_shape).shape
-    images = torch.rand(run.config.data.batch, run.job.planes, rows, cols, device=device)
-    watch = Stopwatch(device, len(lines))
-
-    def passes() -> None:
-        _passes(
-            model,
-            images,
-            getattr(torch, ds["torch_autocast"]["dtype"]) if ds["torch_autocast"]["enabled"] else torch.float32,
-        )
-
-    return {
-        "step_seconds": statistics.median(line["step_seconds"] for line in lines),
-        "peak_bytes": max(line["peak_bytes"] for line in lines),
-        "pass_seconds": watch.seconds(passes),
-        "operators": count_operators(passes),
-    }
-
-
-def _passes(model: nn.Module, images: torch.Tensor, dtype: torch.dtype) -> None:
-    with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-        scores = model(images.contiguous(memory_format=torch.channels_last))
-    torch.autograd.backward(scores.float().logsumexp(1).sum())
-
-
-def _device() -> torch.device:
-    name = get_accelerator().device_name()
-    return torch.device(name if name == "cpu" else f"{name}:{os.environ['LOCAL_RANK']}")
-
-
 def main() -> None:
     """Entry of one process."""
     parser = argparse.ArgumentParser(prog="lartpc_ds.launch.calibration_rank")
-    parser.add_argument("mode", choices=["kernels", "scratch", "links", "engine"])
-    parser.add_argument("--run-dir", type=Path)
-    parser.add_argument("--sizes", type=json.loads, help="fields of planning.kernels.Sizes as JSON")
+    parser.add_argument("mode", choices=["kernels", "scratch", "links"])
+    parser.add_argument("device", choices=sorted(SIZES))
+    parser.add_argument("--sizes", type=json.loads, required=True, help="fields of planning.kernels.Sizes as JSON")
     arguments = parser.parse_args()
-    print(json.dumps(_measure(arguments)))
+    print(json.dumps(_measure(arguments.mode, arguments.device, Sizes(**arguments.sizes))))
 
 
-def _measure(arguments: argparse.Namespace) -> Any:
-    if arguments.mode == "engine":
-        return engine(arguments.run_dir)
-    device = _device()
-    get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
-    sizes = Sizes(**arguments.sizes) if arguments.sizes else SIZES[device.type]
+def _measure(mode: str, kind: str, sizes: Sizes) -> Any:
+    device = torch.device(kind) if kind == "cpu" else torch.device(kind, int(os.environ["LOCAL_RANK"]))
+    if kind == "cuda":
+        torch.cuda.set_device(device)
+    if mode == "scratch":
+        return scratch(device, sizes)
     if int(os.environ["WORLD_SIZE"]) == 1:
-        return {"kernels": kernels, "scratch": scratch}[arguments.mode](device, sizes)
-    dist.init_process_group(get_accelerator().communication_backend_name(), timeout=timedelta(minutes=5))
-    found = links(device) if arguments.mode == "links" else kernels(device, sizes)
+        return kernels(device, sizes)
+    dist.init_process_group(_BACKENDS[kind], timeout=_PATIENCE)
+    found = links(device) if mode == "links" else kernels(device, sizes)
     dist.barrier()
     dist.destroy_process_group()
     return found
