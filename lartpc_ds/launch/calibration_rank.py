@@ -22,6 +22,7 @@ from lartpc_ds.planning.kernels import (
     SIZES,
     Sizes,
     Stopwatch,
+    cached_gain,
     convolution_scratch,
     convolution_seconds,
     fresh_rate,
@@ -44,6 +45,7 @@ def kernels(device: torch.device, sizes: Sizes) -> dict[str, Any]:
     together = int(os.environ["WORLD_SIZE"]) > 1
     watch = Stopwatch(device, sizes.repeats, dist.barrier if together else lambda: None)
     found: dict[str, Any] = {"convolutions": [], "matmul": {}, "operators": {}, "fresh": fresh_rate(sizes, watch)}
+    found["cached_gain"] = cached_gain(sizes, watch)
     for number in _PRECISIONS[device.type]:
         found["matmul"][number] = matmul_rate(number, sizes, watch)
         for key, rates in operator_rates(number, sizes, watch).items():

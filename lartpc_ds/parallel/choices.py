@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lartpc_ds.parallel.pieces import rows_at_once
+from lartpc_ds.parallel.pieces import in_pieces, rows_at_once
 
 __all__ = ["Pool", "choose", "give_back"]
 
@@ -46,11 +46,12 @@ class _Band:
 def _bands(pool: Pool, x_rows: int, places: Tensor) -> Iterator[_Band]:
     outputs = places.shape[1:3]
     rows = rows_at_once(places, 8 * places[0, 0].numel(), _INDEX_BYTES)
-    for start in range(0, outputs[0], rows):
-        stop = min(start + rows, outputs[0])
-        first = start * pool.stride[0] - pool.padding[0]
-        last = (stop - 1) * pool.stride[0] - pool.padding[0] + pool.kernel[0]
-        yield _Band(start, stop, max(first, 0), min(last, x_rows), max(-first, 0), max(last - x_rows, 0))
+    with in_pieces():
+        for start in range(0, outputs[0], rows):
+            stop = min(start + rows, outputs[0])
+            first = start * pool.stride[0] - pool.padding[0]
+            last = (stop - 1) * pool.stride[0] - pool.padding[0] + pool.kernel[0]
+            yield _Band(start, stop, max(first, 0), min(last, x_rows), max(-first, 0), max(last - x_rows, 0))
 
 
 def _columns(pool: Pool, width: int) -> tuple[int, int]:

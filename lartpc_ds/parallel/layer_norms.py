@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lartpc_ds.parallel.pieces import rows_at_once
+from lartpc_ds.parallel.pieces import in_pieces, rows_at_once
 from lartpc_ds.parallel.remade import Remade
 
 __all__ = ["layer_norm_relu"]
@@ -64,14 +64,15 @@ class _LayerNormReLU(torch.autograd.Function):
         g_x = gradient if ctx.owns_gradient and gradient.dtype == x.dtype else torch.empty_like(flat)
         totals = [None if one is None else torch.zeros_like(one) for one in (weight, bias)]
         pixels = rows_at_once(flat, flat[0].numel() * flat.element_size())
-        for start in range(0, len(flat), pixels):
-            piece = slice(start, start + pixels)
-            y = torch.native_layer_norm(flat[piece], shape, weight, bias, ctx.eps)[0]
-            opened = torch.ops.aten.threshold_backward(gradient[piece], y, 0)
-            g_x[piece], *others = torch.ops.aten.native_layer_norm_backward(
-                opened, flat[piece], shape, means[piece], rstds[piece], weight, bias, wanted
-            )
-            for total, more in zip(totals, others, strict=True):
-                if total is not None:
-                    total += more
+        with in_pieces():
+            for start in range(0, len(flat), pixels):
+                piece = slice(start, start + pixels)
+                y = torch.native_layer_norm(flat[piece], shape, weight, bias, ctx.eps)[0]
+                opened = torch.ops.aten.threshold_backward(gradient[piece], y, 0)
+                g_x[piece], *others = torch.ops.aten.native_layer_norm_backward(
+                    opened, flat[piece], shape, means[piece], rstds[piece], weight, bias, wanted
+                )
+                for total, more in zip(totals, others, strict=True):
+                    if total is not None:
+                        total += more
         return g_x.reshape(x.shape), totals[0], totals[1], None, None, None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lartpc_ds.parallel.pieces import rows_at_once
+from lartpc_ds.parallel.pieces import in_pieces, rows_at_once
 
 __all__ = ["weight_gradient"]
 
@@ -28,15 +28,16 @@ def weight_gradient(
     if rows >= outputs:
         return _of_band(gradient, x, weight, stride, padding, dilation, groups)
     total = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
-    for start in range(0, outputs, rows):
-        stop = min(start + rows, outputs)
-        first = start * stride[0] - padding[0]
-        last = (stop - 1) * stride[0] - padding[0] + dilation[0] * (weight.shape[2] - 1) + 1
-        band = x[:, :, max(first, 0) : min(last, x.shape[2])]
-        if first < 0 or last > x.shape[2]:
-            band = F.pad(band, (0, 0, max(-first, 0), max(last - x.shape[2], 0)))
-        part = gradient[:, :, start:stop]
-        total += _of_band(part, band, weight, stride, (0, padding[1]), dilation, groups)
+    with in_pieces():
+        for start in range(0, outputs, rows):
+            stop = min(start + rows, outputs)
+            first = start * stride[0] - padding[0]
+            last = (stop - 1) * stride[0] - padding[0] + dilation[0] * (weight.shape[2] - 1) + 1
+            band = x[:, :, max(first, 0) : min(last, x.shape[2])]
+            if first < 0 or last > x.shape[2]:
+                band = F.pad(band, (0, 0, max(-first, 0), max(last - x.shape[2], 0)))
+            part = gradient[:, :, start:stop]
+            total += _of_band(part, band, weight, stride, (0, padding[1]), dilation, groups)
     return total.to(weight.dtype)
 
 

@@ -58,6 +58,7 @@ def rates_of(
         },
         traffic_bytes_per_second=_rounded(fmean(table["add"] for table in operators.values())),
         fresh_bytes_per_second=_rounded(fmean(fresh)) if fresh else None,
+        cached_gain=round(fmean(one["cached_gain"] for one in kernels), 2),
         operators=operators,
         operator_seconds=_rounded(engine["pass_seconds"] / engine["operators"]),
         step_seconds=_rounded(max(0.0, engine["step_seconds"] - engine["pass_seconds"])),

@@ -76,6 +76,8 @@ class Rates(Section):
     """Of an optimizer step beside forward and backward pass, in a network of few weights: the engine's own work."""
     fresh_bytes_per_second: Rate | None = None
     """At which the system gives memory for a result of more than `fresh_map_bytes`; none: it costs nothing."""
+    cached_gain: Annotated[float, Field(ge=1)] = 1.0
+    """How much faster an operator is on what a cache holds."""
     fresh_map_bytes: NonNegative = _GLIBC_LARGEST_KEPT
     convolutions: tuple[ConvolutionRate, ...]
     operators: dict[Precision, dict[str, Rate]] = Field(default={})

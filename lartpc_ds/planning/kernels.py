@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lartpc_ds.memory import PeakMemory
+from lartpc_ds.parallel.pieces import CACHED_BYTES
 from lartpc_ds.planning.hardware import Precision, Way
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Convolution",
     "Sizes",
     "Stopwatch",
+    "cached_gain",
     "convolution_scratch",
     "convolution_seconds",
     "fresh_rate",
@@ -175,6 +177,24 @@ def matmul_rate(precision: Precision, sizes: Sizes, watch: Stopwatch) -> float:
     """FLOPs a second of a square matrix product."""
     a = torch.rand(sizes.matmul_side, sizes.matmul_side, device=watch.device).to(DTYPES[precision])
     return 2.0 * sizes.matmul_side**3 / watch.seconds(lambda: a @ a)
+
+
+def cached_gain(sizes: Sizes, watch: Stopwatch) -> float:
+    """How much faster a product is on the pieces that our loops work on than on a map; 1 where pieces are maps."""
+    if watch.device.type != "cpu":
+        return 1.0
+
+    def rate(size: int, calls: int) -> float:
+        a, b = (torch.ones(size // 4, device=watch.device) for _ in range(2))
+
+        def several() -> None:
+            for _ in range(calls):
+                a.mul_(b)
+
+        return size * calls / watch.seconds(several)
+
+    calls = max(1, sizes.map_bytes // CACHED_BYTES)
+    return max(1.0, rate(CACHED_BYTES, calls) / rate(sizes.map_bytes, 1))
 
 
 def fresh_rate(sizes: Sizes, watch: Stopwatch) -> float | None:

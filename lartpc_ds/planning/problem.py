@@ -1,4 +1,4 @@
-"""What is asked of the planner, what it may choose, and what a choice costs: plain data, shared by search and report."""
+"""What is asked of the planner, what it may choose, and what a choice costs: plain data for search and report."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -10,6 +10,8 @@ from lartpc_ds.config import MemoryConfig, RunConfig
 from lartpc_ds.layout import Layout
 
 __all__ = ["Candidate", "Cost", "MemoryParts", "Problem", "TimeParts"]
+
+_NO_LEVERS = MemoryConfig()
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Candidate:
     zero: int = 0
     offload: bool = False
     """DeepSpeed's optimizer states, and for ZeRO-3 its weights too, are in the host's memory."""
-    memory: MemoryConfig = MemoryConfig()
+    memory: MemoryConfig = _NO_LEVERS
     gather_at: str = "auto"
     cuts: str | tuple[str, ...] = "balanced"
     overlap: bool = True

@@ -113,7 +113,7 @@ def _in_ns(seconds: list[float]) -> list[int]:
 
 
 def _reduction(candidate: Candidate, hardware: Hardware, ranks_per_node: int, stage: StageTrace) -> float:
-    """Gradients are summed in float32 once a step, but by ZeRO-2 and 3 once a micro-batch; then ZeRO gathers weights."""
+    """Gradients are summed once a step, by ZeRO-2 and 3 once a micro-batch; then ZeRO gathers weights."""
     size, ranks = stage.parameters * _FLOAT, candidate.layout.data * candidate.layout.tiles
     per_node = max(1, ranks_per_node // candidate.layout.pipe) if candidate.layout.world_size <= ranks_per_node else 0
     near = per_node or min(ranks_per_node, ranks)

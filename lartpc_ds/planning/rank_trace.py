@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed._tools.mem_tracker import MemTracker
 
+from lartpc_ds.parallel.pieces import works_in_pieces
 from lartpc_ds.parallel.tiles import Group, Wait
 from lartpc_ds.planning.hardware import Hardware, Rates
 from lartpc_ds.planning.roofline import all_gather_seconds, all_reduce_seconds, operator_work, send_seconds
@@ -63,8 +64,10 @@ class RankTrace(MemTracker):  # type: ignore[no-untyped-call]
         self._halos: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     def note_halo(self, tensor: Tensor) -> None:
-        """A buffer of a message: counted as long as it is alive."""
-        self._halos.add(tensor.untyped_storage())
+        """A buffer of a message: counted as long as it is alive, unless it is a part of a map."""
+        storage = tensor.untyped_storage()
+        if storage.nbytes() == tensor.nbytes:
+            self._halos.add(storage)
 
     def _update_peak_stats(self, peak_state: Any) -> None:
         """MemTracker would keep a peak of each module, too, which takes a third of the time."""
@@ -74,7 +77,7 @@ class RankTrace(MemTracker):  # type: ignore[no-untyped-call]
         if func is torch.ops.prim.device.default:
             return func(*args, **(kwargs or {}))  # half of all calls, and none of them works
         result = super().__torch_dispatch__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
-        work = operator_work(func, args, kwargs or {}, result, self.rates)
+        work = operator_work(func, args, kwargs or {}, result, self.rates, in_pieces=works_in_pieces())
         self.seconds += work.seconds
         alive: dict[str, int] = next(iter(self._curr_mem_snap.values()), {})
         if alive.get("Total", 0) + work.scratch_bytes > self.peak.total:

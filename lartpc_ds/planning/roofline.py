@@ -66,27 +66,30 @@ def traffic_bytes(args: Any, kwargs: Any, result: Any) -> int:
     return _bytes_of((args, kwargs)) + _bytes_of(result)
 
 
-def operator_work(func: Any, args: Any, kwargs: Any, result: Any, rates: Rates) -> Work:
+def operator_work(func: Any, args: Any, kwargs: Any, result: Any, rates: Rates, *, in_pieces: bool = False) -> Work:
     """Of an ATen operator as a dispatch mode sees it; tensors may be fake or on the meta device.
 
-    Views and questions about a tensor cost nothing, and tensors without values only their pages.
+    Views and questions about a tensor cost nothing, and tensors without values only their pages. `in_pieces`: it is
+    made on pieces that a cache holds, whatever size it is seen with.
     """
     if func.is_view or not _bytes_of(result):
         return _NOTHING
     fresh = _fresh(args, kwargs, result)
     if not fresh and not func._schema.is_mutable:
         return _NOTHING  # a view by another name, such as _unsafe_view
-    pages = sum(_page_seconds(size, rates) for size in fresh)
+    pages = 0.0 if in_pieces else sum(_page_seconds(size, rates) for size in fresh)
     name = operator_name(func, args)
     if name in _WITHOUT_VALUES:
         return Work(pages, 0)
     if name in _CONVOLUTIONS:
         seconds, scratch = _convolution(name, args, result, rates)
-        return Work(seconds + pages + _page_seconds(scratch, rates), scratch)
+        return Work(seconds + pages + (0.0 if in_pieces else _page_seconds(scratch, rates)), scratch)
     precision = precision_of(result)
     count = flop_registry.get(func.overloadpacket)
     arithmetic = count(*args, **kwargs, out_val=result) / _matmul(rates, precision) if count else 0.0
     rate = rates.operators.get(precision, {}).get(name, rates.traffic_bytes_per_second)
+    if in_pieces:
+        rate *= rates.cached_gain
     traffic = traffic_bytes(args, kwargs, result) / rate
     return Work(max(arithmetic, traffic) + rates.operator_seconds + pages, 0)
 

@@ -59,7 +59,7 @@ def states_of(ds: Mapping[str, Any], candidate: Candidate, parameters: int, larg
         before = whole if several else 0
         return States(whole, maps * whole, before, 0.0 if several else 1.0, 0, (1 + maps + 2) * whole)
     on_host = candidate.offload and not host
-    optimizer = 0 if on_host else (1 + maps) * share
+    optimizer = 0.0 if on_host else (1 + maps) * share
     copies = 2 * share if candidate.offload and host else 0.0  # of gradients, where the optimizer looks for them
     if zero == 3:
         gathered = whole - share if not on_host else min(2 * largest * _FLOAT, whole)
