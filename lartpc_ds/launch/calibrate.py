@@ -73,6 +73,8 @@ def calibrate(request: CalibrateRequest, console: Console, sizes: Sizes | None =
     """
     _check_target(request.out)
     device = get_accelerator().device_name()
+    if device not in SIZES:
+        raise UserError(f"calibrate: this machine has {device}; known are {', '.join(SIZES)}: copy and edit a preset")
     devices = _default_devices(device) if request.devices is None else request.devices
     check_count(devices, f"--devices {devices}")
     across, told = _across(request, console)

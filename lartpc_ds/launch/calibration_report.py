@@ -26,7 +26,8 @@ def print_hardware(console: Console, hardware: Hardware) -> None:
     for kind in ("send", "all_reduce", "all_gather"):
         links.add_row(kind, _link(getattr(hardware.within, kind)), _link(getattr(hardware.across, kind)))
     console.print(links)
-    console.print(f"a process has {hardware.process_bytes / 2**20:.0f} MiB beside its tensors; {hardware.source}")
+    console.print(f"a process has {hardware.process_bytes / 2**20:.0f} MiB beside its tensors")
+    console.print(hardware.source, markup=False, highlight=False, soft_wrap=True)
 
 
 def _figures(rates: Rates) -> Iterator[tuple[str, str]]:
