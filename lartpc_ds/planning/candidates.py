@@ -18,14 +18,12 @@ from lartpc_ds.planning.applied import as_written, offloads
 from lartpc_ds.planning.hardware import Hardware
 from lartpc_ds.planning.problem import Candidate, Problem
 
-__all__ = ["STRIPS", "Choices", "choices", "simplicity"]
+__all__ = ["STRIPS", "Choices", "choices", "grids", "simplicity"]
 
 STRIPS = (4, 8, 12, 16)
 _BATCHES = (1, 2, 4, 8, 16, 32)
 _SMALLEST_TILE = 32
 """Pixels a side: below it halos are most of a tile at the first layers already."""
-_SHAPES = 3
-"""Of tile grids with the same number of tiles, those with the shortest seams; the others only send more."""
 _MICRO_BATCHES = 4
 """A stage: a pipeline of S stages and 4 S micro-batches waits for less than a fifth of the time."""
 
@@ -74,7 +72,7 @@ def choices(
 
 
 def _kept(problem: Problem) -> tuple[str, str | tuple[str, ...], bool]:
-    """What is tried later, on the best one only: gather point, cuts, overlap."""
+    """What is tried later, on the best one only: gather point, cuts, overlap; and other grids of as many tiles."""
     layout = problem.config.layout
     return layout.gather_at, "balanced", layout.overlap
 
@@ -102,10 +100,10 @@ def _grids(problem: Problem, devices: int, stages: int, ranks_per_node: int) -> 
             if devices > ranks_per_node and tiles % ranks_per_node and ranks_per_node % tiles:
                 straddling.add(tiles)
                 continue
-            shapes = _shapes(tiles, height, width)
+            shapes = grids(tiles, height, width)
             if not shapes:
                 thin.add(tiles)
-            found += [Layout(pipe, devices // pipe // tiles, *shape) for shape in shapes]
+            found += [Layout(pipe, devices // pipe // tiles, *shape) for shape in shapes[:1]]
     refused = []
     if straddling:
         refused.append(
@@ -123,15 +121,15 @@ def _grids(problem: Problem, devices: int, stages: int, ranks_per_node: int) -> 
     return found, refused
 
 
-def _shapes(tiles: int, height: int, width: int) -> list[tuple[int, int]]:
-    """Grids of so many tiles, those with the shortest seams first."""
+def grids(tiles: int, height: int, width: int) -> list[tuple[int, int]]:
+    """Rows and columns of so many tiles of an image, none too thin; those with the shortest seams first."""
     allowed = [
         (rows, tiles // rows)
         for rows in _divisors(tiles)
         if (rows == 1 or height // rows >= _SMALLEST_TILE)
         and (rows == tiles or width // (tiles // rows) >= _SMALLEST_TILE)
     ]
-    return sorted(allowed, key=lambda grid: (grid[0] - 1) * width + (grid[1] - 1) * height)[:_SHAPES]
+    return sorted(allowed, key=lambda grid: (grid[0] - 1) * width + (grid[1] - 1) * height)
 
 
 def _divisors(number: int) -> list[int]:

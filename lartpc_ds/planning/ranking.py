@@ -96,11 +96,6 @@ class Ranking:
             if not other.exact and concerns(other.candidate):
                 other.take(self._guess(other.candidate))
 
-    def first_with_stages(self) -> Entry | None:
-        """The best guess of fewest stages."""
-        staged = [entry for entry in self._entries if entry.candidate.layout.pipe > 1]
-        return min(staged, key=lambda entry: (entry.candidate.layout.pipe, entry.order), default=None)
-
     def next_to_trace(self, hurried: bool) -> Entry | None:
         """What looks best and is only a guess; None where all that matters is traced.
 
@@ -112,7 +107,7 @@ class Ranking:
             return None if smallest is None or smallest.exact else smallest
         if hurried and any(entry.exact for entry in fitting):
             return None
-        wanted = [min(fitting, key=lambda entry: entry.order), _simplest_near(fitting), *front(fitting)]
+        wanted = [_simplest_near(fitting), min(fitting, key=lambda entry: entry.order), *front(fitting)]
         return next((entry for entry in wanted if not entry.exact), None)
 
     def smallest(self, number: int) -> list[Entry]:

@@ -58,8 +58,7 @@ def _price(row: Row) -> str:
     spent += [f"waiting of stages {time.bubble / time.total:.0%}"] if layout.pipe > 1 else []
     if not spent:
         return f"a step takes {time.total:.3g} s"
-    *rest, last = spent
-    return f"of a step {f'{", ".join(rest)} and {last}' if rest else last} is no computation"
+    return f"of a step {' and '.join(spent)} is no computation"
 
 
 def _nothing_fits(plan: Plan) -> str:

@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 
 from lartpc_ds.config import MemoryConfig
 from lartpc_ds.errors import UserError
-from lartpc_ds.planning.candidates import Choices, choices
+from lartpc_ds.layout import Layout
+from lartpc_ds.planning.candidates import Choices, choices, grids
 from lartpc_ds.planning.hardware import Hardware
 from lartpc_ds.planning.problem import Candidate, Cost, Problem
 from lartpc_ds.planning.ranking import Entry, Ranking, Row
 from lartpc_ds.planning.stage_split import Stages
-from lartpc_ds.planning.surrogate import PLAIN, References, Surrogate, references, with_halves
+from lartpc_ds.planning.surrogate import PLAIN, References, Surrogate, references
 
 __all__ = ["HEADROOM", "CostOf", "Plan", "Row", "limit_bytes", "search"]
 
@@ -26,6 +27,7 @@ CostOf = Callable[[Problem, Candidate, Hardware, int], Cost]
 
 _MORE_DEVICES = (2, 4, 8, 16, 32, 64)
 _TRIES = 2
+_OTHER_GRIDS = 2
 HEADROOM = 0.05
 """Of a device's memory that a plan leaves free: what the prediction may be off, and what an allocator cannot use."""
 
@@ -86,7 +88,7 @@ def search(
     limit = limit_bytes(hardware, memory_bytes)
     ranks = min(ranks_per_node, devices)
     offered = choices(problem, hardware, devices, ranks_per_node, global_batch)
-    say("tracing a whole event, its halves and each lever")
+    say("tracing a whole event")
 
     def trace(candidate: Candidate) -> Cost:
         return cost(problem, candidate, hardware, ranks_per_node)
@@ -96,20 +98,17 @@ def search(
     surrogate = Surrogate(base, hardware, ranks_per_node, stages.split)
     ranking = Ranking(problem, limit, _possible(offered, base), surrogate.guess)
     loop = _Loop(ranking, surrogate, lambda one: trace(stages.named(one)), say)
-    loop.trace_a_pipeline()
     loop.trace_the_best(until)
-    loop.vary_the_best(hardware)
+    loop.vary_the_best(problem, hardware)
     rows = [replace(row, candidate=stages.named(row.candidate)) for row in ranking.rows()]
     recommended = rows[0] if rows and rows[0].fits and rows[0].exact else None
-    refused = [*offered.refused, *_sentences(base.refused), *loop.refused]
+    refused = [*offered.refused, *(f"{axis} is not offered: {why}" for axis, why in base.refused.items())]
+    refused += loop.refused
     plan = Plan(rows, recommended, refused, memory_bytes, limit, base.whole[PLAIN])
     if recommended is not None:
         return plan
     say("nothing fits; looking at more devices")
-    if base.rows is None and "tiles" not in base.refused:
-        base = with_halves(base, trace, 2 * devices)
-    surrogate.base = base
-    return replace(plan, wider=_wider(problem, hardware, devices, ranks_per_node, limit, surrogate, loop))
+    return replace(plan, wider=_wider(problem, hardware, devices, ranks_per_node, limit, base, surrogate, loop))
 
 
 def _wider(
@@ -118,13 +117,14 @@ def _wider(
     devices: int,
     ranks_per_node: int,
     limit: int,
+    base: References,
     surrogate: Surrogate,
     loop: "_Loop",
 ) -> Row | None:
     """The fewest devices, of a few numbers, on which the smallest way to run fits."""
     for factor in _MORE_DEVICES:
         offered = choices(problem, hardware, factor * devices, ranks_per_node)
-        small = Ranking(problem, limit, _possible(offered, surrogate.base), surrogate.guess).smallest(_TRIES)
+        small = Ranking(problem, limit, _possible(offered, base), surrogate.guess).smallest(_TRIES)
         for entry in small:
             cost = loop.traced(entry.candidate) if entry.bytes <= limit else None
             if cost is not None and cost.memory.total <= limit:
@@ -133,41 +133,30 @@ def _wider(
 
 
 def _reference_levers(offered: Choices) -> list[MemoryConfig]:
-    """Of streaming, its fewest and its most strips."""
+    """Those that are cheap to trace and that a network may refuse: recomputation, and the fewest strips."""
     levers = list(dict.fromkeys(one.memory for one in offered.candidates))
     streamed = sorted((one for one in levers if one.stream_strips > 1), key=lambda one: one.stream_strips)
-    return [one for one in levers if one.stream_strips == 1 or one in (streamed[0], streamed[-1])]
+    return [one for one in levers if one.stream_strips == 1 and one != PLAIN and not one.lean_norm] + streamed[:1]
 
 
 def _possible(offered: Choices, base: References) -> list[Candidate]:
-    """Without the axes that the network itself refuses."""
+    """Without the levers that the network itself refuses."""
     return [
         one
         for one in offered.candidates
-        if (one.layout.tiles == 1 or base.rows is not None)
-        and ("streaming" not in base.refused if one.memory.stream_strips > 1 else one.memory in base.whole)
+        if not ("streaming" in base.refused and one.memory.stream_strips > 1)
+        and not ("recomputation" in base.refused and one.memory.recompute != "none")
     ]
 
 
-def _sentences(refused: dict[str, str]) -> list[str]:
-    plural = {"tiles", "lean norms"}
-    return [f"{axis} {'are' if axis in plural else 'is'} not offered: {why}" for axis, why in refused.items()]
-
-
 class _Loop:
-    """Traces one candidate after the other; `refused` says which the network could not run."""
+    """Traces one candidate after the other, and remembers which the network could not run."""
 
     def __init__(
         self, ranking: Ranking, surrogate: Surrogate, trace: Callable[[Candidate], Cost], say: Callable[[str], None]
     ) -> None:
         self._ranking, self._surrogate, self._trace, self._say = ranking, surrogate, trace, say
-        self.refused: list[str] = []
-
-    def trace_a_pipeline(self) -> None:
-        """Once, because what the profile of blocks says of stages is the coarsest guess."""
-        entry = self._ranking.first_with_stages()
-        if entry is not None:
-            self._trace_entry(entry, also=lambda other: other.layout.pipe > 1)
+        self._reasons: dict[str, list[Layout]] = {}
 
     def trace_the_best(self, until: float) -> None:
         """Until there is nothing better to trace, or the time is up and something traced can be recommended."""
@@ -175,36 +164,55 @@ class _Loop:
             self._say(f"tracing {entry.candidate.layout}, batch {entry.candidate.batch}, ZeRO-{entry.candidate.zero}")
             self._trace_entry(entry)
 
-    def _trace_entry(self, entry: Entry, also: Callable[[Candidate], bool] = lambda other: False) -> None:
+    def _trace_entry(self, entry: Entry) -> None:
         traced = entry.candidate
         cost = self.traced(traced)
         if cost is None:
-            self._ranking.drop(lambda other: self._surrogate.alike(other, traced))
+            self._ranking.drop(lambda other: self._refuses(traced, other))
             return
         self._surrogate.learn(traced, cost)
-        self._ranking.settle(entry, cost, lambda other: self._surrogate.concerns(traced, other) or also(other))
+        self._ranking.settle(entry, cost, lambda other: self._surrogate.concerns(traced, other))
 
     def traced(self, candidate: Candidate) -> Cost | None:
         """What it takes; None if the network cannot run so, which is noted once for each reason."""
         try:
             return self._trace(candidate)
         except UserError as error:
-            if not any(str(error) in told for told in self.refused):
-                self.refused.append(f"{candidate.layout} is not offered: {error}")
+            self._reasons.setdefault(str(error), []).append(candidate.layout)
             return None
 
-    def vary_the_best(self, hardware: Hardware) -> None:
+    @property
+    def refused(self) -> list[str]:
+        """A sentence for each reason."""
+        return [
+            f"{'tiles are' if _means_all_tiles(layouts) else f'{layouts[0]} is'} not offered: {why}"
+            for why, layouts in self._reasons.items()
+        ]
+
+    def _refuses(self, refused: Candidate, other: Candidate) -> bool:
+        """Two grids that are refused for the same reason stand for all."""
+        all_tiles = any(refused.layout in layouts and _means_all_tiles(layouts) for layouts in self._reasons.values())
+        return self._surrogate.alike(other, refused) or (all_tiles and other.layout.tiles > 1)
+
+    def vary_the_best(self, problem: Problem, hardware: Hardware) -> None:
         """What matters little is tried on the best one only."""
         best = self._ranking.best()
-        if best is None:
-            return
-        candidate = best.candidate
-        variants = []
-        if candidate.layout.tiles > 1:
-            points = ("auto", "never")
-            variants += [replace(candidate, gather_at=one) for one in points if one != candidate.gather_at]
-            variants += [replace(candidate, overlap=not candidate.overlap)] if hardware.device == "cpu" else []
-        if candidate.layout.pipe > 1:
-            variants += [replace(candidate, cuts="uniform")]
-        for variant in variants:
+        for variant in [] if best is None else _variants(best.candidate, problem, hardware):
             self._trace_entry(self._ranking.add(variant))
+
+
+def _means_all_tiles(refused: list[Layout]) -> bool:
+    return len({(layout.rows, layout.cols) for layout in refused if layout.tiles > 1}) > 1
+
+
+def _variants(candidate: Candidate, problem: Problem, hardware: Hardware) -> list[Candidate]:
+    layout, found = candidate.layout, []
+    if layout.tiles > 1:
+        _, height, width = problem.image
+        other = [grid for grid in grids(layout.tiles, height, width) if grid != (layout.rows, layout.cols)]
+        found += [replace(candidate, layout=replace(layout, rows=r, cols=c)) for r, c in other[:_OTHER_GRIDS]]
+        found += [replace(candidate, gather_at=one) for one in ("auto", "never") if one != candidate.gather_at]
+        found += [replace(candidate, overlap=not candidate.overlap)] if hardware.device == "cpu" else []
+    if layout.pipe > 1:
+        found += [replace(candidate, cuts="uniform")]
+    return found
