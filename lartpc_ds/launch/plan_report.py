@@ -76,7 +76,7 @@ def print_report(
     shown = _shown(plan)
     _print_table(console, _choices(plan, shown))
     _print_table(console, _parts(shown))
-    _say(console, "> recommended   * Pareto front (none is as fast and much smaller)   ~ estimated")
+    _say(console, "> recommended   * Pareto front: none is as fast and much smaller")
     console.print()
     _say(console, reason(plan))
     for told in plan.refused:
@@ -88,19 +88,19 @@ def _say(console: Console, text: str) -> None:
 
 
 def _shown(plan: Plan) -> list[Row]:
-    """The recommended row, the front, and the best of the rest, in the plan's order; nothing twice that looks alike."""
-    wanted = [row for row in plan.rows if row is plan.recommended or row.pareto]
-    fitting = any(row.fits for row in plan.rows)
-    rest = [row for row in plan.rows if row not in wanted and row.fits == fitting]
-    chosen = [*wanted, *sorted(rest, key=lambda row: not row.exact)][:_ROWS]
-    return [row for row in plan.rows if row in chosen]
+    """What was traced: the recommended one, the front, and the best of the rest; guesses would look too good."""
+    traced = [row for row in plan.rows if row.exact and (row.fits or plan.recommended is None)]
+    first = [row for row in traced if row is plan.recommended or row.pareto]
+    rest = [row for row in traced if row not in first]
+    chosen = [*first, *rest][:_ROWS]
+    return [row for row in traced if row in chosen]
 
 
 def _choices(plan: Plan, rows: Sequence[Row]) -> Table:
     table = _table("", "", "layout", "batch", "ZeRO", "levers", "GiB a rank", "s a step", "events/s", "global batch")
     for number, row in enumerate(rows, start=1):
         candidate, cost = row.candidate, row.cost
-        mark = ">" if row is plan.recommended else "*" if row.pareto else "" if row.exact else "~"
+        mark = ">" if row is plan.recommended else "*" if row.pareto else ""
         table.add_row(
             str(number),
             mark,
@@ -123,7 +123,7 @@ def _levers(candidate: Candidate) -> str:
 
 
 def _parts(rows: Sequence[Row]) -> Table:
-    table = _table("", *(f"{name} GiB" for name in _MEMORY), *(f"{name} s" for name in _TIME))
+    table = _table("", *(f"{name}\nGiB" for name in _MEMORY), *(f"{name}\ns" for name in _TIME))
     for number, row in enumerate(rows, start=1):
         memory = [gib(getattr(row.cost.memory, name)) for name in _MEMORY]
         time = [f"{getattr(row.cost.time, name):.3g}" for name in _TIME]
@@ -135,14 +135,13 @@ def _table(*names: str) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in names:
         words = name in ("", "layout", "levers", "ZeRO")
-        head, _, unit = name.rpartition(" ") if name.endswith(("GiB", " s")) else (name, "", "")
-        table.add_column(f"{head}\n{unit}" if unit else name, justify="left" if words else "right", no_wrap=True)
+        table.add_column(name, justify="left" if words else "right", no_wrap=True)
     return table
 
 
 def _print_table(console: Console, table: Table) -> None:
     """At its own width: a terminal that is too narrow shall wrap lines, not drop figures."""
-    wide = console.options.update(width=1000)
-    needed = console.measure(table, options=wide).maximum
-    console.print(table, width=max(needed, 1), crop=False, no_wrap=True, overflow="ignore")
-    console.print()
+    needed = console.measure(table, options=console.options.update(width=1000)).maximum
+    wide = Console(file=console.file, width=max(console.width, needed), force_terminal=console.is_terminal)
+    wide.print(table)
+    wide.print()

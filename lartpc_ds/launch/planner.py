@@ -20,7 +20,7 @@ from lartpc_ds.launch.plan_files import check_free, write_plan
 from lartpc_ds.launch.plan_report import as_json, print_report
 from lartpc_ds.planning.hardware import Hardware, load
 from lartpc_ds.planning.problem import Problem
-from lartpc_ds.planning.rank_cost import cost
+from lartpc_ds.planning.rank_cost import Costs
 from lartpc_ds.planning.search import CostOf, Plan, search
 from lartpc_ds.planning.sizes import parse_bytes
 from lartpc_ds.prepare import absolute_paths, make_model
@@ -46,7 +46,7 @@ class PlanRequest:
     as_json: bool = False
 
 
-def plan(request: PlanRequest, console: Console, cost_of: CostOf = cost) -> int:
+def plan(request: PlanRequest, console: Console, cost: CostOf | None = None) -> int:
     """Run the whole command; returns its exit code: 0, also where nothing fits, which is an answer.
 
     Raises:
@@ -67,7 +67,7 @@ def plan(request: PlanRequest, console: Console, cost_of: CostOf = cost) -> int:
             request.devices,
             memory_bytes,
             ranks_per_node,
-            cost=cost_of,
+            cost=cost or Costs(),
             global_batch=request.global_batch,
             say=status.update,
         )

@@ -20,7 +20,7 @@ from lartpc_ds.planning.stage_trace import Plans, StageTrace, trace_stages
 from lartpc_ds.planning.stages import check_zero, cut_rates, plan_stages
 from lartpc_ds.planning.states import states_of
 
-__all__ = ["cost"]
+__all__ = ["Costs", "cost"]
 
 _FLOAT = 4
 
@@ -37,7 +37,37 @@ def cost(problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_n
     Raises:
         UserError: the network cannot run so.
     """
-    stages = trace_stages(problem, candidate, hardware, ranks_per_node, _plans(problem, candidate))
+    stages = _traced(problem, candidate, hardware, ranks_per_node)
+    return _put_together(problem, candidate, hardware, ranks_per_node, stages)
+
+
+class Costs:
+    """`cost`, which traces once what differs in states and reductions only: nearly all of its time."""
+
+    def __init__(self) -> None:
+        self._traces: dict[tuple[object, ...], list[StageTrace]] = {}
+
+    def __call__(self, problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int) -> Cost:
+        """As `cost`; one object for one problem and one machine."""
+        layout = candidate.layout
+        key = (
+            *(layout.pipe, layout.rows, layout.cols, min(ranks_per_node, layout.world_size)),
+            *(candidate.batch, min(candidate.accumulate, layout.pipe + 1), candidate.memory),
+            *(candidate.gather_at, candidate.cuts, candidate.overlap),
+            layout.data if problem.config.model.norm_scope == "all" else 0,
+        )
+        if key not in self._traces:
+            self._traces[key] = _traced(problem, candidate, hardware, ranks_per_node)
+        return _put_together(problem, candidate, hardware, ranks_per_node, self._traces[key])
+
+
+def _traced(problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int) -> list[StageTrace]:
+    return trace_stages(problem, candidate, hardware, ranks_per_node, _plans(problem, candidate))
+
+
+def _put_together(
+    problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int, stages: list[StageTrace]
+) -> Cost:
     memory = max((_memory(problem, candidate, hardware, stage) for stage in stages), key=lambda parts: parts.total)
     return Cost(memory, _time(problem, candidate, hardware, ranks_per_node, stages), candidate.global_batch)
 

@@ -1,6 +1,6 @@
 """Why this one: a plan in a sentence that a physicist understands."""
 
-from lartpc_ds.planning.problem import Candidate
+from lartpc_ds.planning.problem import Candidate, TimeParts
 from lartpc_ds.planning.search import Plan, Row
 from lartpc_ds.planning.sizes import gib
 
@@ -53,12 +53,17 @@ def _states(candidate: Candidate) -> str:
 
 def _price(row: Row) -> str:
     time, layout = row.cost.time, row.candidate.layout
-    spent = [f"halos {time.halo / time.total:.0%}"] if layout.tiles > 1 else []
-    spent += [f"the sum of gradients {time.reduction / time.total:.0%}"] if layout.data * layout.tiles > 1 else []
-    spent += [f"waiting of stages {time.bubble / time.total:.0%}"] if layout.pipe > 1 else []
+    spent = [f"{_share(time.halo, time)} are halos"] if layout.tiles > 1 else []
+    spent += [f"{_share(time.reduction, time)} the sum of gradients"] if layout.data * layout.tiles > 1 else []
+    spent += [f"{_share(time.bubble, time)} waiting of stages"] if layout.pipe > 1 else []
     if not spent:
         return f"a step takes {time.total:.3g} s"
-    return f"of a step {' and '.join(spent)} is no computation"
+    return f"of a step {' and '.join(spent)}"
+
+
+def _share(seconds: float, time: TimeParts) -> str:
+    share = 100 * seconds / time.total
+    return f"{share:.0f} %" if share >= 10 else f"{share:.1f} %"
 
 
 def _nothing_fits(plan: Plan) -> str:

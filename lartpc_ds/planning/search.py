@@ -65,7 +65,7 @@ def search(
     *,
     cost: CostOf,
     global_batch: int | None = None,
-    budget_seconds: float = 30.0,
+    budget_seconds: float = 25.0,
     say: Callable[[str], None] = lambda text: None,
 ) -> Plan:
     """The best ways to run `problem` on so many devices.
@@ -96,10 +96,12 @@ def search(
     base = references(trace, devices, _reference_levers(offered))
     stages = Stages(problem, hardware, ranks, limit)
     surrogate = Surrogate(base, hardware, ranks_per_node, stages.split)
+    for memory, known in base.whole.items():
+        surrogate.learn(Candidate(Layout(data=devices), memory=memory), known)
     ranking = Ranking(problem, limit, _possible(offered, base), surrogate.guess)
     loop = _Loop(ranking, surrogate, lambda one: trace(stages.named(one)), say)
     loop.trace_the_best(until)
-    loop.vary_the_best(problem, hardware)
+    loop.vary_the_best(problem, hardware, until)
     rows = [replace(row, candidate=stages.named(row.candidate)) for row in ranking.rows()]
     recommended = rows[0] if rows and rows[0].fits and rows[0].exact else None
     refused = [*offered.refused, *(f"{axis} is not offered: {why}" for axis, why in base.refused.items())]
@@ -194,11 +196,12 @@ class _Loop:
         all_tiles = any(refused.layout in layouts and _means_all_tiles(layouts) for layouts in self._reasons.values())
         return self._surrogate.alike(other, refused) or (all_tiles and other.layout.tiles > 1)
 
-    def vary_the_best(self, problem: Problem, hardware: Hardware) -> None:
-        """What matters little is tried on the best one only."""
+    def vary_the_best(self, problem: Problem, hardware: Hardware, until: float) -> None:
+        """What matters little is tried on the best one only, while there is time."""
         best = self._ranking.best()
         for variant in [] if best is None else _variants(best.candidate, problem, hardware):
-            self._trace_entry(self._ranking.add(variant))
+            if time.monotonic() < until:
+                self._trace_entry(self._ranking.add(variant))
 
 
 def _means_all_tiles(refused: list[Layout]) -> bool:
