@@ -56,8 +56,8 @@ def states_of(ds: Mapping[str, Any], candidate: Candidate, parameters: int, larg
     bucket = min(int(ds["zero_optimization"].get("reduce_bucket_size", 5e8)) * _FLOAT, whole)
     several = candidate.accumulate > 1
     if zero == 0:
-        before = whole if several else 0
-        return States(whole, maps * whole, before, 0.0 if several else 1.0, 0, (1 + maps + 2) * whole)
+        kept = whole if several else 0
+        return States(whole, maps * whole, kept, 0.0 if several else 1.0, 0, (1 + maps + 2) * whole)
     on_host = candidate.offload and not host
     optimizer = 0.0 if on_host else (1 + maps) * share
     copies = 2 * share if candidate.offload and host else 0.0  # of gradients, where the optimizer looks for them
