@@ -52,6 +52,8 @@ _TINY_RUN = (
     f"train.max_steps={_STEPS}",
 )
 """Of the quickstart: images of 30 x 256, 45 thousand weights, so that what is left is the engine."""
+_QUIET_LOAD = 0.5
+"""Processes a core over the last minute: OpenMP's threads wait for each other, so one stranger halves every rate."""
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -78,6 +80,10 @@ def calibrate(request: CalibrateRequest, console: Console, sizes: Sizes | None =
     devices = _default_devices(device) if request.devices is None else request.devices
     check_count(devices, f"--devices {devices}")
     across, told = _across(request, console)
+    load = os.getloadavg()[0]
+    if load > _QUIET_LOAD * len(os.sched_getaffinity(0)):
+        told = f"{told}; other work was running (load {load:.1f}): calibrate again on a quiet machine"
+        console.print("other work is running here: the figures will be those of a busy machine", soft_wrap=True)
     sizes = sizes or SIZES[device]
     shared = sorted({1, devices}) if device == "cpu" else [1]
     measured = [device, "--sizes", json.dumps(asdict(sizes))]
