@@ -90,6 +90,7 @@ def kernels(speed: float) -> dict[str, object]:
         "matmul": {"fp32": 2e9 * speed},
         "operators": {"fp32": {"add": 3e9 * speed}, "bf16": {"add": 1e9 * speed}},
         "fresh": 4e9 * speed,
+        "cached_gain": speed,
     }
 
 
@@ -99,7 +100,7 @@ def test_rates_are_means_over_ranks_and_the_engine_is_what_the_passes_leave() ->
     assert (found.ranks, found.matmul_flops_per_second, found.fresh_bytes_per_second) == (2, {"fp32": 4e9}, 8e9)
     assert [one.scratch_share for one in found.convolutions] == [0.5, 1.0, 4.0]
     assert {one.flops_per_second for one in found.convolutions} == {2e9}
-    assert found.traffic_bytes_per_second == 4e9
+    assert (found.traffic_bytes_per_second, found.cached_gain) == (4e9, 2.0)
     assert (found.operator_seconds, found.step_seconds) == (0.002, 0.3)
 
 
