@@ -109,8 +109,8 @@ def _choices(plan: Plan, rows: Sequence[Row]) -> Table:
             f"{candidate.zero}{' offload' if candidate.offload else ''}",
             _levers(candidate),
             gib(cost.memory.total),
-            f"{cost.time.total:.3g}",
-            f"{cost.events_per_second:.3g}",
+            _three(cost.time.total),
+            _three(cost.events_per_second),
             str(cost.global_batch),
         )
     return table
@@ -126,9 +126,14 @@ def _parts(rows: Sequence[Row]) -> Table:
     table = _table("", *(f"{name}\nGiB" for name in _MEMORY), *(f"{name}\ns" for name in _TIME))
     for number, row in enumerate(rows, start=1):
         memory = [gib(getattr(row.cost.memory, name)) for name in _MEMORY]
-        time = [f"{getattr(row.cost.time, name):.3g}" for name in _TIME]
+        time = [_three(getattr(row.cost.time, name)) for name in _TIME]
         table.add_row(str(number), *memory, *time)
     return table
+
+
+def _three(number: float) -> str:
+    """Three digits, and nothing below a tenth of a millisecond."""
+    return f"{number:.0f}" if number >= 100 else "0" if number < 1e-4 else f"{number:.3g}"
 
 
 def _table(*names: str) -> Table:

@@ -96,17 +96,17 @@ class Ranking:
             if not other.exact and concerns(other.candidate):
                 other.take(self._guess(other.candidate))
 
-    def next_to_trace(self, hurried: bool) -> Entry | None:
+    def next_to_trace(self, hurried: bool, is_cheap: Callable[[Candidate], bool]) -> Entry | None:
         """What looks best and is only a guess; None where all that matters is traced.
 
-        Hurried, only until something traced fits, or the smallest is traced and does not.
+        Hurried, what is not cheap is traced only until something fits, or the smallest is traced and does not.
         """
         fitting = self._fitting(self._entries)
         if not fitting:
             smallest = min(self._entries, key=lambda entry: (entry.bytes, entry.order), default=None)
             return None if smallest is None or smallest.exact else smallest
         if hurried and any(entry.exact for entry in fitting):
-            return None
+            fitting = [entry for entry in fitting if entry.exact or is_cheap(entry.candidate)]
         wanted = [_simplest_near(fitting), min(fitting, key=lambda entry: entry.order), *front(fitting)]
         return next((entry for entry in wanted if not entry.exact), None)
 

@@ -27,7 +27,8 @@ def _recommendation(plan: Plan, row: Row) -> str:
         before = f"a whole event needs {gib(need)} GiB on one device, of which {gib(have)} GiB may be used"
     else:
         before = f"a whole event fits on one device ({gib(need)} of the {gib(have)} GiB that may be used)"
-    parts = [part for part in (_batch(candidate), _states(candidate), levers_of(candidate)) if part]
+    extras = [part for part in (_batch(candidate), _states(candidate)) if part]
+    parts = [*extras, *([levers_of(candidate)] if levers_of(candidate) else [])]
     with_ = f" with {', '.join(parts)}" if parts else ""
     each = f"{gib(row.cost.memory.total)} GiB each"
     if layout.pipe > 1:
@@ -35,8 +36,8 @@ def _recommendation(plan: Plan, row: Row) -> str:
         after = f"{layout.pipe} stages{tiles} need{with_} {gib(row.cost.memory.total)} GiB at most"
     elif layout.tiles > 1:
         after = f"{layout.tiles} tiles of it need{with_} {each}"
-    elif need <= have and not parts:
-        after = "so every device takes events of its own" if layout.data > 1 else "so it is left whole"
+    elif need <= have and parts == extras:
+        after = f"so every device takes events of its own{with_}" if layout.data > 1 else f"so it is left whole{with_}"
     else:
         after = f"whole events need{with_} {each}"
     return f"Take {layout}: {before}, {after}, and {_price(row)}."

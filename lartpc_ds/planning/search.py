@@ -162,7 +162,8 @@ class _Loop:
 
     def trace_the_best(self, until: float) -> None:
         """Until there is nothing better to trace, or the time is up and something traced can be recommended."""
-        while (entry := self._ranking.next_to_trace(hurried=time.monotonic() > until)) is not None:
+        cheap = self._surrogate.knows
+        while (entry := self._ranking.next_to_trace(time.monotonic() > until, cheap)) is not None:
             self._say(f"tracing {entry.candidate.layout}, batch {entry.candidate.batch}, ZeRO-{entry.candidate.zero}")
             self._trace_entry(entry)
 

@@ -100,6 +100,10 @@ class Surrogate:
             return self._derived(candidate, *known)
         return self._guess(candidate, self._corrections.get(_group(candidate), _Correction()))
 
+    def knows(self, candidate: Candidate) -> bool:
+        """Was one traced that differs in states and reductions only?"""
+        return _trace_key(candidate) in self._known
+
     def concerns(self, traced: Candidate, other: Candidate) -> bool:
         """Does a trace of the one change the guess of the other?"""
         return _group(traced) == _group(other)
