@@ -21,8 +21,8 @@ from lartpc_ds.launch.plan_report import as_json, print_report
 from lartpc_ds.planning.hardware import Hardware, load
 from lartpc_ds.planning.problem import Problem
 from lartpc_ds.planning.rank_cost import Costs
-from lartpc_ds.planning.search import CostOf, Plan, search
-from lartpc_ds.planning.sizes import parse_bytes
+from lartpc_ds.planning.search import BUDGET_SECONDS, CostOf, Plan, search
+from lartpc_ds.planning.sizes import gib, parse_bytes
 from lartpc_ds.prepare import absolute_paths, make_model
 from lartpc_ds.sources import network_input
 
@@ -46,8 +46,12 @@ class PlanRequest:
     as_json: bool = False
 
 
-def plan(request: PlanRequest, console: Console, cost: CostOf | None = None) -> int:
+def plan(
+    request: PlanRequest, console: Console, cost: CostOf | None = None, budget_seconds: float = BUDGET_SECONDS
+) -> int:
     """Run the whole command; returns its exit code: 0, also where nothing fits, which is an answer.
+
+    `cost` stands for tracing the network, and `budget_seconds` are what that may take, about.
 
     Raises:
         UserError: the run, the machine or a file to write is at fault.
@@ -69,6 +73,7 @@ def plan(request: PlanRequest, console: Console, cost: CostOf | None = None) -> 
             ranks_per_node,
             cost=cost or Costs(),
             global_batch=request.global_batch,
+            budget_seconds=budget_seconds,
             say=status.update,
         )
     if request.as_json:
@@ -96,11 +101,17 @@ def memory_of(machine: Hardware, told: str | None, ranks: int) -> int:
     """Bytes of one device: as told, or the machine's; `ranks` of a machine without devices share its memory.
 
     Raises:
-        UserError: `told` is no size.
+        UserError: `told` is no size, or one of which nothing is left.
     """
-    if told is not None:
-        return parse_bytes(told, "--memory")
-    return machine.memory_bytes // (ranks if machine.device == "cpu" else 1)
+    if told is None:
+        return machine.memory_bytes // (ranks if machine.device == "cpu" else 1)
+    size = parse_bytes(told, "--memory")
+    if size <= machine.reserved_bytes:
+        raise UserError(
+            f"--memory {told!r}: must be more than the {gib(machine.reserved_bytes)} GiB of a device that the driver "
+            f"and libraries of {machine.name} take"
+        )
+    return size
 
 
 def _per_node(request: PlanRequest, machine: Hardware) -> int:

@@ -13,6 +13,8 @@ _NEAR = 0.97
 """Of the fastest: what is as fast as that is chosen by simplicity."""
 _GRAIN = 0.9
 """A point of the Pareto front needs at most so much of the memory of the next faster one."""
+_SLOWEST = 0.25
+"""Of the fastest: what is slower is on no front, however small; its devices would do more alone."""
 _FRONT = 8
 """Points of it, at most."""
 
@@ -56,6 +58,8 @@ def front(entries: Iterable[Entry]) -> list[Entry]:
     """The fastest, then ever smaller ones, each the fastest of its size."""
     points: list[Entry] = []
     for entry in sorted(entries, key=lambda one: one.order):
+        if points and entry.order[0] > _SLOWEST * points[0].order[0]:
+            break
         if not points or entry.bytes <= _GRAIN * points[-1].bytes:
             points.append(entry)
     return points[:_FRONT]
@@ -99,12 +103,13 @@ class Ranking:
     def next_to_trace(self, hurried: bool, is_cheap: Callable[[Candidate], bool]) -> Entry | None:
         """What looks best and is only a guess; None where all that matters is traced.
 
-        Hurried, what is not cheap is traced only until something fits, or the smallest is traced and does not.
+        Hurried, what is not cheap is traced only until something fits, or anything is traced where nothing does.
         """
         fitting = self._fitting(self._entries)
         if not fitting:
             smallest = min(self._entries, key=lambda entry: (entry.bytes, entry.order), default=None)
-            return None if smallest is None or smallest.exact else smallest
+            enough = smallest is None or smallest.exact or (hurried and any(entry.exact for entry in self._entries))
+            return None if enough else smallest
         if hurried and any(entry.exact for entry in fitting):
             fitting = [entry for entry in fitting if entry.exact or is_cheap(entry.candidate)]
         wanted = [_simplest_near(fitting), min(fitting, key=lambda entry: entry.order), *front(fitting)]

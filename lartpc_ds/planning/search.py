@@ -20,13 +20,16 @@ from lartpc_ds.planning.ranking import Entry, Ranking, Row
 from lartpc_ds.planning.stage_split import Stages
 from lartpc_ds.planning.surrogate import PLAIN, References, Surrogate, references
 
-__all__ = ["HEADROOM", "CostOf", "Plan", "Row", "limit_bytes", "search"]
+__all__ = ["BUDGET_SECONDS", "HEADROOM", "CostOf", "Plan", "Row", "limit_bytes", "search"]
 
 CostOf = Callable[[Problem, Candidate, Hardware, int], Cost]
 """`planning.rank_cost.cost`, or what stands for it."""
 
 _MORE_DEVICES = (2, 4, 8, 16, 32, 64)
-_TRIES = 2
+_TRIES = 1
+"""On each number of devices."""
+BUDGET_SECONDS = 25.0
+"""Of tracing: with what comes before and the last trace, well below a minute."""
 _OTHER_GRIDS = 2
 HEADROOM = 0.05
 """Of a device's memory that a plan leaves free: what the prediction may be off, and what an allocator cannot use."""
@@ -48,7 +51,7 @@ class Plan:
     whole: Cost
     """Of a rank that has whole events, one a micro-batch, without levers."""
     wider: Row | None = None
-    """Where nothing fits: what would on more devices; None if no number of them was found."""
+    """Where nothing fits: what would on more devices; None if none was found."""
 
 
 def limit_bytes(hardware: Hardware, memory_bytes: int) -> int:
@@ -65,7 +68,7 @@ def search(
     *,
     cost: CostOf,
     global_batch: int | None = None,
-    budget_seconds: float = 25.0,
+    budget_seconds: float = BUDGET_SECONDS,
     say: Callable[[str], None] = lambda text: None,
 ) -> Plan:
     """The best ways to run `problem` on so many devices.
@@ -110,7 +113,10 @@ def search(
     if recommended is not None:
         return plan
     say("nothing fits; looking at more devices")
-    return replace(plan, wider=_wider(problem, hardware, devices, ranks_per_node, limit, base, surrogate, loop))
+    return replace(
+        plan,
+        wider=_wider(problem, hardware, devices, ranks_per_node, limit, base, surrogate, loop, until + budget_seconds),
+    )
 
 
 def _wider(
@@ -122,9 +128,12 @@ def _wider(
     base: References,
     surrogate: Surrogate,
     loop: "_Loop",
+    until: float,
 ) -> Row | None:
     """The fewest devices, of a few numbers, on which the smallest way to run fits."""
     for factor in _MORE_DEVICES:
+        if time.monotonic() > until:
+            return None
         offered = choices(problem, hardware, factor * devices, ranks_per_node)
         small = Ranking(problem, limit, _possible(offered, base), surrogate.guess).smallest(_TRIES)
         for entry in small:

@@ -26,6 +26,14 @@ def parse_bytes(text: str, option: str) -> int:
 
 
 def gib(size: int) -> str:
-    """With three digits, more or less: 0.42, 8.3, 51."""
+    """With the digits that matter: 0.004, 0.42, 8.3, 51."""
     value = size / 2**30
-    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 20 else f"{value:.0f}"
+    return (
+        f"{value:.3f}"
+        if 0 < value < 0.1
+        else f"{value:.2f}"
+        if value < 1
+        else f"{value:.1f}"
+        if value < 20
+        else f"{value:.0f}"
+    )

@@ -25,7 +25,7 @@ def small(devices: int, **options: object) -> PlanRequest:
 
 def shown(request: PlanRequest, width: int = 200) -> str:
     console = Console(width=width, record=True)
-    assert plan(request, console) == 0
+    assert plan(request, console, budget_seconds=2) == 0
     return console.export_text()
 
 
@@ -39,7 +39,7 @@ def test_the_tables_keep_their_figures_on_a_narrow_terminal(capsys: pytest.Captu
 
 
 def test_json_is_the_last_line(capsys: pytest.CaptureFixture[str]) -> None:
-    plan(small(4, memory="4GiB", as_json=True, per_node=2), Console())
+    plan(small(4, memory="4GiB", as_json=True, per_node=2), Console(), budget_seconds=2)
     tree = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (tree["devices"], tree["memory_bytes"]) == (4, 4 * GIB)
     best = tree["recommended"]
@@ -51,7 +51,7 @@ def test_json_is_the_last_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_it_writes_is_what_it_recommends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plan(small(4, memory="4GiB", as_json=True, per_node=2, write=tmp_path), Console())
+    plan(small(4, memory="4GiB", as_json=True, per_node=2, write=tmp_path), Console(), budget_seconds=2)
     best = json.loads(capsys.readouterr().out.splitlines()[-1])["recommended"]
     path = tmp_path / "quickstart-plan.toml"
     config, ds = recipes.load(str(path))
@@ -69,7 +69,7 @@ def test_what_it_writes_is_what_it_recommends(tmp_path: Path, capsys: pytest.Cap
 
 def test_where_nothing_fits_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="--write: nothing fits"):
-        plan(small(1, memory="1100MiB", write=tmp_path), Console())
+        plan(small(1, memory="1025MiB", write=tmp_path), Console(), budget_seconds=1)
     assert "Nothing fits" in capsys.readouterr().out and list(tmp_path.iterdir()) == []
 
 
@@ -86,6 +86,7 @@ def test_the_machine_says_what_is_not_said() -> None:
     [
         (small(6), "--devices 6: is no multiple of the 4 devices of a machine; take 4, or say --per-node"),
         (small(2, memory="40"), "--memory '40'"),
+        (small(2, memory="0.5GiB"), "--memory '0.5GiB': must be more than the 1.0 GiB"),
         (small(2, write=Path("missing")), "--out missing: no such folder"),
     ],
 )

@@ -30,8 +30,8 @@ def planned(best: Row, whole_gib: float) -> Plan:
 def test_tiles_because_an_event_is_too_large() -> None:
     told = reason(planned(row(Candidate(Layout(data=8, rows=2)), 26), 51))
     assert told == (
-        "Take pipe 1 x data 8 x rows 2 x cols 1: a whole event needs 51 GiB on one device, of which 38 GiB may be used, "
-        "2 tiles of it need 26 GiB each, and of a step 3.0 % are halos and 7.0 % the sum of gradients."
+        "Take pipe 1 x data 8 x rows 2 x cols 1: a whole event needs 51 GiB on one device, of which 38 GiB may be "
+        "used, 2 tiles of it need 26 GiB each, and of a step 3.0 % are halos and 7.0 % the sum of gradients."
     )
 
 
@@ -67,9 +67,9 @@ def test_sizes_as_people_write_them(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["40", "40G", "-1GiB", "0GiB", "GiB", "40gib", "nanGiB"])
 def test_other_sizes_are_refused(text: str) -> None:
-    with pytest.raises(UserError, match="--memory .*must be a number above 0 with a unit.*such as 40GiB"):
+    with pytest.raises(UserError, match=r"--memory .*must be a number above 0 with a unit.*such as 40GiB"):
         parse_bytes(text, "--memory")
 
 
 def test_sizes_have_the_digits_that_matter() -> None:
-    assert [gib(int(size * GIB)) for size in (0.4189, 8.31, 51.2)] == ["0.42", "8.3", "51"]
+    assert [gib(int(size * GIB)) for size in (0.0042, 0.4189, 8.31, 51.2)] == ["0.004", "0.42", "8.3", "51"]
