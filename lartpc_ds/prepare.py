@@ -124,7 +124,7 @@ def make_job(config: RunConfig, ds: Mapping[str, Any], layout: Layout, source: S
         check_weights(model, Path(config.model.weights), "model.weights")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     steps = max_steps(config, layout, len(index.positions("train")))
-    stages = plan_stages(config, ds, layout, model, image, plan, cut_rates()) if layout.pipe > 1 else ()
+    stages = plan_stages(config, ds, layout, model, image, plan, cut_rates())
     return Job(layout, steps, image[0], source.recorded_shape, index.class_names, parameters, source.task, stages)
 
 

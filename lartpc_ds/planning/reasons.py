@@ -22,25 +22,25 @@ def levers_of(candidate: Candidate) -> str:
 
 def _recommendation(plan: Plan, row: Row) -> str:
     candidate, need, have = row.candidate, plan.whole.memory.total, plan.limit_bytes
-    layout = candidate.layout
-    if need > have:
-        before = f"a whole event needs {gib(need)} GiB on one device, of which {gib(have)} GiB may be used"
-    else:
-        before = f"a whole event fits on one device ({gib(need)} of the {gib(have)} GiB that may be used)"
-    extras = [part for part in (_batch(candidate), _states(candidate)) if part]
-    parts = [*extras, *([levers_of(candidate)] if levers_of(candidate) else [])]
+    layout, peak = candidate.layout, gib(row.cost.memory.total)
+    levers = levers_of(candidate)
+    parts = [part for part in (_batch(candidate), _states(candidate), levers) if part]
     with_ = f" with {', '.join(parts)}" if parts else ""
-    each = f"{gib(row.cost.memory.total)} GiB each"
+    fits = need <= have
+    if fits:
+        before = f"a whole event fits on one device ({gib(need)} of the {gib(have)} GiB that may be used)"
+    else:
+        before = f"a whole event needs {gib(need)} GiB and a device has {gib(have)} GiB for it"
     if layout.pipe > 1:
         tiles = f" of {layout.tiles} tiles" if layout.tiles > 1 else ""
-        after = f"{layout.pipe} stages{tiles} need{with_} {gib(row.cost.memory.total)} GiB at most"
+        after = f"{layout.pipe} stages{tiles}{with_} need {peak} GiB at most"
     elif layout.tiles > 1:
-        after = f"{layout.tiles} tiles of it need{with_} {each}"
-    elif need <= have and parts == extras:
-        after = f"so every device takes events of its own{with_}" if layout.data > 1 else f"so it is left whole{with_}"
+        after = f"{layout.tiles} tiles{with_} need {peak} GiB each"
+    elif fits and not levers:
+        after = f"{'every device takes events of its own' if layout.data > 1 else 'it is left whole'}{with_}"
     else:
-        after = f"whole events need{with_} {each}"
-    return f"Take {layout}: {before}, {after}, and {_price(row)}."
+        after = f"one device{with_} needs {peak} GiB"
+    return f"Take {layout}: {before}; {after}, and {_price(row)}."
 
 
 def _batch(candidate: Candidate) -> str:

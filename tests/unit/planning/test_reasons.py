@@ -30,20 +30,20 @@ def planned(best: Row, whole_gib: float) -> Plan:
 def test_tiles_because_an_event_is_too_large() -> None:
     told = reason(planned(row(Candidate(Layout(data=8, rows=2)), 26), 51))
     assert told == (
-        "Take pipe 1 x data 8 x rows 2 x cols 1: a whole event needs 51 GiB on one device, of which 38 GiB may be "
-        "used, 2 tiles of it need 26 GiB each, and of a step 3.0 % are halos and 7.0 % the sum of gradients."
+        "Take pipe 1 x data 8 x rows 2 x cols 1: a whole event needs 51 GiB and a device has 38 GiB for it; 2 tiles need "
+        "26 GiB each, and of a step 3.0 % are halos and 7.0 % the sum of gradients."
     )
 
 
 def test_whole_events_where_they_fit() -> None:
     told = reason(planned(row(Candidate(Layout(data=16), zero=1), 30), 30))
-    assert "fits on one device (30 of the 38 GiB that may be used), so every device takes events of its own" in told
+    assert "fits on one device (30 of the 38 GiB that may be used); every device takes events of its own" in told
     assert "with ZeRO-1" in told and "halos" not in told
 
 
 def test_levers_and_stages_are_named() -> None:
     lean = MemoryConfig(lean_norm=True, recompute="block")
-    assert "whole events need with recompute + lean norms 12.0 GiB each" in reason(
+    assert "one device with recompute + lean norms needs 12.0 GiB" in reason(
         planned(row(Candidate(Layout(data=16), memory=lean), 12), 51)
     )
     staged = reason(planned(row(Candidate(Layout(pipe=2, data=2, rows=2), accumulate=8), 12), 51))
