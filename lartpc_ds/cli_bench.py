@@ -1,6 +1,7 @@
 """The commands `lartpc-ds bench ...`: progress goes to stderr, the result to stdout."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -83,4 +84,25 @@ def bench_cosmictagger(as_json: AsJson = False) -> None:
     from lartpc_ds.bench.cosmictagger import bench
 
     result = bench()
+    print(json.dumps(result) if as_json else json.dumps(result, indent=2))
+
+
+@bench_app.command("planner")
+def bench_planner(
+    hardware: Annotated[
+        str | None, typer.Option(help="A file of `calibrate`, or a preset (default: measure this machine first).")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Layouts whose names begin so.")] = None,
+    measured: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Measure nothing: take the samples of this earlier result.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Fresh processes a layout.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Timed steps a process.")] = 2,
+    as_json: AsJson = False,
+) -> None:
+    """What the planner says of a list of layouts, beside what they take on this machine."""
+    from lartpc_ds.bench.planner import PlannerBench, bench
+    from lartpc_ds.planning.rank_cost import cost
+
+    result = bench(PlannerBench(only or [], repeats, steps, hardware, measured), cost)
     print(json.dumps(result) if as_json else json.dumps(result, indent=2))

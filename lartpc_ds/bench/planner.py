@@ -7,9 +7,9 @@ each other's arithmetic and not for messages.
 
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,12 @@ from lartpc_ds.bench.measure import circumstances
 from lartpc_ds.bench.planner_layouts import RECIPE, MeasuredLayout, chosen
 from lartpc_ds.bench.planner_measure import Samples, loaded, measure_layouts
 from lartpc_ds.errors import UserError
+from lartpc_ds.launch.calibrate import CalibrateRequest, calibrate
+from lartpc_ds.launch.planner import problem_of
 from lartpc_ds.planning.applied import applied
-from lartpc_ds.planning.hardware import Hardware
-from lartpc_ds.planning.problem import Cost, Problem
+from lartpc_ds.planning.hardware import Hardware, load
+from lartpc_ds.planning.problem import Cost
 from lartpc_ds.planning.search import CostOf
-from lartpc_ds.prepare import make_model
-from lartpc_ds.sources import network_input
 
 __all__ = ["PlannerBench", "bench", "figures"]
 
@@ -38,33 +38,34 @@ class PlannerBench:
     only: Sequence[str] = ()
     repeats: int = 3
     steps: int = 2
+    hardware: str | None = None
+    """A file or a preset; None: this machine is measured first."""
     measured: Path | None = None
     """A result of an earlier call, whose samples are taken."""
 
 
-def bench(request: PlannerBench, hardware: Callable[[], Hardware], cost: CostOf) -> dict[str, Any]:
+def bench(request: PlannerBench, cost: CostOf) -> dict[str, Any]:
     """Measure, predict and compare; keys as the architecture page fixes them, and the samples behind the medians.
 
     Args:
         request: what to measure, and how often.
-        hardware: reads or measures the machine's rates; called before anything else is measured.
         cost: predicts what a candidate takes.
 
     Raises:
-        UserError: an unknown layout, or a file of samples that is none or has other layouts.
+        UserError: an unknown layout, no such hardware, or a file of samples that is none or has other layouts.
     """
     progress = Console(stderr=True)
     layouts = chosen(request.only)
     if request.measured is not None:
         where, samples = _read(request.measured, layouts)
-        machine = hardware()
+        machine = _hardware(request.hardware, progress)
     else:
-        machine = hardware()
+        machine = _hardware(request.hardware, progress)
         where = circumstances("planner", RECIPE, request.repeats)
         samples = measure_layouts(layouts, applied, repeats=request.repeats, steps=request.steps, progress=progress)
     rows = []
     for layout in layouts:
-        predicted = cost(_problem(layout), layout.candidate, machine, layout.candidate.layout.world_size)
+        predicted = cost(problem_of(*loaded(layout)), layout.candidate, machine, layout.candidate.layout.world_size)
         row = _row(layout, predicted, samples[layout.name])
         rows.append(row)
         progress.print(
@@ -82,10 +83,11 @@ def bench(request: PlannerBench, hardware: Callable[[], Hardware], cost: CostOf)
     }
 
 
-def _problem(layout: MeasuredLayout) -> Problem:
-    config, ds = loaded(layout)
-    image, classes = network_input(config)
-    return Problem(config, ds, image, partial(make_model, config, image[0], classes))
+def _hardware(name: str | None, progress: Console) -> Hardware:
+    if name is not None:
+        return load(name)
+    with tempfile.TemporaryDirectory() as scratch:
+        return calibrate(CalibrateRequest(Path(scratch) / "hardware.toml"), progress)
 
 
 def _row(layout: MeasuredLayout, predicted: Cost, samples: Samples) -> dict[str, Any]:

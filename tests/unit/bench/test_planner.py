@@ -12,7 +12,7 @@ from lartpc_ds.bench.planner_layouts import LAYOUTS, MeasuredLayout, chosen
 from lartpc_ds.bench.planner_measure import Samples, loaded
 from lartpc_ds.errors import UserError
 from lartpc_ds.planning.applied import applied
-from lartpc_ds.planning.hardware import Hardware
+from lartpc_ds.planning.hardware import Hardware, save
 from lartpc_ds.planning.problem import Candidate, Cost, MemoryParts, Problem, TimeParts
 from tests.machine import GIB, machine
 
@@ -104,36 +104,43 @@ class TestMeasuredFile:
             return {one.name: {"step_seconds": [4.0] * repeats, "peak_bytes": [GIB] * repeats} for one in layouts}
 
         monkeypatch.setattr(planner, "measure_layouts", measured)
+        save(machine(), tmp_path / "hardware.toml")
         path = tmp_path / "planner.json"
-        path.write_text(json.dumps(bench(PlannerBench(self.ONLY, repeats=2), machine, self.cost)))
+        path.write_text(
+            json.dumps(bench(PlannerBench(self.ONLY, repeats=2, hardware=str(tmp_path / "hardware.toml")), self.cost))
+        )
         monkeypatch.delattr(planner, "measure_layouts")
         return path
 
     @staticmethod
-    def cost(problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int) -> Cost:
+    def cost(problem: Problem, candidate: Candidate, machine: Hardware, ranks_per_node: int) -> Cost:
         assert problem.image == (3, 1728, 3024) and ranks_per_node == candidate.layout.world_size
         return Cost(MemoryParts(0, 0, 0, GIB, 0, GIB // 4), TimeParts(3.0, 0.0, 0.0, 0.0), candidate.global_batch)
 
     def test_predicts_anew_without_measuring(self, result: Path) -> None:
-        again = bench(PlannerBench(self.ONLY, measured=result), machine, self.cost)
+        hardware = str(result.with_name("hardware.toml"))
+        again = bench(PlannerBench(self.ONLY, hardware=hardware, measured=result), self.cost)
         assert again == json.loads(result.read_text())
         assert (again["repeats"], again["memory_error_max"], again["time_error_max"]) == (2, 0.25, 0.25)
 
     def test_lacks_a_layout(self, result: Path) -> None:
+        hardware = str(result.with_name("hardware.toml"))
         with pytest.raises(UserError, match=r"planner\.json: has no 'resnet18/2 recompute'.*--only"):
-            bench(PlannerBench(measured=result), machine, self.cost)
+            bench(PlannerBench(hardware=hardware, measured=result), self.cost)
 
     def test_has_another_layout_of_that_name(self, result: Path) -> None:
+        hardware = str(result.with_name("hardware.toml"))
         tree = json.loads(result.read_text())
         tree["layouts"][0]["measured_as"]["candidate"]["batch"] = 2
         result.write_text(json.dumps(tree))
         with pytest.raises(UserError, match="'resnet18/2 plain' was another layout then"):
-            bench(PlannerBench(self.ONLY, measured=result), machine, self.cost)
+            bench(PlannerBench(self.ONLY, hardware=hardware, measured=result), self.cost)
 
     @pytest.mark.parametrize("text", ["", "[]", '{"layouts": 3}', '{"layouts": []}'])
     def test_is_none(self, result: Path, text: str) -> None:
+        hardware = str(result.with_name("hardware.toml"))
         result.write_text(text)
         with pytest.raises(UserError, match="not what `lartpc-ds bench planner --json` prints"):
-            bench(PlannerBench(self.ONLY, measured=result), machine, self.cost)
+            bench(PlannerBench(self.ONLY, hardware=hardware, measured=result), self.cost)
         with pytest.raises(UserError, match="cannot be read"):
-            bench(PlannerBench(self.ONLY, measured=result.with_name("none")), machine, self.cost)
+            bench(PlannerBench(self.ONLY, hardware=hardware, measured=result.with_name("none")), self.cost)
