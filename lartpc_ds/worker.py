@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--request", type=Path, help="JSON file that says what to evaluate")
     arguments = parser.parse_args()
+    _first_to_go()
     stop = _StopFlag()
     try:
         rank, line = _join(arguments.logs, arguments.job)
@@ -74,6 +76,12 @@ def main() -> None:
         raise
     line.ended(complete=not stopped)
     sys.exit(_RESUMABLE if stopped else 0)
+
+
+def _first_to_go() -> None:
+    """A kernel without memory ends this process and what it starts, and not the command line, which tells of it."""
+    with suppress(OSError):  # no such file but on Linux, or none that may be written
+        Path("/proc/self/oom_score_adj").write_text("1000")  # the most, proc(5)
 
 
 def _join(logs: Path, job: str) -> tuple[int, Lifeline]:
