@@ -45,3 +45,41 @@ def plan(
         as_json=as_json,
     )
     raise typer.Exit(run_plan(request, Console()))
+
+
+@plan_app.command()
+def tune(
+    run: Annotated[str, typer.Argument(help="A run TOML, or the name of a shipped recipe.")],
+    steps: Annotated[int, typer.Option(min=1, help="Timed steps of a trial; one more before them warms up.")],
+    stages: Annotated[str, typer.Option(metavar="N,N,...", help="ZeRO stages to try.")] = "0,1,2,3",
+    layouts: Annotated[int, typer.Option(min=1, help="How many of the planner's best layouts to try.")] = 3,
+    devices: Annotated[
+        int | None, typer.Option(help="Ranks on this machine (default: every GPU, or one CPU rank).")
+    ] = None,
+    hardware: Annotated[
+        str | None, typer.Option(help="A file of `calibrate`, or a preset (default: measure this machine first).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="For all results (default: runs/tune-<run>-<time>).")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the tuning in --out.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Train a few steps of the planner's best layouts, with each ZeRO stage, and keep the fastest."""
+    from rich.console import Console
+
+    from lartpc_ds.launch.tune import TuneRequest
+    from lartpc_ds.launch.tune import tune as run_tuning
+
+    request = TuneRequest(
+        run,
+        steps,
+        stages=stages,
+        layouts=layouts,
+        devices=devices,
+        hardware=hardware,
+        out=out,
+        resume=resume,
+        overrides=overrides or [],
+    )
+    raise typer.Exit(run_tuning(request, Console()))

@@ -38,7 +38,7 @@ from lartpc_ds.runlog import RunFolder
 from lartpc_ds.session import open_run
 from lartpc_ds.sources import index_events, open_source
 
-__all__ = ["ResolvedRun", "TrainRequest", "prepare_run", "train"]
+__all__ = ["ResolvedRun", "TrainRequest", "differences", "prepare_run", "shortly", "train"]
 
 # a resumed run may be longer, and may look and save more often; anything else would make it another run
 _MAY_CHANGE = {
@@ -209,33 +209,34 @@ def _reopen(folder: RunFolder, config: RunConfig, ds: dict[str, Any], layout: La
     if layout == run.job.layout:  # what balances the stages may have changed since, and it matters to no number
         job = replace(job, stages=run.job.stages)
     fresh_ds = ds_config.complete(ds, config, layout, job.max_steps)
-    differences = [
-        f"{key}: was {_short(old)}, is {_short(new)}"
+    changed = [
+        f"{key}: was {shortly(old)}, is {shortly(new)}"
         for key, old, new in [
-            *_differences(run.config.model_dump(mode="json"), config.model_dump(mode="json")),
-            *_differences(run.job.as_dict(), job.as_dict()),
-            *_differences(saved_ds, fresh_ds, "ds."),
+            *differences(run.config.model_dump(mode="json"), config.model_dump(mode="json")),
+            *differences(run.job.as_dict(), job.as_dict()),
+            *differences(saved_ds, fresh_ds, "ds."),
         ]
         if key not in _MAY_CHANGE and not key.startswith(_SECTIONS_MAY_CHANGE)
     ]
-    if differences:
+    if changed:
         raise UserError(
-            "\n  ".join([f"--resume: {folder.path} holds another run:", *differences])
+            "\n  ".join([f"--resume: {folder.path} holds another run:", *changed])
             + "\nGive the options that the run was started with, or choose another --run-dir to start anew"
         )
     folder.write(config, fresh_ds, job.as_dict())
     return ResolvedRun(config, fresh_ds, job, run.index)
 
 
-def _short(value: object) -> str:
+def shortly(value: object) -> str:
+    """A leaf in a message."""
     return json.dumps(value, default=str)[:80]
 
 
-def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Leaves of two trees that differ: (dotted key, old, new)."""
+def differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Leaves of two trees of plain data that differ: (dotted key, old, new)."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
-            yield from _differences(old.get(key), new.get(key), f"{prefix}{key}.")
+            yield from differences(old.get(key), new.get(key), f"{prefix}{key}.")
     elif json.dumps(old) != json.dumps(new):
         yield prefix.removesuffix("."), old, new
 
