@@ -109,8 +109,7 @@ def make_trials(
     if not fitting:
         raise UserError("\n".join([reason(plan), *plan.refused]))
     trials, left_out = [], []
-    # those that differ in the ZeRO stage alone are one layout here
-    for candidate in list(dict.fromkeys(replace(one, zero=0) for one in fitting))[:layouts]:
+    for candidate in _layouts(fitting)[:layouts]:
         for stage in stages:
             chosen = replace(candidate, zero=stage)
             try:
@@ -125,6 +124,14 @@ def make_trials(
     if not trials:
         raise UserError("\n  ".join(["--stages: none goes with a layout of the planner:", *left_out]))
     return trials, left_out
+
+
+def _layouts(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The first of each layout; those that differ in ZeRO stage or in micro-batches alone are one."""
+    first: dict[Candidate, Candidate] = {}
+    for candidate in candidates:
+        first.setdefault(replace(candidate, zero=0, offload=False, batch=1, accumulate=1), candidate)
+    return list(first.values())
 
 
 def _check_offload(candidate: Candidate) -> None:

@@ -44,7 +44,7 @@ def trials(found: Plan, *, layouts: int = 3, stages: tuple[int, ...] = (0, 1, 2,
 
 
 def test_every_layout_is_tried_with_every_stage_that_goes_with_it() -> None:
-    found, left_out = trials(plan(TILES, replace(TILES, zero=3), STAGES, DATA), layouts=2)
+    found, left_out = trials(plan(TILES, replace(TILES, zero=3), replace(TILES, batch=2), STAGES, DATA), layouts=2)
     assert [trial.name for trial in found] == [
         *(f"rows 2, lean norms, zero {stage}" for stage in (0, 1, 2, 3)),
         *(f"pipe 2, accumulate 4, zero {stage}" for stage in (0, 1)),
