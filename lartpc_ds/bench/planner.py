@@ -56,17 +56,20 @@ def bench(request: PlannerBench, cost: CostOf) -> dict[str, Any]:
     """
     progress = Console(stderr=True)
     layouts = chosen(request.only)
-    if request.measured is not None:
-        where, samples = _read(request.measured, layouts)
-        machine = _hardware(request.hardware, progress)
-    else:
-        machine = _hardware(request.hardware, progress)
-        where = circumstances("planner", RECIPE, request.repeats)
-        samples = measure_layouts(layouts, applied, repeats=request.repeats, steps=request.steps, progress=progress)
+    earlier = None if request.measured is None else _read(request.measured, layouts)
+    machine = _hardware(request.hardware, progress)
+    # first, because what it finds wrong would cost an hour of measuring
+    predicted = {
+        layout.name: cost(problem_of(*loaded(layout)), layout.candidate, machine, layout.candidate.layout.world_size)
+        for layout in layouts
+    }
+    where, samples = earlier or (
+        circumstances("planner", RECIPE, request.repeats),
+        measure_layouts(layouts, applied, repeats=request.repeats, steps=request.steps, progress=progress),
+    )
     rows = []
     for layout in layouts:
-        predicted = cost(problem_of(*loaded(layout)), layout.candidate, machine, layout.candidate.layout.world_size)
-        row = _row(layout, predicted, samples[layout.name])
+        row = _row(layout, predicted[layout.name], samples[layout.name])
         rows.append(row)
         progress.print(
             f"{layout.name}: {row['predicted_peak_bytes'] / 2**20:.0f} MiB predicted, "
