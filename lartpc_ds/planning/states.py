@@ -62,7 +62,8 @@ def states_of(ds: Mapping[str, Any], candidate: Candidate, parameters: int, larg
     optimizer = 0.0 if on_host else (1 + maps) * share
     copies = 2 * share if candidate.offload and host else 0.0  # of gradients, where the optimizer looks for them
     if zero == 3:
-        gathered = whole - share if not on_host else min(2 * largest * _FLOAT, whole)
+        # beside the shards; a single rank has nothing to gather
+        gathered = (min(2 * largest * _FLOAT, whole) if on_host else whole) if ranks > 1 else 0.0
         weights = share + gathered
         gradients = 0.0 if on_host else share
         update = 0.0 if candidate.offload else (1 + 1 + maps + 1 + 3) * share
