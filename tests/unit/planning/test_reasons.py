@@ -30,8 +30,8 @@ def planned(best: Row, whole_gib: float) -> Plan:
 def test_tiles_because_an_event_is_too_large() -> None:
     told = reason(planned(row(Candidate(Layout(data=8, rows=2)), 26), 51))
     assert told == (
-        "Take pipe 1 x data 8 x rows 2 x cols 1: a whole event needs 51 GiB and a device has 38 GiB for it; 2 tiles need "
-        "26 GiB each, and of a step 3.0 % are halos and 7.0 % the sum of gradients."
+        "Take pipe 1 x data 8 x rows 2 x cols 1: a whole event needs 51 GiB and a device has 38 GiB for it; 2 tiles "
+        "need 26 GiB each, and of a step 3.0 % are halos and 7.0 % the sum of gradients."
     )
 
 

@@ -1,0 +1,37 @@
+"""A trace that is used again gives what a trace of its own would."""
+
+from dataclasses import replace
+
+import pytest
+
+from lartpc_ds import ds_config
+from lartpc_ds.config import MemoryConfig, RunConfig
+from lartpc_ds.layout import Layout
+from lartpc_ds.models.build import build_model
+from lartpc_ds.planning import rank_cost
+from lartpc_ds.planning.problem import Candidate, Problem
+from lartpc_ds.planning.rank_cost import Costs, cost
+from tests.machine import machine
+
+LEAN = MemoryConfig(lean_norm=True)
+START = Candidate(Layout(data=2, rows=2), memory=LEAN)
+ALIKE = [
+    replace(START, zero=2),
+    replace(START, zero=1, offload=True),
+    replace(START, accumulate=4),
+    replace(START, accumulate=8, zero=3),
+]
+OTHER = [replace(START, batch=2), replace(START, memory=MemoryConfig()), replace(START, layout=Layout(data=2, cols=2))]
+
+
+def test_candidates_that_differ_in_states_share_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = RunConfig.parse({"train": {"max_steps": 1}}, "test")
+    network = lambda: build_model("resnet18", planes=3, num_classes=4, width=8)  # noqa: E731
+    problem = Problem(config, ds_config.read("zero0_bf16"), (3, 96, 128), network)
+    wanted = [cost(problem, one, machine(), 4) for one in (START, *ALIKE, *OTHER)]
+    traces = []
+    real = rank_cost.trace_stages
+    monkeypatch.setattr(rank_cost, "trace_stages", lambda *arguments: traces.append(1) or real(*arguments))
+    costs = Costs()
+    assert [costs(problem, one, machine(), 4) for one in (START, *ALIKE, *OTHER)] == wanted
+    assert len(traces) == 2 + len(OTHER)  # with accumulation the gradients of before are there, too
