@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from lartpc_ds.parallel.pieces import works_in_pieces
@@ -71,6 +71,13 @@ class RankTrace(MemTracker):  # type: ignore[no-untyped-call]
 
     def _update_peak_stats(self, peak_state: Any) -> None:
         """MemTracker would keep a peak of each module, too, which takes a third of the time."""
+
+    def _pre_fw_hook(self, module: nn.Module, inputs: Any) -> None:
+        """MemTracker takes a second micro-batch for a mistake; here it is one more call of a module that is known."""
+        if module not in self.memory_tracking or self._mod_tracker.is_bw:
+            super()._pre_fw_hook(module, inputs)
+        else:
+            self._track_inputs_or_outputs(inputs)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Make the call, then look what is alive while its kernel runs."""

@@ -107,7 +107,7 @@ class Ranking:
         """
         fitting = self._fitting(self._entries)
         if not fitting:
-            smallest = min(self._entries, key=lambda entry: (entry.bytes, entry.order), default=None)
+            smallest = self.smallest()
             enough = smallest is None or smallest.exact or (hurried and any(entry.exact for entry in self._entries))
             return None if enough else smallest
         if hurried and any(entry.exact for entry in fitting):
@@ -115,9 +115,9 @@ class Ranking:
         wanted = [_simplest_near(fitting), min(fitting, key=lambda entry: entry.order), *front(fitting)]
         return next((entry for entry in wanted if not entry.exact), None)
 
-    def smallest(self, number: int) -> list[Entry]:
-        """Those that need least memory."""
-        return sorted(self._entries, key=lambda entry: (entry.bytes, entry.order))[:number]
+    def smallest(self) -> Entry | None:
+        """What needs least memory."""
+        return min(self._entries, key=lambda entry: (entry.bytes, entry.order), default=None)
 
     def best(self) -> Entry | None:
         """What to recommend: of all that is traced and fits."""

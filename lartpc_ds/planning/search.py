@@ -7,7 +7,7 @@ only where the memory is short, and levers make it long.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from lartpc_ds.config import MemoryConfig
@@ -26,8 +26,6 @@ CostOf = Callable[[Problem, Candidate, Hardware, int], Cost]
 """`planning.rank_cost.cost`, or what stands for it."""
 
 _MORE_DEVICES = (2, 4, 8, 16, 32, 64)
-_TRIES = 1
-"""On each number of devices."""
 BUDGET_SECONDS = 25.0
 """Of tracing: with what comes before and the last trace, well below a minute."""
 _OTHER_GRIDS = 2
@@ -89,7 +87,6 @@ def search(
     """
     until = time.monotonic() + budget_seconds
     limit = limit_bytes(hardware, memory_bytes)
-    ranks = min(ranks_per_node, devices)
     offered = choices(problem, hardware, devices, ranks_per_node, global_batch)
     say("tracing a whole event")
 
@@ -97,7 +94,7 @@ def search(
         return cost(problem, candidate, hardware, ranks_per_node)
 
     base = references(trace, devices, _reference_levers(offered))
-    stages = Stages(problem, hardware, ranks, limit)
+    stages = Stages(problem, hardware, min(ranks_per_node, devices), limit)
     surrogate = Surrogate(base, hardware, ranks_per_node, stages.split)
     for memory, known in base.whole.items():
         surrogate.learn(Candidate(Layout(data=devices), memory=memory), known)
@@ -107,39 +104,25 @@ def search(
     loop.vary_the_best(problem, hardware, until)
     rows = [replace(row, candidate=stages.named(row.candidate)) for row in ranking.rows()]
     recommended = rows[0] if rows and rows[0].fits and rows[0].exact else None
-    refused = [*offered.refused, *(f"{axis} is not offered: {why}" for axis, why in base.refused.items())]
-    refused += loop.refused
+    refused = [*offered.refused, *base.sentences, *loop.refused]
     plan = Plan(rows, recommended, refused, memory_bytes, limit, base.whole[PLAIN])
-    if recommended is not None:
-        return plan
-    say("nothing fits; looking at more devices")
-    return replace(
-        plan,
-        wider=_wider(problem, hardware, devices, ranks_per_node, limit, base, surrogate, loop, until + budget_seconds),
-    )
+    if recommended is None:
+        say("nothing fits; looking at more devices")
+        more = (choices(problem, hardware, factor * devices, ranks_per_node) for factor in _MORE_DEVICES)
+        rankings = (Ranking(problem, limit, _possible(one, base), surrogate.guess) for one in more)
+        plan = replace(plan, wider=_wider(rankings, loop, limit, until + budget_seconds))
+    return plan
 
 
-def _wider(
-    problem: Problem,
-    hardware: Hardware,
-    devices: int,
-    ranks_per_node: int,
-    limit: int,
-    base: References,
-    surrogate: Surrogate,
-    loop: "_Loop",
-    until: float,
-) -> Row | None:
-    """The fewest devices, of a few numbers, on which the smallest way to run fits."""
-    for factor in _MORE_DEVICES:
-        if time.monotonic() > until:
+def _wider(rankings: Iterable[Ranking], loop: "_Loop", limit: int, until: float) -> Row | None:
+    """The smallest way to run on the fewest devices, a ranking each, on which it fits."""
+    for ranking in rankings:
+        smallest = ranking.smallest()
+        if time.monotonic() > until or smallest is None:
             return None
-        offered = choices(problem, hardware, factor * devices, ranks_per_node)
-        small = Ranking(problem, limit, _possible(offered, base), surrogate.guess).smallest(_TRIES)
-        for entry in small:
-            cost = loop.traced(entry.candidate) if entry.bytes <= limit else None
-            if cost is not None and cost.memory.total <= limit:
-                return Row(entry.candidate, cost, True, True, False)
+        cost = loop.traced(smallest.candidate) if smallest.bytes <= limit else None
+        if cost is not None and cost.memory.total <= limit:
+            return Row(smallest.candidate, cost, True, True, False)
     return None
 
 

@@ -43,6 +43,11 @@ class References:
     refused: dict[str, str]
     """Why there is no `streaming` or `recomputation`: the network's own refusal."""
 
+    @property
+    def sentences(self) -> list[str]:
+        """The same, for people."""
+        return [f"{axis} is not offered: {why}" for axis, why in self.refused.items()]
+
 
 def references(trace: Trace, devices: int, levers: list[MemoryConfig]) -> References:
     """Trace what a surrogate starts from.
