@@ -36,7 +36,7 @@ class Candidate:
     accumulate: int = 1
     zero: int = 0
     offload: bool = False
-    """DeepSpeed's optimizer states, and for ZeRO-3 its weights too, are in the host's memory."""
+    """DeepSpeed's optimizer states are in the host's memory."""
     memory: MemoryConfig = _NO_LEVERS
     gather_at: str = "auto"
     cuts: str | tuple[str, ...] = "balanced"

@@ -91,7 +91,7 @@ def _plans(problem: Problem, candidate: Candidate) -> Plans:
 def _memory(problem: Problem, candidate: Candidate, hardware: Hardware, stage: StageTrace) -> MemoryParts:
     """Of the passes, or of the update of the weights, whichever takes more."""
     on_host = hardware.device == "cpu"
-    states = states_of(problem.ds, candidate, stage.parameters, stage.largest_parameters, on_host)
+    states = states_of(problem.ds, candidate, stage.parameters, on_host)
     peak = stage.peak
     halos = min(peak.halos, peak.activations)
     passes = MemoryParts(

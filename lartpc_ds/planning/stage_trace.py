@@ -47,8 +47,6 @@ class StageTrace:
 
     parameters: int
     """That are trained."""
-    largest_parameters: int
-    """Of a single module: what ZeRO-3 gathers at once."""
     peak: Peak = field(default_factory=lambda: Peak({}))
     forward_seconds: float = 0.0
     backward_seconds: float = 0.0
@@ -146,10 +144,6 @@ class _StageRun:
         trained = [value for value in self._modules.parameters() if value.requires_grad]
         result = StageTrace(
             parameters=sum(value.numel() for value in trained),
-            largest_parameters=max(
-                (sum(v.numel() for v in module.parameters(recurse=False)) for module in self._modules.modules()),
-                default=0,
-            ),
         )
         copies = min(self._stages - self._stage, micro_batches)
         with self._trace:

@@ -40,14 +40,13 @@ def optimizer_maps(ds: Mapping[str, Any]) -> int:
     return 2 if kind.startswith("Adam") else 1 if params.get("momentum") else 0
 
 
-def states_of(ds: Mapping[str, Any], candidate: Candidate, parameters: int, largest: int, host: bool) -> States:
+def states_of(ds: Mapping[str, Any], candidate: Candidate, parameters: int, host: bool) -> States:
     """Of a rank of one pipeline stage.
 
     Args:
         ds: the DeepSpeed JSON: its optimizer and sizes of buckets.
         candidate: layout, ZeRO stage and offload.
         parameters: of the stage, that are trained.
-        largest: of its largest module.
         host: is the device's memory the host's, so that offload moves nothing?
     """
     ranks = candidate.layout.data * candidate.layout.tiles
@@ -63,7 +62,7 @@ def states_of(ds: Mapping[str, Any], candidate: Candidate, parameters: int, larg
     copies = 2 * share if candidate.offload and host else 0.0  # of gradients, where the optimizer looks for them
     if zero == 3:
         # beside the shards; a single rank has nothing to gather
-        gathered = (min(2 * largest * _FLOAT, whole) if on_host else whole) if ranks > 1 else 0.0
+        gathered = float(whole) if ranks > 1 else 0.0
         weights = share + gathered
         gradients = 0.0 if on_host else share
         update = 0.0 if candidate.offload else (1 + 1 + maps + 1 + 3) * share

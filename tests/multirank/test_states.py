@@ -55,7 +55,7 @@ def test_what_an_engine_keeps(stage: int, ranks: int, accumulate: int) -> None:
     name = f"zero{stage}_fp32"
     parameters = CHANNELS * CHANNELS * 9 * (LAYERS - 1)
     candidate = Candidate(Layout(data=ranks), accumulate=accumulate, zero=stage)
-    states = states_of(ds_config.read(name), candidate, parameters, CHANNELS * CHANNELS * 9, host=True)
+    states = states_of(ds_config.read(name), candidate, parameters, host=True)
     whole = 4 * parameters
     gradients = states.gradients_before
     expected = (states.weights + states.optimizer, states.weights + states.optimizer + gradients, states.update)
