@@ -5,9 +5,10 @@ machine: two ranks on two cores have half the arithmetic each, but not half the 
 Rejected: one peak figure with an efficiency, because a stem of three channels reaches a tenth of what a convolution of
 256 does, and the stem is where whole events spend their time.
 
-On a CPU a large result costs its pages, too: glibc takes what is above 32 MiB from the kernel anew each time, and the
-kernel fills it with zeros, which takes longer than most operators on it. Rates are therefore those in memory that is in
-use already, and pages are counted apart; one rate for both would be wrong by five, either for a piece or for a map.
+On a CPU a large result costs its pages, too: glibc takes what is above 32 MiB from the kernel anew each time, gives the
+top of its heap back after each step, and the kernel fills what it gives with zeros, which takes longer than most
+operators on it. Rates are therefore those in memory that is in use already, and pages are counted apart, for every map;
+one rate for both would be wrong by five, either for a piece or for a map.
 """
 
 import json
@@ -29,8 +30,9 @@ Rate = Annotated[float, Field(gt=0)]
 Seconds = Annotated[float, Field(ge=0)]
 Precision = Literal["fp32", "bf16", "fp16"]
 Way = Literal["forward", "input", "weight"]
-_GLIBC_LARGEST_KEPT = 32 << 20
-"""Above it malloc maps and unmaps, whatever it has learnt (M_MMAP_THRESHOLD in mallopt(3))."""
+_SMALLEST_MAP = 4 << 20
+"""What is larger lives through a pass, and has new pages in each step; what is smaller takes the place of others. With
+malloc's own 32 MiB (M_MMAP_THRESHOLD in mallopt(3)) steps of tiles came out a tenth too fast."""
 
 
 class Link(Section):
@@ -78,7 +80,7 @@ class Rates(Section):
     """At which the system gives memory for a result of more than `fresh_map_bytes`; none: it costs nothing."""
     cached_gain: Annotated[float, Field(ge=1)] = 1.0
     """How much faster an operator is on what a cache holds."""
-    fresh_map_bytes: NonNegative = _GLIBC_LARGEST_KEPT
+    fresh_map_bytes: NonNegative = _SMALLEST_MAP
     convolutions: tuple[ConvolutionRate, ...]
     operators: dict[Precision, dict[str, Rate]] = Field(default={})
     """Bytes a second by the precision of the result and the operator's name in `planning.roofline.operator_name`."""
