@@ -30,7 +30,7 @@ from lartpc_ds.launch.tune_job import run_trial
 from lartpc_ds.launch.tune_trials import Trial, make_trials, parse_stages
 from lartpc_ds.launch.tune_winner import write_winner
 from lartpc_ds.planning.hardware import load
-from lartpc_ds.planning.rank_cost import cost
+from lartpc_ds.planning.rank_cost import Costs
 from lartpc_ds.planning.search import CostOf, search
 from lartpc_ds.prepare import absolute_paths
 from lartpc_ds.report.tuning import TrialResult, draw_results, fastest, print_results, reason, write_table
@@ -56,13 +56,13 @@ class TuneRequest:
     overrides: Sequence[str] = ()
 
 
-def tune(request: TuneRequest, console: Console, cost_of: CostOf = cost) -> int:
+def tune(request: TuneRequest, console: Console, cost_of: CostOf | None = None) -> int:
     """Run the whole command; returns its exit code: 1 if no trial ran to its end, 75 if it was stopped.
 
     Args:
         request: the command line.
         console: for everything but complaints.
-        cost_of: predicts what a candidate takes.
+        cost_of: predicts what a candidate takes; None: `planning.rank_cost`.
 
     Raises:
         UserError: before any trial runs, for whatever cannot work.
@@ -85,7 +85,7 @@ def tune(request: TuneRequest, console: Console, cost_of: CostOf = cost) -> int:
             files, trials = folder.read_plan(asked)
         else:
             with folder.claimed():
-                files, trials = _planned(request, config, ds, devices, stages, folder, console, cost_of)
+                files, trials = _planned(request, config, ds, devices, stages, folder, console, cost_of or Costs())
                 folder.write_plan(asked, files, trials)
         with folder.locked():
             return _run(request, trials, files, folder, console)
