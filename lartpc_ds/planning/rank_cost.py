@@ -145,9 +145,7 @@ def _in_ns(seconds: list[float]) -> list[int]:
 def _reduction(candidate: Candidate, hardware: Hardware, ranks_per_node: int, stage: StageTrace) -> float:
     """Gradients are summed once a step, by ZeRO-2 and 3 once a micro-batch; then ZeRO gathers weights."""
     size, ranks = stage.parameters * _FLOAT, candidate.layout.data * candidate.layout.tiles
-    per_node = max(1, ranks_per_node // candidate.layout.pipe) if candidate.layout.world_size <= ranks_per_node else 0
-    near = per_node or min(ranks_per_node, ranks)
-    arguments = (size, ranks, hardware.within, hardware.across, near)
+    arguments = (size, ranks, hardware.within, hardware.across, min(ranks_per_node, ranks))
     gather, reduce = partial(all_gather_seconds, *arguments), partial(all_reduce_seconds, *arguments)
     if candidate.zero == 0:
         return reduce()
