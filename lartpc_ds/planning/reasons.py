@@ -54,12 +54,13 @@ def _states(candidate: Candidate) -> str:
 
 def _price(row: Row) -> str:
     time, layout = row.cost.time, row.candidate.layout
-    spent = [f"{_share(time.halo, time)} are halos"] if layout.tiles > 1 else []
-    spent += [f"{_share(time.reduction, time)} the sum of gradients"] if layout.data * layout.tiles > 1 else []
-    spent += [f"{_share(time.bubble, time)} waiting of stages"] if layout.pipe > 1 else []
+    spent = [f"halos take {_share(time.halo, time)}"] if layout.tiles > 1 else []
+    spent += [f"summing gradients takes {_share(time.reduction, time)}"] if layout.data * layout.tiles > 1 else []
+    spent += [f"waiting for other stages takes {_share(time.bubble, time)}"] if layout.pipe > 1 else []
     if not spent:
         return f"a step takes {time.total:.3g} s"
-    return f"of a step {' and '.join(spent)}"
+    *rest, last = spent
+    return f"{', '.join(rest)} and {last} of a step" if rest else f"{last} of a step"
 
 
 def _share(seconds: float, time: TimeParts) -> str:

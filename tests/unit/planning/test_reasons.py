@@ -31,7 +31,7 @@ def test_tiles_because_an_event_is_too_large() -> None:
     told = reason(planned(row(Candidate(Layout(data=8, rows=2)), 26), 51))
     assert told == (
         "Take pipe 1 x data 8 x rows 2 x cols 1: a whole event needs 51 GiB and a device has 38 GiB for it; 2 tiles "
-        "need 26 GiB each, and of a step 3.0 % are halos and 7.0 % the sum of gradients."
+        "need 26 GiB each, and halos take 3.0 % and summing gradients takes 7.0 % of a step."
     )
 
 
@@ -47,7 +47,7 @@ def test_levers_and_stages_are_named() -> None:
         planned(row(Candidate(Layout(data=16), memory=lean), 12), 51)
     )
     staged = reason(planned(row(Candidate(Layout(pipe=2, data=2, rows=2), accumulate=8), 12), 51))
-    assert "2 stages of 2 tiles need 12.0 GiB at most" in staged and "waiting of stages" in staged
+    assert "2 stages of 2 tiles need 12.0 GiB at most" in staged and "waiting for other stages" in staged
 
 
 def test_where_nothing_fits_it_says_by_how_much_and_what_would() -> None:

@@ -22,7 +22,7 @@ PIXELS = 128 * 128
 
 
 def problem(
-    model: nn.Module | None = None, image: tuple[int, int, int] = (3, 256, 256), precision: str = "bf16"
+    model: nn.Module | None = None, image: tuple[int, int, int] = (3, 512, 512), precision: str = "bf16"
 ) -> Problem:
     config, ds = recipes.load("microboone-full", [f'train.ds_config="zero0_{precision}"'])
 
@@ -74,7 +74,7 @@ def test_levers_and_tiles_save_what_they_are_for() -> None:
     lean = traced(Candidate(Layout(), memory=MemoryConfig(lean_norm=True)))
     tile = traced(Candidate(Layout(rows=2)))
     assert recompute.peak.activations < 0.7 * plain.peak.activations
-    assert lean.peak.activations < 0.9 * plain.peak.activations  # of so small an image weights in bf16 are a part
+    assert lean.peak.activations < 0.8 * plain.peak.activations  # of so small an image weights in bf16 are a part
     assert 0.4 * plain.peak.activations < tile.peak.activations < 0.6 * plain.peak.activations
     # the last block is not run again
     assert plain.backward_seconds < recompute.backward_seconds < plain.backward_seconds + plain.forward_seconds
@@ -108,10 +108,11 @@ def test_stages_share_the_work_and_early_ones_keep_more() -> None:
     first, last = stages(2, 4, ["layer2_0"])
     alone, _ = stages(2, 1, ["layer2_0"])
     assert first.parameters + last.parameters == whole.parameters
-    assert first.forward_seconds + last.forward_seconds == pytest.approx(whole.forward_seconds, rel=0.1)
+    # DeepSpeed clones what a stage receives, twice
+    assert 1 <= (first.forward_seconds + last.forward_seconds) / whole.forward_seconds < 1.2
     assert first.peak.activations > 1.5 * alone.peak.activations
     # layer1 gives 16 channels of a quarter of the sides, in bf16
-    assert first.output_bytes == 16 * 64 * 64 * 2 and last.output_bytes == 0
+    assert first.output_bytes == 16 * 128 * 128 * 2 and last.output_bytes == 0
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
