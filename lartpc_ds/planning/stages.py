@@ -16,6 +16,7 @@ from lartpc_ds.parallel.spatialize import TilePlan
 from lartpc_ds.planning.cuts import BlockCost, choose_bounds, stage_bytes, stage_ns
 from lartpc_ds.planning.hardware import Rates, load
 from lartpc_ds.planning.profile import profile
+from lartpc_ds.planning.states import optimizer_maps
 
 __all__ = ["StageShare", "block_costs", "check_zero", "cut_rates", "plan_stages", "scaled", "stage_shares"]
 
@@ -159,8 +160,7 @@ def _recomputed(cost: BlockCost) -> BlockCost:
 
 def _bytes_per_parameter(ds: Mapping[str, Any], ranks: int) -> float:
     """An fp32 weight and its gradient; and the optimizer's state, which ZeRO-1 shares with a second copy of weights."""
-    kind, params = ds["optimizer"]["type"], ds["optimizer"]["params"]
-    maps = 2 if kind.startswith("Adam") else 1 if params.get("momentum") else 0
+    maps = optimizer_maps(ds)
     return 8 + (4 * (maps + 1) / ranks if ds["zero_optimization"]["stage"] == 1 else 4 * maps)
 
 
