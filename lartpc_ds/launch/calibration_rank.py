@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -102,7 +103,7 @@ def links(device: torch.device) -> dict[str, list[float]]:
         for elements, repeats in ((ranks, _SMALL_REPEATS), (LARGE_BYTES // 4 // ranks * ranks, _LARGE_REPEATS)):
             tensor = torch.ones(elements, device=device)
             watch = Stopwatch(device, repeats, dist.barrier)
-            found[name].append(watch.seconds(lambda call=call, tensor=tensor: call(tensor)) / messages)  # type: ignore[misc]
+            found[name].append(watch.seconds(partial(call, tensor)) / messages)
     return found
 
 

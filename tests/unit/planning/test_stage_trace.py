@@ -22,12 +22,12 @@ PIXELS = 128 * 128
 
 
 def problem(
-    model: nn.Module | None = None, image: tuple[int, int, int] = (3, 512, 512), precision: str = "bf16"
+    model: nn.Module | None = None, image: tuple[int, int, int] = (3, 1024, 1024), precision: str = "bf16"
 ) -> Problem:
     config, ds = recipes.load("microboone-full", [f'train.ds_config="zero0_{precision}"'])
 
     def make() -> nn.Module:
-        return build_model("resnet18", planes=3, num_classes=5, width=16) if model is None else model
+        return build_model("resnet18", planes=3, num_classes=5) if model is None else model
 
     return Problem(config, ds, image, make)
 
@@ -74,7 +74,7 @@ def test_levers_and_tiles_save_what_they_are_for() -> None:
     lean = traced(Candidate(Layout(), memory=MemoryConfig(lean_norm=True)))
     tile = traced(Candidate(Layout(rows=2)))
     assert recompute.peak.activations < 0.7 * plain.peak.activations
-    assert lean.peak.activations < 0.8 * plain.peak.activations  # of so small an image weights in bf16 are a part
+    assert lean.peak.activations < 0.7 * plain.peak.activations
     assert 0.4 * plain.peak.activations < tile.peak.activations < 0.6 * plain.peak.activations
     # the last block is not run again
     assert plain.backward_seconds < recompute.backward_seconds < plain.backward_seconds + plain.forward_seconds
@@ -108,11 +108,12 @@ def test_stages_share_the_work_and_early_ones_keep_more() -> None:
     first, last = stages(2, 4, ["layer2_0"])
     alone, _ = stages(2, 1, ["layer2_0"])
     assert first.parameters + last.parameters == whole.parameters
-    # DeepSpeed clones what a stage receives, twice
-    assert 1 <= (first.forward_seconds + last.forward_seconds) / whole.forward_seconds < 1.2
+    # DeepSpeed clones the images once and what a stage receives twice, each clone read and written
+    clones = 2 * (3 * 1024 * 1024 * 4 + 2 * first.output_bytes) / BYTES_PER_SECOND
+    assert first.forward_seconds + last.forward_seconds == pytest.approx(whole.forward_seconds + clones, rel=1e-3)
     assert first.peak.activations > 1.5 * alone.peak.activations
-    # layer1 gives 16 channels of a quarter of the sides, in bf16
-    assert first.output_bytes == 16 * 128 * 128 * 2 and last.output_bytes == 0
+    # layer1 gives 64 channels of a quarter of the sides, in bf16
+    assert first.output_bytes == 64 * 256 * 256 * 2 and last.output_bytes == 0
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
@@ -144,7 +145,10 @@ def test_a_step_is_put_together() -> None:
     assert one.time.reduction == one.time.halo == 0 and one.time.bubble < 1e-8
     assert four.time.reduction > 0 and four.global_batch == 4
     assert four.memory.activations == one.memory.activations
-    assert four.time.compute < several.time.compute < 2 * four.time.compute  # weights are updated once
+    thrice = cost(asked, Candidate(Layout(data=4), accumulate=3), hardware, 4)
+    passes = several.time.compute - four.time.compute  # weights are updated once
+    assert 0 < passes < four.time.compute
+    assert thrice.time.compute - several.time.compute == pytest.approx(passes, rel=1e-6)
     assert several.events_per_second > four.events_per_second  # one sum of gradients for two micro-batches
     assert piped.time.bubble > 0
     assert piped.time.compute < one.time.compute * 2
@@ -154,7 +158,7 @@ def test_group_norms_are_in_float32_on_cuda_only() -> None:
     asked = problem()
 
     def make() -> nn.Module:
-        return build_model("resnet18", planes=3, num_classes=5, width=16, norm="group")
+        return build_model("resnet18", planes=3, num_classes=5, norm="group")
 
     grouped = Problem(asked.config, asked.ds, asked.image, make)
     on_cuda = cost(grouped, Candidate(Layout()), machine(), 1)
