@@ -198,10 +198,21 @@ def _optimizer_problems(kind: str, params: Mapping[str, Any]) -> list[str]:
         for key in params
         if key not in allowed
     ]
+    problems += _texts("optimizer.params.", params, getattr(torch.optim, kind))
     lr = params.get("lr")
     if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < math.inf:
         problems.append(f"optimizer.params.lr: must be a finite number above 0 (given: {lr!r})")
     return problems
+
+
+def _texts(prefix: str, params: Mapping[str, Any], function: Callable[..., object]) -> list[str]:
+    """Where text stands for a number: neither DeepSpeed nor torch looks before it computes with it."""
+    defaults = {name: one.default for name, one in inspect.signature(function).parameters.items()}
+    return [
+        f"{prefix}{key}: must be like {json.dumps(defaults[key])} (given: {value!r})"
+        for key, value in params.items()
+        if key != "lr" and isinstance(value, str) and isinstance(defaults.get(key), int | float | list | tuple)
+    ]
 
 
 def _scheduler_problems(kind: str, params: Mapping[str, Any]) -> list[str]:
@@ -218,6 +229,8 @@ def _scheduler_problems(kind: str, params: Mapping[str, Any]) -> list[str]:
         for key in params
         if key not in allowed
     ]
+    others = {key: value for key, value in params.items() if key not in _FILLED}
+    unknown += _texts("scheduler.params.", others, getattr(lr_schedules, kind))
     return unknown + [
         f'scheduler.params.{key}: must be a whole number of at least 0, or "auto" (given: {params[key]!r})'
         for key in _FILLED

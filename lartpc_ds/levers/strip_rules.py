@@ -68,7 +68,7 @@ def dropout(
 
 _SWEEP = (
     "takes statistics over the whole map; each would need a sweep over all strips of its own. Norms of the streamed "
-    "front must act per pixel or be frozen: --set 'model.norm=\"layer\"', an earlier memory.stream_until, or "
+    "front must act per pixel or be frozen: --set model.norm=layer, an earlier memory.stream_until, or "
     "memory.stream_strips = 1"
 )
 

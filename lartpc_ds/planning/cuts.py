@@ -141,7 +141,7 @@ def _balanced(costs: Sequence[BlockCost], stages: int, micro_batches: int, limit
             f"layout.pipe = {stages}: no cut into {stages} stages fits a device of {limit_bytes / _GIB:.2f} GiB; the "
             f"best needs {smallest[0] / _GIB:.2f} GiB, {(smallest[0] - limit_bytes) / _GIB:.2f} GiB too much; more "
             "stages, tiles (layout.rows, layout.cols), a smaller data.batch or "
-            "--set 'memory.recompute=\"block\"' would help"
+            "--set memory.recompute=block would help"
         )
     slowest = fastest[0]
 

@@ -1,7 +1,7 @@
 """Shipped run configurations, and how a RUN argument plus `--set` becomes a checked pair of configurations.
 
 A recipe is a commented TOML file in this folder. `--set KEY=VALUE` reaches into it, `--set ds.KEY=VALUE` into the
-DeepSpeed JSON that it names; VALUE is TOML, so a string needs its quotes and nothing is guessed.
+DeepSpeed JSON that it names (see `lartpc_ds.recipes.overrides`).
 """
 
 import tomllib
@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from lartpc_ds import ds_config
-from lartpc_ds.config import RunConfig
+from lartpc_ds.config import RunConfig, TrainConfig
 from lartpc_ds.errors import UserError
+from lartpc_ds.recipes.overrides import Override, parse, put
 
 __all__ = ["as_written", "load", "names", "path_of"]
 
 _FOLDER = Path(__file__).parent
+_DEFAULT_JSON = TrainConfig.model_fields["ds_config"].default
 
 
 def names() -> list[str]:
@@ -40,52 +42,54 @@ def load(run: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, dict[str, 
     """The run configuration and the DeepSpeed tree, overridden and checked.
 
     Raises:
-        UserError: naming every problem of the TOML or of the JSON.
+        UserError: naming every problem of the overrides, of the TOML and of the JSON.
     """
-    config = RunConfig.parse(as_written(run, overrides), run)
-    ds = ds_config.read(config.train.ds_config)
-    for key, value in map(_parse, overrides):
-        if key[0] == "ds":
-            _put(ds, key[1:], value)
-    ds_config.check(ds, config.train.ds_config)
+    settings, problems = parse(overrides)
+    tree = _read(run)
+    problems += put(tree, [one for one in settings if not one.in_json])
+    config, ds = None, None
+    try:
+        config = RunConfig.parse(tree, run)
+    except UserError as error:
+        problems.append(str(error))
+    train = tree.get("train")
+    name = train.get("ds_config", _DEFAULT_JSON) if isinstance(train, dict) else _DEFAULT_JSON
+    if isinstance(name, str):  # the run's own check has the answer otherwise
+        try:
+            ds = _json(name, [one for one in settings if one.in_json])
+        except UserError as error:
+            problems.append(str(error))
+    if problems or config is None or ds is None:
+        raise UserError("\n".join(problems))
     return config, ds
+
+
+def _json(name: str, settings: Sequence[Override]) -> dict[str, Any]:
+    """The DeepSpeed tree, overridden and checked."""
+    ds = ds_config.read(name)
+    if problems := put(ds, settings):
+        raise UserError("\n".join(problems))
+    ds_config.check(ds, name)
+    return ds
 
 
 def as_written(run: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The tables of the TOML with the overrides, and without defaults; not checked.
 
     Raises:
-        UserError: no such file, or not TOML.
+        UserError: no such file, not TOML, or an override that cannot be read.
     """
-    path = path_of(run)
-    try:
-        tree = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not TOML: {error}") from None
-    for key, value in map(_parse, overrides):
-        if key[0] != "ds":
-            _put(tree, key, value)
+    settings, problems = parse(overrides)
+    tree = _read(run)
+    problems += put(tree, [one for one in settings if not one.in_json])
+    if problems:
+        raise UserError("\n".join(problems))
     return tree
 
 
-def _parse(text: str) -> tuple[list[str], Any]:
-    key, equals, value = text.partition("=")
-    path = key.strip().split(".")
-    if not equals or not all(path) or path == ["ds"]:
-        raise UserError(f"--set {text!r}: must be KEY=VALUE, such as train.max_steps=10")
+def _read(run: str) -> dict[str, Any]:
+    path = path_of(run)
     try:
-        tree = tomllib.loads(f"value = {value}")
-    except tomllib.TOMLDecodeError:
-        hint = f'{key}="{value.strip()}"'
-        raise UserError(f"--set {text!r}: VALUE must be TOML; if a string is meant: --set '{hint}'") from None
-    if len(tree) > 1:
-        raise UserError(f"--set {text!r}: holds more than one key; give each its own --set")
-    return path, tree["value"]
-
-
-def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    for part in path[:-1]:
-        tree = tree.setdefault(part, {})
-        if not isinstance(tree, dict):
-            raise UserError(f"--set {'.'.join(path)}: {part} is a value, not a section")
-    tree[path[-1]] = value
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not TOML: {error}") from None

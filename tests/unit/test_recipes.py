@@ -126,12 +126,88 @@ def test_a_set_that_is_not_key_value_is_refused(mine: str, text: str) -> None:
         recipes.load(mine, [text])
 
 
-def test_a_string_without_quotes_is_answered_with_the_right_spelling(mine: str) -> None:
-    with pytest.raises(UserError) as caught:
-        recipes.load(mine, ["train.ds_config=zero2_fp32"])
+@pytest.mark.parametrize(
+    ("override", "section", "key", "expected"),
+    [
+        ("model.norm=layer", "model", "norm", "layer"),
+        ("train.ds_config = zero2_fp32 ", "train", "ds_config", "zero2_fp32"),
+        ("model.target=my_pkg.nets:make=1", "model", "target", "my_pkg.nets:make=1"),
+        ("model.weights=/a/b c/model.pt", "model", "weights", "/a/b c/model.pt"),
+        ("model.name='two words'", "model", "name", "two words"),
+        ("model.name=7x7", "model", "name", "7x7"),
+        ("model.name=it's", "model", "name", "it's"),
+    ],
+)
+def test_a_value_that_is_no_toml_is_a_string(mine: str, override: str, section: str, key: str, expected: str) -> None:
+    config, _ = recipes.load(mine, [override])
+    assert getattr(getattr(config, section), key) == expected
+
+
+def test_a_string_reaches_the_json_without_quotes_too(mine: str) -> None:
+    assert recipes.load(mine, ["ds.optimizer.type=SGD", "ds.optimizer.params={lr = 0.1}"])[1]["optimizer"] == {
+        "type": "SGD",
+        "params": {"lr": 0.1},
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.files=[a.h5, b.h5]", r"begins like a list but is not TOML: Invalid value; for the text: --set"),
+        ("data.files=['a.h5'", r"begins like a list but is not TOML"),
+        ("data.classes={track = [13], }x", r"begins like a table but is not TOML"),
+        ('model.name="resnet18', r"begins like a quoted string but is not TOML"),
+        ("data.shift=(1, 2)", r"begins like a list, in \[ \], but is not TOML"),
+        ("data.flip=True", r"TOML writes true: --set data\.flip=true;"),
+        ("data.flip=no", r"TOML writes false: --set data\.flip=false;"),
+        ("data.threshold=.5", r"TOML writes 0\.5: --set data\.threshold=0\.5;"),
+        ("train.seed=007", r"TOML writes 7: --set train\.seed=7;"),
+        ("ds.optimizer.params.lr=1.", r"TOML writes 1\.0: --set ds\.optimizer\.params\.lr=1\.0;"),
+        ("data.saturate=None", r"TOML has no None; leave the key out for its default"),
+        ("model.name=", r"VALUE is empty; for the text: --set 'model\.name=\"\"'"),
+    ],
+)
+def test_what_was_not_meant_as_a_string_is_refused_with_the_right_spelling(
+    mine: str, override: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=rf"^--set .*{message}") as caught:
+        recipes.load(mine, [override])
     hint = str(caught.value).rpartition("--set ")[2].strip("'")
-    assert hint == 'train.ds_config="zero2_fp32"'
-    assert recipes.load(mine, [hint])[0].train.ds_config == "zero2_fp32"
+    assert recipes.as_written(mine, [hint]), "the spelling that the message gives for the text is read"
+
+
+def test_a_string_for_a_key_of_another_kind_is_named_with_what_is_allowed(mine: str) -> None:
+    with pytest.raises(UserError, match=r"train\.max_steps: .*valid integer.*'ten'"):
+        recipes.load(mine, ["train.max_steps=ten"])
+    with pytest.raises(UserError, match=r"optimizer\.params\.eps: must be like 1e-08 \(given: 'small'\)"):
+        recipes.load(mine, ["ds.optimizer.params.eps=small"])
+    with pytest.raises(UserError, match=r"scheduler\.params\.warmup_min_ratio: must be like 0\.0 \(given: 'small'\)"):
+        recipes.load(mine, ["ds.scheduler.params.warmup_min_ratio=small"])
+
+
+def test_every_wrong_set_is_reported_at_once(mine: str) -> None:
+    wrong = [
+        "train.max_steps",
+        "data.flip=True",
+        "train.max_steps.a=3",
+        "ds.optimizer.params.lr.a=3",
+        "train.sed=1",
+        "data.sed=1",
+    ]
+    with pytest.raises(UserError) as caught:
+        recipes.load(mine, ["train.seed=3", *wrong])
+    told = str(caught.value)
+    for part in [
+        "--set 'train.max_steps': must be KEY=VALUE",
+        "--set 'data.flip=True': TOML writes true",
+        "--set train.max_steps.a: max_steps is a value, not a section",
+        "--set ds.optimizer.params.lr.a: lr is a value, not a section",
+        "train.sed: unknown key",
+        "data.sed: unknown key",
+    ]:
+        assert told.count(part) == 1, f"{part}\n{told}"
+    with pytest.raises(UserError, match=r"(?s)data\.sed: unknown key.*gradient_cliping: unknown key"):
+        recipes.load(mine, ["data.sed=1", "ds.gradient_cliping=1"])
 
 
 def test_a_set_holds_one_value(mine: str) -> None:

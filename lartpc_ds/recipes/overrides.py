@@ -1,0 +1,98 @@
+"""`--set KEY=VALUE`: changes of a run's TOML, and, where KEY begins with `ds.`, of the DeepSpeed JSON that it names.
+
+VALUE is TOML, and text that is not TOML is a string, so that a name or a path needs no second pair of quotes inside the
+shell's. Text that was meant as something else is refused with the right spelling: a list, table or string that does not
+end, a number or a boolean in another language's spelling. As strings those would be found late, or not at all.
+Every wrong `--set` is reported, not only the first.
+"""
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Override", "parse", "put"]
+
+_TOML_WORDS = {"true": "true", "false": "false", "yes": "true", "no": "false", "on": "true", "off": "false"}
+_NOTHING = ("none", "null", "nil")
+_OPENS = {"[": "a list", "{": "a table", '"': "a quoted string", "'": "a quoted string", "(": "a list, in [ ],"}
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """One `--set`."""
+
+    path: tuple[str, ...]
+    """Names from the outermost section to the key, without the `ds` of the DeepSpeed JSON."""
+    value: Any
+    in_json: bool
+    """Is it a key of the DeepSpeed JSON?"""
+
+
+def parse(texts: Iterable[str]) -> tuple[list[Override], list[str]]:
+    """What is asked for, and a sentence for every text that cannot be read."""
+    found: list[Override] = []
+    problems: list[str] = []
+    for text in texts:
+        parsed = _parse(text)
+        if isinstance(parsed, Override):
+            found.append(parsed)
+        else:
+            problems.append(parsed)
+    return found, problems
+
+
+def _parse(text: str) -> Override | str:
+    key, equals, value = (part.strip() for part in text.partition("="))
+    path = tuple(key.split("."))
+    if not equals or not all(path) or path == ("ds",):
+        return f"--set {text!r}: must be KEY=VALUE, such as train.max_steps=10"
+    try:
+        tree = tomllib.loads(f"value = {value}")
+    except tomllib.TOMLDecodeError as error:
+        problem = _not_a_string(key, value, str(error))
+        if problem is not None:
+            return f"--set {text!r}: {problem}"
+        tree = {"value": value}
+    if len(tree) > 1:
+        return f"--set {text!r}: holds more than one key; give each its own --set"
+    in_json = path[0] == "ds"
+    return Override(path[1:] if in_json else path, tree["value"], in_json)
+
+
+def _not_a_string(key: str, value: str, error: str) -> str | None:
+    """Why text that is not TOML cannot be meant as a string; None if it can."""
+    quoted = f"for the text: --set '{key}={json.dumps(value)}'"
+    if not value:
+        return f"VALUE is empty; {quoted}"
+    if value[0] in _OPENS:
+        # tomllib counts columns in the line that it was given
+        where = re.sub(r" \(at .*\)$", "", error)
+        return f"VALUE begins like {_OPENS[value[0]]} but is not TOML: {where}; {quoted}"
+    if (word := _TOML_WORDS.get(value.lower())) is not None:
+        return f"TOML writes {word}: --set {key}={word}; {quoted}"
+    if value.lower() in _NOTHING:
+        return f"TOML has no {value}; leave the key out for its default; {quoted}"
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    spelling = repr(int(number)) if re.fullmatch(r"[+-]?\d+", value) else repr(number)
+    return f"TOML writes {spelling}: --set {key}={spelling}; {quoted}"
+
+
+def put(tree: dict[str, Any], overrides: Sequence[Override]) -> list[str]:
+    """Change `tree`; a sentence for every override whose section is a value."""
+    return [problem for one in overrides if (problem := _put(tree, one)) is not None]
+
+
+def _put(tree: dict[str, Any], override: Override) -> str | None:
+    for part in override.path[:-1]:
+        tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            key = ".".join(["ds"] * override.in_json + list(override.path))
+            return f"--set {key}: {part} is a value, not a section"
+    tree[override.path[-1]] = override.value
+    return None
