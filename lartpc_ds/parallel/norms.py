@@ -142,8 +142,8 @@ class _Normalise(torch.autograd.Function):
             gradient = masked
         else:
             with_x, alone = _sums(gradient, x, affine, invstd)
-        g_weight = with_x.sum(0).to(weight.dtype) if weight is not None else None
-        g_bias = alone.sum(0).to(weight.dtype) if weight is not None else None
+        g_weight = None if weight is None else with_x.sum(0).to(weight.dtype)
+        g_bias = None if bias is None else alone.sum(0).to(bias.dtype)
         if not ctx.needs_input_grad[0]:
             return None, g_weight, g_bias, *(None for _ in range(5))
         scale = invstd if weight is None else invstd * weight
@@ -201,8 +201,9 @@ def _sums(gradient: Tensor, x: Tensor, affine: _Affine, invstd: Tensor) -> tuple
 
 
 def _sums_of_unit(unit: int, gradient: Tensor, x: Tensor, affine: _Affine, invstd: Tensor) -> tuple[Tensor, Tensor]:
+    ones = torch.ones_like(invstd[unit])  # without a weight, CUDA has no type for the sums
     _, with_x, alone = torch.ops.aten.native_batch_norm_backward(
-        gradient, x, None, None, None, affine.mean[unit], invstd[unit], True, affine.eps, (False, True, True)
+        gradient, x, ones, None, None, affine.mean[unit], invstd[unit], True, affine.eps, (False, True, True)
     )
     return with_x, alone
 

@@ -133,7 +133,7 @@ def _norms(x: Tensor) -> Iterator[Call]:
     yield from _both_ways(batch, x, weight, bias)
     yield lambda: torch.native_batch_norm(x, weight, bias, mean, variance, False, 0.0, 1e-5)
     yield lambda: torch.batch_norm_update_stats(x, mean, variance, 0.1)
-    sums = (x, x, None, None, None, mean, variance, True, 1e-5, (False, True, True))
+    sums = (x, x, weight, None, None, mean, variance, True, 1e-5, (False, True, True))
     yield lambda: torch.ops.aten.native_batch_norm_backward(*sums)
     if x.device.type == "cpu" or x.dtype == torch.float32:  # CUDA's autocast runs these in fp32
         yield from _both_ways(layer, x, weight, bias)
