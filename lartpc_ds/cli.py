@@ -13,7 +13,7 @@ import typer
 
 from lartpc_ds import __version__
 from lartpc_ds.cli_bench import bench_app
-from lartpc_ds.cli_options import AsJson, Overrides
+from lartpc_ds.cli_options import AsJson, Devices, Exclude, Include, Launcher, Overrides, Run
 from lartpc_ds.cli_plan import plan_app
 from lartpc_ds.errors import UserError
 
@@ -30,10 +30,6 @@ app.add_typer(config_app, name="config")
 app.add_typer(hostfile_app, name="hostfile")
 app.add_typer(bench_app, name="bench")
 
-Devices = Annotated[int | None, typer.Option(help="Ranks on this machine (default: every GPU, or one CPU rank).")]
-Launcher = Annotated[
-    str | None, typer.Option(help="pdsh, openmpi or slurm (default: pdsh, unless this machine is alone).")
-]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the launcher's and rank 0's output too.")]
 Product = Annotated[str, typer.Option(help="Wire images: sparse2d_<product>_group.")]
 Truth = Annotated[str, typer.Option(help="Truth particles: particle_<truth>_group.")]
@@ -54,14 +50,14 @@ def _root(
 
 @app.command()
 def train(
-    run: Annotated[str, typer.Argument(help="A run TOML, or the name of a shipped recipe.")],
+    run: Run,
     overrides: Overrides = None,
     run_dir: Annotated[Path | None, typer.Option(help="Run folder (default: runs/<run>-<time>).")] = None,
     devices: Devices = None,
     hostfile: Annotated[Path | None, typer.Option(help="Train on its hosts (lines of NAME slots=N).")] = None,
     launcher: Launcher = None,
-    include: Annotated[str, typer.Option(help="Take these hosts only: NAME[:SLOT,...][@NAME...].")] = "",
-    exclude: Annotated[str, typer.Option(help="Leave these out, in the same way.")] = "",
+    include: Include = "",
+    exclude: Exclude = "",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run-dir.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, print configs and command, run nothing.")] = False,
     verbose: Verbose = False,
@@ -88,7 +84,7 @@ def train(
 
 @app.command()
 def submit(
-    run: Annotated[str, typer.Argument(help="A run TOML, or the name of a shipped recipe.")],
+    run: Run,
     system: Annotated[str, typer.Option(help="slurm, lsf or pbs.")],
     overrides: Overrides = None,
     run_dir: Annotated[Path | None, typer.Option(help="Run folder (default: runs/<run>-<system>).")] = None,
@@ -127,21 +123,35 @@ def evaluate(
     ] = None,
     checkpoint: Annotated[str, typer.Option(help="best, last or step_<number>.")] = "last",
     devices: Devices = None,
+    hostfile: Annotated[Path | None, typer.Option(help="Evaluate on its hosts (lines of NAME slots=N).")] = None,
+    launcher: Launcher = None,
+    include: Include = "",
+    exclude: Exclude = "",
 ) -> None:
     """Evaluate a checkpoint: figures, confusion matrix and a table of scores."""
     from lartpc_ds.launch.evaluation import EvaluateRequest
     from lartpc_ds.launch.evaluation import evaluate as run_evaluation
 
-    raise typer.Exit(run_evaluation(EvaluateRequest(run_dir, files or [], checkpoint, devices), _console()))
+    request = EvaluateRequest(
+        run_dir,
+        files or [],
+        checkpoint,
+        devices,
+        hostfile=hostfile,
+        launcher=launcher,
+        include=include,
+        exclude=exclude,
+    )
+    raise typer.Exit(run_evaluation(request, _console()))
 
 
 @app.command()
 def report(run_dirs: Annotated[list[Path], typer.Argument(help="Folders of runs.")]) -> None:
     """Print the result table of one run or several."""
+    from lartpc_ds import recipes
     from lartpc_ds.report.summary import print_summary
-    from lartpc_ds.runlog import RunFolder
 
-    print_summary(_console(), [RunFolder(path.absolute()) for path in run_dirs])
+    print_summary(_console(), [recipes.folder_of(path) for path in run_dirs])
 
 
 @app.command()
@@ -266,8 +276,8 @@ def hostfile_make(
 @hostfile_app.command("check")
 def hostfile_check(
     file: Annotated[Path, typer.Argument(help="A hostfile: lines of NAME slots=N.")],
-    include: Annotated[str, typer.Option(help="Only these: NAME[:SLOT[,SLOT]][@NAME...].")] = "",
-    exclude: Annotated[str, typer.Option(help="All but these.")] = "",
+    include: Include = "",
+    exclude: Exclude = "",
     launcher: Launcher = None,
     run: Annotated[str | None, typer.Option(help="Look for the data files of this run TOML or recipe, too.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Folder of runs (default: the current folder).")] = None,

@@ -15,7 +15,7 @@ bench_app = typer.Typer(no_args_is_help=True, help="Measure speed and memory on 
 
 @bench_app.command("step")
 def bench_step(
-    recipe: Annotated[str, typer.Argument(help="A recipe or run TOML.")] = "microboone-full",
+    recipe: Annotated[str, typer.Argument(help="A recipe, run TOML or run folder.")] = "microboone-full",
     overrides: Overrides = None,
     repeats: Annotated[int, typer.Option(min=1, help="Fresh processes a variant.")] = 3,
     steps: Annotated[int, typer.Option(min=1, help="Timed steps a process.")] = 3,
@@ -30,7 +30,7 @@ def bench_step(
 
 @bench_app.command("memory")
 def bench_memory(
-    recipe: Annotated[str, typer.Argument(help="A recipe or run TOML.")] = "microboone-full",
+    recipe: Annotated[str, typer.Argument(help="A recipe, run TOML or run folder.")] = "microboone-full",
     overrides: Overrides = None,
     repeats: Annotated[int, typer.Option(min=1, help="Fresh processes a variant.")] = 3,
     steps: Annotated[int, typer.Option(min=1, help="Timed steps a process.")] = 3,
@@ -45,7 +45,7 @@ def bench_memory(
 
 @bench_app.command("tiles")
 def bench_tiles(
-    recipe: Annotated[str, typer.Argument(help="A recipe or run TOML.")] = "microboone-full",
+    recipe: Annotated[str, typer.Argument(help="A recipe, run TOML or run folder.")] = "microboone-full",
     overrides: Overrides = None,
     rows: Annotated[int, typer.Option(min=1, help="Tiles along the wires.")] = 2,
     cols: Annotated[int, typer.Option(min=1, help="Tiles along the ticks.")] = 1,
@@ -62,7 +62,7 @@ def bench_tiles(
 
 @bench_app.command("pipeline")
 def bench_pipeline(
-    recipe: Annotated[str, typer.Argument(help="A recipe or run TOML.")] = "microboone-full",
+    recipe: Annotated[str, typer.Argument(help="A recipe, run TOML or run folder.")] = "microboone-full",
     overrides: Overrides = None,
     stages: Annotated[list[int] | None, typer.Option(min=2, help="Stages (default: 2 and 4).")] = None,
     measured: Annotated[bool, typer.Option("--measure", help="Train every cut, too, one process a stage.")] = False,

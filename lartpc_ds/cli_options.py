@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AsJson", "Overrides"]
+__all__ = ["AsJson", "Devices", "Exclude", "Include", "Launcher", "Overrides", "Run"]
 
+Run = Annotated[str, typer.Argument(help="A run TOML, the name of a shipped recipe, or the folder of a run.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -13,3 +14,9 @@ Overrides = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on the last line.")]
+Devices = Annotated[int | None, typer.Option(help="Ranks on this machine (default: every GPU, or one CPU rank).")]
+Launcher = Annotated[
+    str | None, typer.Option(help="pdsh, openmpi or slurm (default: pdsh, unless this machine is alone).")
+]
+Include = Annotated[str, typer.Option(help="Take these hosts only: NAME[:SLOT,...][@NAME...].")]
+Exclude = Annotated[str, typer.Option(help="Leave these out, in the same way.")]

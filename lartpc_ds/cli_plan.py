@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lartpc_ds.cli_options import AsJson, Overrides
+from lartpc_ds.cli_options import AsJson, Devices, Overrides, Run
 
 __all__ = ["plan_app"]
 
@@ -14,7 +14,7 @@ plan_app = typer.Typer(rich_markup_mode=None)
 
 @plan_app.command()
 def plan(
-    run: Annotated[str, typer.Argument(help="A run TOML, or the name of a shipped recipe.")],
+    run: Run,
     devices: Annotated[int, typer.Option(min=1, help="Of the whole job.")],
     memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Of one device, such as 40GiB.")] = None,
     per_node: Annotated[int | None, typer.Option(min=1, help="Devices of one machine (default: --hardware's).")] = None,
@@ -49,13 +49,11 @@ def plan(
 
 @plan_app.command()
 def tune(
-    run: Annotated[str, typer.Argument(help="A run TOML, or the name of a shipped recipe.")],
+    run: Run,
     steps: Annotated[int, typer.Option(min=1, help="Timed steps of a trial; one more before them warms up.")],
     stages: Annotated[str, typer.Option(metavar="N,N,...", help="ZeRO stages to try.")] = "0,1,2,3",
     layouts: Annotated[int, typer.Option(min=1, help="How many of the planner's best layouts to try.")] = 3,
-    devices: Annotated[
-        int | None, typer.Option(help="Ranks on this machine (default: every GPU, or one CPU rank).")
-    ] = None,
+    devices: Devices = None,
     hardware: Annotated[
         str | None, typer.Option(help="A file of `calibrate`, or a preset (default: measure this machine first).")
     ] = None,

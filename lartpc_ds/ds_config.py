@@ -19,7 +19,7 @@ from lartpc_ds.config import RunConfig
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout
 
-__all__ = ["check", "complete", "find", "precision", "read"]
+__all__ = ["check", "complete", "find", "precision", "read", "uncompleted"]
 
 _HERE = Path(__file__).parent
 # an installed wheel carries ds_configs inside the package, a checkout beside it
@@ -34,6 +34,8 @@ _OWNERS = {
     "fp16": "torch_autocast with dtype float16 (the engine's own fp16 fails on BatchNorm)",
 }
 _FILLED = ("total_num_steps", "warmup_num_steps")
+_RATES = ("warmup_max_lr", "cycle_max_lr")
+_BATCH = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "train_batch_size")
 _ADAM = {"lr", "betas", "eps", "weight_decay", "torch_adam", "adam_w_mode"}
 
 
@@ -243,26 +245,51 @@ def complete(tree: Mapping[str, Any], config: RunConfig, layout: Layout, max_ste
 
     DeepSpeed counts tile ranks as data-parallel replicas (see `lartpc_ds.layout`), so its batch counts them too.
     """
-    stage_ranks = layout.data * layout.rows * layout.cols
+    events = config.data.batch * config.train.accumulate
     resolved: dict[str, Any] = json.loads(json.dumps(tree))
-    resolved["train_micro_batch_size_per_gpu"] = config.data.batch
-    resolved["gradient_accumulation_steps"] = config.train.accumulate
-    resolved["train_batch_size"] = config.data.batch * config.train.accumulate * stage_ranks
-    events = config.data.batch * config.train.accumulate * layout.data
-    growth = events / config.train.lr_reference_batch
-    factor = {"linear": growth, "sqrt": growth**0.5, "none": 1.0}[config.train.lr_scaling]
+    batch = (config.data.batch, config.train.accumulate, events * layout.data * layout.tiles)
+    resolved.update(zip(_BATCH, batch, strict=True))
+    factor = _growth(config, layout)
     resolved["optimizer"]["params"]["lr"] *= factor
     if resolved["scheduler"]["type"] == "constant":
         del resolved["scheduler"]
         return resolved
     params = resolved["scheduler"]["params"]
-    for key in ("warmup_max_lr", "cycle_max_lr"):
-        if key in params:
-            params[key] *= factor
-    # a twentieth of the run: the share that Goyal et al. (arXiv:1706.02677) warm up, 5 of 90 epochs
-    filled = dict(zip(_FILLED, (max_steps, max(2, round(max_steps / 20))), strict=True))
-    resolved["scheduler"]["params"] = {k: filled[k] if v == "auto" and k in filled else v for k, v in params.items()}
+    params.update({key: params[key] * factor for key in _RATES if key in params})
+    params.update({key: value for key, value in _filled(max_steps).items() if params.get(key) == "auto"})
     return resolved
+
+
+def uncompleted(tree: Mapping[str, Any], config: RunConfig, layout: Layout, max_steps: int) -> dict[str, Any]:
+    """The inverse of `complete`, for a run like one that was completed with these arguments."""
+    asked: dict[str, Any] = {key: value for key, value in json.loads(json.dumps(tree)).items() if key not in _BATCH}
+    factor = _growth(config, layout)
+    asked["optimizer"]["params"]["lr"] = _divided(asked["optimizer"]["params"]["lr"], factor)
+    params = asked.setdefault("scheduler", {"type": "constant", "params": {}})["params"]
+    params.update({key: _divided(params[key], factor) for key in _RATES if key in params})
+    params.update({key: "auto" for key, value in _filled(max_steps).items() if params.get(key) == value})
+    return asked
+
+
+def _growth(config: RunConfig, layout: Layout) -> float:
+    """Factor of the learning rate for the global batch of this layout."""
+    events = config.data.batch * config.train.accumulate * layout.data
+    power = {"linear": 1.0, "sqrt": 0.5, "none": 0.0}[config.train.lr_scaling]
+    return float((events / config.train.lr_reference_batch) ** power)
+
+
+def _filled(max_steps: int) -> dict[str, int]:
+    """What `auto` means in a schedule."""
+    # a twentieth of the run: the share that Goyal et al. (arXiv:1706.02677) warm up, 5 of 90 epochs
+    return dict(zip(_FILLED, (max_steps, max(2, round(max_steps / 20))), strict=True))
+
+
+def _divided(product: float, factor: float) -> float:
+    """The number of fewest digits that gives `product` when it is multiplied by `factor`."""
+    quotient = product / factor
+    near = (quotient, math.nextafter(quotient, 0), math.nextafter(quotient, math.inf))
+    found = (number for number in (float(f"{quotient:.12g}"), *near) if number * factor == product)
+    return next(found, quotient)
 
 
 def precision(tree: Mapping[str, Any]) -> str:

@@ -91,7 +91,7 @@ def write_script(request: SubmitRequest) -> Path:
     launcher = request.launcher or _default_launcher(request.system, config.batch)
     if launcher is not None and launcher not in launchers:
         raise UserError(f"--launcher {launcher!r}: on {request.system} it must be one of {', '.join(launchers)}")
-    stem = Path(request.run).stem
+    stem = recipes.stem_of(request.run)
     run_dir = (request.run_dir or Path("runs") / f"{stem}-{request.system}").absolute()
     _check_folder(run_dir)
     path = (request.out or Path(f"{stem}.{request.system}.sh")).absolute()
@@ -117,7 +117,7 @@ def _script(request: SubmitRequest, batch: BatchConfig, launcher: str | None, ru
         "directives": "\n".join(directives(request.system, batch)),
         "folder": shlex.quote(str(Path.cwd())),
         "launcher": "" if launcher is None else f" --launcher {launcher}",
-        "name": _job_name(Path(request.run).stem),
+        "name": _job_name(recipes.stem_of(request.run)),
         "prologue": "\n".join(batch.prologue) or ":",
         "run_dir": shlex.quote(str(run_dir)),
         "script": shlex.quote(str(path)),

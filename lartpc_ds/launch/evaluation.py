@@ -2,20 +2,21 @@
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from lartpc_ds import checkpoint
+from lartpc_ds import checkpoint, recipes
 from lartpc_ds.config import RunConfig, SplitConfig
 from lartpc_ds.data.event_index import EventIndex, write_index
 from lartpc_ds.errors import UserError
-from lartpc_ds.launch.command import check_devices, command_of, default_devices
+from lartpc_ds.launch.command import command_of, default_devices
 from lartpc_ds.launch.job import run_job
-from lartpc_ds.launch.site import apply_file_locking, here, with_environment
+from lartpc_ds.launch.site import Site, apply_file_locking, with_environment
+from lartpc_ds.launch.site_checks import asked_site, reached_site, source_of
 from lartpc_ds.layout import Layout
 from lartpc_ds.report.summary import print_evaluation
 from lartpc_ds.runlog import RunFolder, write_atomically
@@ -34,48 +35,45 @@ class EvaluateRequest:
     files: Sequence[str] = ()
     checkpoint: str = "last"
     devices: int | None = None
+    hostfile: Path | None = None
+    launcher: str | None = None
+    include: str = ""
+    exclude: str = ""
 
 
 def evaluate(request: EvaluateRequest, console: Console) -> int:
     """Run the whole command; returns its exit code.
 
     Raises:
-        UserError: no such run or checkpoint, no held-out events, or files that this network cannot take.
+        UserError: no such run or checkpoint, no held-out events, files that this network cannot take, or hosts that
+            cannot take the job.
     """
-    folder = RunFolder(request.run_dir.absolute())
-    folder.require()
+    folder = recipes.folder_of(request.run_dir)
     run, ds = open_run(folder)
     chosen = checkpoint.resolve(folder.checkpoints, request.checkpoint)
-    rows, cols = run.job.layout.rows, run.job.layout.cols  # an event that needs tiles to train needs them here
-    apply_file_locking(with_environment(here(1), run.config.launch))
-    devices = max(default_devices() // (rows * cols), 1) * rows * cols if request.devices is None else request.devices
-    check_devices(devices, ds)
-    layout = Layout.fit(devices, rows=rows, cols=cols)
-    if request.files:
-        config, index, positions = _given_files(run, request.files, layout)
-    else:
-        config, index = run.config, run.index
-        positions = index.positions("test" if len(index.positions("test")) else "validation").tolist()
+    site, layout = _site(request, run, ds)
+    apply_file_locking(site)
+    config, index, positions = _events(run, request.files)
     if not positions:
         raise UserError(f"{folder.path}: the run has no held-out events (data.split); give some with --files")
     # the bare name predictions.csv is for the end of the training itself; dense models have logs and figures only
     logs = RunFolder(folder.logs).free_name(f"predictions-{chosen.name}", "")
     logs.mkdir()
+    site = reached_site(site, config, ds, folder, logs, console)
     predictions = folder.path / f"{logs.name}.csv"
     figures_file = folder.path / f"{predictions.stem.replace('predictions', 'evaluation')}.json"
-    events_file = logs / "events.csv"
-    write_index(index, events_file)
+    write_index(index, logs / "events.csv")
     ask: dict[str, Any] = {
         "checkpoint": str(chosen),
         "files": config.data.files,
-        "events": str(events_file),
+        "events": str(logs / "events.csv"),
         "positions": positions,
+        "layout": asdict(layout),
+        "predictions": str(predictions),
+        "evaluation": str(figures_file),
     }
-    ask |= {"layout": asdict(layout), "predictions": str(predictions), "evaluation": str(figures_file)}
-    request_file = logs / "request.json"
-    write_atomically(request_file, json.dumps(ask))
-    site = with_environment(here(devices), config.launch)
-    command = command_of(site, "evaluate", folder.path, logs, ["--request", str(request_file)])
+    write_atomically(logs / "request.json", json.dumps(ask))
+    command = command_of(site, "evaluate", folder.path, logs, ["--request", str(logs / "request.json")])
     with console.status(f"evaluating {chosen.name} on {len(positions)} events", spinner="line"):
         end = run_job(
             command, site, logs, figures_file, resumable=lambda: False, say=console.print, on_poll=lambda: None
@@ -90,7 +88,28 @@ def evaluate(request: EvaluateRequest, console: Console) -> int:
     return end.code
 
 
-def _given_files(run: Run, files: Sequence[str], layout: Layout) -> tuple[RunConfig, EventIndex, list[int]]:
+def _site(request: EvaluateRequest, run: Run, ds: Mapping[str, Any]) -> tuple[Site, Layout]:
+    """Where, and how the ranks share the work: an event that needs tiles to train needs them here, stages it does not.
+
+    Raises:
+        UserError: as `asked_site`, or the ranks are no multiple of the tiles.
+    """
+    rows, cols = run.job.layout.rows, run.job.layout.cols
+    if request.hostfile is None and request.devices is None:
+        request = replace(request, devices=max(default_devices() // (rows * cols), 1) * rows * cols)
+    site = with_environment(asked_site(request, ds), run.config.launch)
+    return site, Layout.fit(site.world_size, rows=rows, cols=cols, source=source_of(request))
+
+
+def _events(run: Run, files: Sequence[str]) -> tuple[RunConfig, EventIndex, list[int]]:
+    """The run's held-out events, or those of `files`."""
+    if files:
+        return _given_files(run, files)
+    index = run.index
+    return run.config, index, index.positions("test" if len(index.positions("test")) else "validation").tolist()
+
+
+def _given_files(run: Run, files: Sequence[str]) -> tuple[RunConfig, EventIndex, list[int]]:
     """All events of the files that belong to a class of the run."""
     if run.config.data.target is not None:
         raise UserError(

@@ -25,7 +25,7 @@ def check_free(run: str, folder: Path) -> tuple[Path, Path]:
     """
     if not folder.is_dir():
         raise UserError(f"--out {folder}: no such folder; make it first")
-    paths = folder / f"{Path(run).stem}-plan.toml", folder / f"{Path(run).stem}-plan.json"
+    paths = folder / f"{recipes.stem_of(run)}-plan.toml", folder / f"{recipes.stem_of(run)}-plan.json"
     for path in paths:
         if path.exists():
             raise UserError(f"{path}: exists; move it away, or choose another folder with --out DIR")

@@ -18,11 +18,11 @@ from lartpc_ds.launch.reach import reach_for
 from lartpc_ds.launch.site import Site, forwarded, here, of_hostfile
 from lartpc_ds.runlog import RunFolder
 
-__all__ = ["SiteRequest", "asked_site", "reached_site"]
+__all__ = ["SiteRequest", "asked_site", "reached_site", "source_of"]
 
 
 class SiteRequest(Protocol):
-    """The options of `train` that say where."""
+    """The options of `train` and `evaluate` that say where."""
 
     @property
     def devices(self) -> int | None:
@@ -71,15 +71,22 @@ def asked_site(request: SiteRequest, ds: Mapping[str, Any]) -> Site:
     return site
 
 
-def reached_site(site: Site, config: RunConfig, ds: Mapping[str, Any], folder: RunFolder, console: Console) -> Site:
-    """The site with what its hosts say of themselves.
+def source_of(request: SiteRequest) -> str:
+    """What gives the number of ranks, in words."""
+    return "--devices" if request.hostfile is None else f"the number of slots in --hostfile {request.hostfile}"
+
+
+def reached_site(
+    site: Site, config: RunConfig, ds: Mapping[str, Any], folder: RunFolder, logs: Path, console: Console
+) -> Site:
+    """The site with what its hosts say of themselves; `logs` is the folder of the job, which gets its hostfile.
 
     Raises:
         UserError: not all of them can take the job; the console has the reasons.
     """
     if site.launcher is None:
         return site
-    write_hostfile(site, folder.logs)
+    write_hostfile(site, logs)
     files = expand(config.data.files) if config.data.target is None else []
     need = Need(tuple(map(str, files)), folder.path, {**forwarded(os.environ), **site.environment})
     with console.status(f"asking {len(site.hosts)} host(s)", spinner="line"):

@@ -30,7 +30,7 @@ from lartpc_ds.launch.job import run_job
 from lartpc_ds.launch.plan import print_plan
 from lartpc_ds.launch.progress import JobDisplay
 from lartpc_ds.launch.site import Site, apply_file_locking, with_environment
-from lartpc_ds.launch.site_checks import asked_site, reached_site
+from lartpc_ds.launch.site_checks import asked_site, reached_site, source_of
 from lartpc_ds.layout import Layout
 from lartpc_ds.prepare import Job, absolute_paths, make_job, with_files
 from lartpc_ds.report.summary import print_summary
@@ -108,25 +108,32 @@ def _train(request: TrainRequest, console: Console) -> int:
     site = with_environment(asked_site(request, ds), config.launch)
     apply_file_locking(site)
     axes = config.layout
-    layout = Layout.fit(site.world_size, pipe=axes.pipe, data=axes.data, rows=axes.rows, cols=axes.cols)
+    layout = Layout.fit(
+        site.world_size, pipe=axes.pipe, data=axes.data, rows=axes.rows, cols=axes.cols, source=source_of(request)
+    )
     if request.dry_run:
         return _dry_run(request, config, ds, layout, site, console)
     if request.resume:
-        if request.run_dir is None:
-            raise UserError("--resume: say which run with --run-dir DIR")
-        folder = RunFolder(request.run_dir.absolute())
-        folder.require()
+        folder = _resumed_folder(request)
         with folder.locked():
             resolved = _reopen(folder, config, ds, layout)
-            return _run(
-                folder, resolved, reached_site(site, resolved.config, resolved.ds, folder, console), console, request
-            )
+            site = reached_site(site, resolved.config, resolved.ds, folder, folder.logs, console)
+            return _run(folder, resolved, site, console, request)
     folder = RunFolder(request.run_dir.absolute() if request.run_dir else _fresh_path(request.run))
     with _claimed(folder):
         resolved = prepare_run(config, ds, layout, folder, console)
-        site = reached_site(site, resolved.config, resolved.ds, folder, console)
+        site = reached_site(site, resolved.config, resolved.ds, folder, folder.logs, console)
     with folder.locked():
         return _run(folder, resolved, site, console, request)
+
+
+def _resumed_folder(request: TrainRequest) -> RunFolder:
+    """The folder of the run to go on with: of --run-dir, or RUN itself."""
+    if request.run_dir is not None:
+        return recipes.folder_of(request.run_dir)
+    if not recipes.is_folder(request.run):
+        raise UserError("--resume: say which run with --run-dir DIR, or give its folder as RUN")
+    return recipes.folder_of(Path(request.run))
 
 
 def _run(folder: RunFolder, resolved: ResolvedRun, site: Site, console: Console, request: TrainRequest) -> int:
@@ -163,7 +170,7 @@ def _command(site: Site, path: Path, request: TrainRequest) -> Command:
 
 
 def _fresh_path(run: str) -> Path:
-    return Path.cwd() / "runs" / f"{Path(run).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return Path.cwd() / "runs" / f"{recipes.stem_of(run)}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 @contextmanager

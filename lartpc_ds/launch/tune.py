@@ -92,7 +92,7 @@ def tune(request: TuneRequest, console: Console, cost_of: CostOf | None = None) 
 
 
 def _fresh_path(run: str) -> Path:
-    return Path.cwd() / "runs" / f"tune-{Path(run).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return Path.cwd() / "runs" / f"tune-{recipes.stem_of(run)}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 @contextmanager
@@ -190,7 +190,7 @@ def _report(results: Sequence[TrialResult], run: str, folder: TuneFolder, consol
     if results:
         print_results(console, results)
         write_table(folder.table_file, results)
-        draw_results(folder.plot_file, f"{Path(run).stem}: predicted and measured", results)
+        draw_results(folder.plot_file, f"{recipes.stem_of(run)}: predicted and measured", results)
         _say(console, f"table: {folder.table_file}\nplot: {folder.plot_file}")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tomli_w
 
-from lartpc_ds import ds_config
+from lartpc_ds import ds_config, recipes
 from lartpc_ds.config import RunConfig
 from lartpc_ds.launch.tune_trials import Trial
 from lartpc_ds.planning.applied import offloads
@@ -25,14 +25,14 @@ def write_winner(trial: Trial, run: str, folder: Path) -> tuple[Path, Path]:
         run: the RUN that was tuned; its name becomes part of theirs.
         folder: of the tuning, where the TOML goes, and the JSON too if the current folder has no `ds_configs`.
     """
-    toml_path = folder / f"{Path(run).stem}-tuned.toml"
+    toml_path = folder / f"{recipes.stem_of(run)}-tuned.toml"
     if toml_path.exists():
         kept = RunConfig.parse(tomllib.loads(toml_path.read_text()), str(toml_path))
         return toml_path, Path(kept.train.ds_config)
     shared = Path.cwd() / _CONFIGS
     offload = "_offload" if offloads(trial.ds) else ""
     stem = f"zero{trial.ds['zero_optimization']['stage']}{offload}_{ds_config.precision(trial.ds)}"
-    json_path = _free(shared if shared.is_dir() else folder, f"{stem}_tuned-{Path(run).stem}")
+    json_path = _free(shared if shared.is_dir() else folder, f"{stem}_tuned-{recipes.stem_of(run)}")
     ds_config.check(trial.ds, str(json_path))
     write_atomically(json_path, json.dumps(trial.ds, indent=2) + "\n")
     train = trial.config.train.model_copy(update={"ds_config": str(json_path)})

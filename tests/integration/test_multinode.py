@@ -135,6 +135,22 @@ def test_two_hosts_train_as_one_does(
     assert (crosses in finished.out) == (layout == "tiles")
 
 
+def test_two_hosts_evaluate_as_one_does(hosts: dict[str, Host], work: Path) -> None:
+    arguments = ["train", "run.toml", *overrides(SGD), "--devices", "1", "--run-dir", "evaluated"]
+    finished = run_cli(work, *arguments, environment=ENVIRONMENT)
+    assert finished.code == 0, finished.err
+    evaluate = ["evaluate", "evaluated", "--files", "events.h5"]
+    assert run_cli(work, *evaluate, "--devices", "1", environment=ENVIRONMENT).code == 0
+    command = [sys.executable, "-m", "lartpc_ds", *evaluate, "--hostfile", "hosts", "--launcher", "pdsh"]
+    spread = hosts["alpha"].run(command, work, ENVIRONMENT, timeout_seconds=300)
+    assert spread.code == 0, spread.out + spread.err
+    assert_nothing_left(hosts)
+    one, two = (json.loads(path.read_text()) for path in sorted((work / "evaluated").glob("evaluation-*.json")))
+    assert one["confusion"] == two["confusion"] and sum(map(sum, one["confusion"])) == 40
+    places = json.loads((work / "evaluated/logs/predictions-step_0000003-2/ranks.json").read_text())
+    assert [places[rank]["host"] for rank in ("0", "1")] == ["alpha", "beta"]
+
+
 def test_slurm_trains_two_hosts_as_one_does(
     hosts: dict[str, Host], work: Path, reference: Callable[[str], list[float]]
 ) -> None:

@@ -274,6 +274,26 @@ def test_no_run(refuse: Refuse, command: str, folder: str) -> None:
     says(refuse(command, folder), ["not a run folder"])
 
 
+@pytest.mark.parametrize("command", ["evaluate", "report"])
+@pytest.mark.parametrize("run", ["quickstart", "run.toml"])
+def test_what_has_no_results_yet(refuse: Refuse, command: str, run: str) -> None:
+    says(refuse(command, run), [f"{run}: says how to train, and has no results", f"`lartpc-ds train {run}` makes"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--launcher", "pdsh", "--include", "a"], ["--launcher, --include: without effect", "--hostfile"]),
+        (["--hostfile", "missing"], ["missing"]),
+        (["--hostfile", "hosts", "--devices", "2"], ["--devices 2: with --hostfile"]),
+        (["--hostfile", "hosts", "--include", "beta"], ["beta"]),
+    ],
+)
+def test_evaluate_where_it_cannot(refuse: Refuse, work: Path, options: list[str], words: list[str]) -> None:
+    (work / "hosts").write_text("localhost slots=2\n")
+    says(refuse("evaluate", "run", *options), words)
+
+
 def test_evaluate_an_unknown_checkpoint(refuse: Refuse) -> None:
     says(refuse("evaluate", "run", "--checkpoint", "step_0000099"), ["step_0000099", "best, last, step_0000004"])
 

@@ -106,9 +106,10 @@ def test_evaluate_does_not_depend_on_the_number_of_ranks(trained: tuple[RunFolde
     folder, _ = trained
     before = (folder.path / "predictions.csv").read_bytes()
     figures, scores = [], []
-    for devices in ("1", "2"):
+    (work / "hosts").write_text("localhost slots=2\n")
+    for where in (["--devices", "1"], ["--hostfile", "hosts"]):
         known = set(folder.path.iterdir())
-        finished = run_cli(work, "evaluate", "run", "--devices", devices)
+        finished = run_cli(work, "evaluate", "run", *where)
         assert finished.code == 0, finished.out + finished.err
         assert finished.err == "" and "balanced accuracy" in finished.out
         fresh = {path.suffix: path for path in set(folder.path.iterdir()) - known}

@@ -18,7 +18,7 @@ OPTIONS = {
         *("--devices", "--memory", "--per-node", "--hardware", "--global-batch", SET, "--json", "--write", "--out"),
     },
     "submit": {"--system", SET, "--run-dir", "--out", "--launcher", "--now"},
-    "evaluate": {"--files", "--checkpoint", DEVICES},
+    "evaluate": {"--files", "--checkpoint", DEVICES, *HOSTS},
     "report": set(),
     "tune": {"--steps", "--stages", "--layouts", DEVICES, "--hardware", "--out", "--resume", SET},
     "calibrate": {"--out", DEVICES, "--hostfile", "--launcher"},

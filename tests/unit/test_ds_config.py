@@ -6,7 +6,7 @@ import pytest
 from deepspeed.runtime.config import DeepSpeedConfig
 
 from lartpc_ds.config import RunConfig
-from lartpc_ds.ds_config import check, complete, find, precision, read
+from lartpc_ds.ds_config import check, complete, find, precision, read, uncompleted
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout
 
@@ -198,3 +198,28 @@ def test_auto_is_filled_from_the_length_of_the_run() -> None:
 
 def test_a_constant_schedule_is_none_for_deepspeed() -> None:
     assert "scheduler" not in completed(changed("scheduler", {"type": "constant", "params": {}}), Layout())
+
+
+@pytest.mark.parametrize("law", ["linear", "sqrt", "none"])
+@pytest.mark.parametrize("layout", [Layout(), Layout(data=5, rows=2), Layout(data=7, cols=3)], ids=str)
+@pytest.mark.parametrize("lr", [1e-3, 0.1, 0.0123456, 1 / 3, 2e-5])
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        {"type": "constant", "params": {}},
+        {"type": "WarmupLR", "params": {"warmup_max_lr": 0.002, "warmup_num_steps": 3}},
+        read("zero2_bf16")["scheduler"],
+    ],
+    ids=lambda tree: str(tree["type"]),
+)
+def test_what_was_completed_can_be_asked_for_again(
+    law: str, layout: Layout, lr: float, scheduler: dict[str, Any]
+) -> None:
+    start = changed("scheduler", scheduler)
+    start["optimizer"]["params"]["lr"] = lr
+    config = RunConfig.parse({"train": {"max_steps": 200, "accumulate": 3, "lr_scaling": law}}, "run")
+    given = complete(start, config, layout, max_steps=200)
+    asked = uncompleted(given, config, layout, max_steps=200)
+    assert complete(asked, config, layout, max_steps=200) == given
+    if lr != 1 / 3:  # which nobody has written
+        assert asked == start
