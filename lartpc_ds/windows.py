@@ -152,6 +152,12 @@ class AxisPlan:
         """The input pixels that `position` owns."""
         return self.bounds[position], self.bounds[position + 1]
 
+    @property
+    def is_local(self) -> bool:
+        """Does every position own all that it needs?"""
+        owned = itertools.pairwise(self.bounds)
+        return all(start <= need[0] and need[1] <= stop for need, (start, stop) in zip(self.needs, owned, strict=True))
+
     def part(self, needing: int, owning: int) -> Range | None:
         """What `needing` needs of `owning`'s pixels."""
         return intersection(self.needs[needing], self.own(owning))
@@ -199,6 +205,8 @@ class Here:
     size: tuple[int, int]
     incoming: tuple[Piece, ...]
     outgoing: tuple[Piece, ...]
+    local: bool
+    """No rank of the grid needs a pixel that it does not own, inside the map or outside; the same on every rank."""
 
     @classmethod
     def of(cls, rows: AxisPlan, cols: AxisPlan, row: int, col: int) -> "Here":
@@ -216,4 +224,5 @@ class Here:
                 outgoing.append(Piece(peer, Rect(given[0], given[1])))
         need = Rect(rows.needs[row], cols.needs[col])
         size = rows.bounds[-1], cols.bounds[-1]
-        return cls(Rect(rows.own(row), cols.own(col)), need, size, tuple(incoming), tuple(outgoing))
+        local = rows.is_local and cols.is_local
+        return cls(Rect(rows.own(row), cols.own(col)), need, size, tuple(incoming), tuple(outgoing), local)

@@ -6,8 +6,8 @@ padding, computed while the halo is under way. The second is a convolution of fo
 pixels and zeros elsewhere. Rejected: concatenating tile and halo before each convolution, a third of its time and a
 second copy of the largest map.
 
-Where a symmetric padding cannot express the tile (a stride that does not divide the tile's start), `padded` makes that
-copy. Each rank may take either way, because both exchange the same messages in the same order.
+Where a symmetric padding cannot express the tile (a stride that does not divide the tile's start), that copy is made
+after all. Each rank may take either way, because both are one autograd node that exchanges the same messages (`order`).
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from lartpc_ds.parallel.halo import add_home, cut, fetch, padded, send_home
+from lartpc_ds.parallel.halo import add_home, assembled, cut, fetch, send_home, taken_apart
+from lartpc_ds.parallel.order import Messenger
 from lartpc_ds.parallel.tiles import Tiles
 from lartpc_ds.parallel.weight_gradients import weight_gradient
 from lartpc_ds.windows import Here, Range, Rect, Window
@@ -116,17 +117,16 @@ def convolve(
     """(N, C, own) -> (N, K, outputs), this rank's part of the convolution of the whole map."""
     rows = in_place(geometry.rows, here.own.rows, here.need.rows, outputs[0])
     cols = in_place(geometry.cols, here.own.cols, here.need.cols, outputs[1])
-    if rows is None or cols is None:
-        x = padded(tiles, x, here)
-        return F.conv2d(x, weight, bias, geometry.stride, 0, geometry.dilation, groups)
-    y: Tensor = _Convolution.apply(x, weight, bias, tiles, here, geometry, (rows, cols), outputs, groups)  # type: ignore[no-untyped-call]
+    axes = None if rows is None or cols is None else (rows, cols)
+    y: Tensor = _Convolution.apply(x, weight, bias, tiles, here, geometry, axes, outputs, groups)  # type: ignore[no-untyped-call]
     return y
 
 
-class _Convolution(torch.autograd.Function):
+class _Convolution(Messenger):
     """x (N, C, own), weight (K, C / groups, k, k), bias (K) or None -> (N, K, outputs).
 
     Gradients: (N, K, outputs) -> x's, whole, halo gradients added; weight's and bias's, of this tile's outputs.
+    `axes` says how the tile is convolved in place; None: a padded copy of it is.
     """
 
     @staticmethod
@@ -138,13 +138,17 @@ class _Convolution(torch.autograd.Function):
         tiles: Tiles,
         here: Here,
         geometry: Geometry,
-        axes: tuple[InPlace, InPlace],
+        axes: tuple[InPlace, InPlace] | None,
         outputs: Pair,
         groups: int,
     ) -> Tensor:
-        strips = _strips(geometry, here, axes, outputs)
-        ctx.tiles, ctx.here, ctx.axes, ctx.strips, ctx.has_bias = tiles, here, axes, strips, bias is not None
+        ctx.tiles, ctx.here, ctx.axes, ctx.has_bias = tiles, here, axes, bias is not None
         ctx.options = geometry.stride, geometry.dilation, groups
+        if axes is None:
+            x = assembled(tiles, x, here)
+            ctx.save_for_backward(x, weight)
+            return _forward(x, weight, bias, (0, 0), ctx.options)
+        ctx.strips = strips = _strips(geometry, here, axes, outputs)
         pieces = fetch(tiles, x, here)
         if not tiles.overlap:
             pieces()
@@ -158,30 +162,44 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,), here = gradients, ctx.here
+        (gradient,) = gradients
         x, weight, *halos = ctx.saved_tensors
         wants_x, wants_weight, wants_bias, *others = ctx.needs_input_grad
-        weight_gradients, halo_gradients = [], []
-        for strip, halo in zip(ctx.strips, halos, strict=True):
-            g = _at(gradient, strip.outputs)
-            g_halo, g_weight, _ = _backward(g, halo, weight, strip.padding, ctx.options, (wants_x, wants_weight, False))
-            weight_gradients.append(g_weight)
-            halo_gradients.append(g_halo)
-        if wants_x:
-            pieces = send_home(ctx.tiles, _take_apart(ctx.strips, halo_gradients, here), here, x)
-            if not ctx.tiles.overlap:
-                pieces()
-        padding = ctx.axes[0].padding, ctx.axes[1].padding
         wanted = (wants_x, wants_weight, wants_bias and ctx.has_bias)
-        g_x, g_weight, g_bias = _backward(gradient, _skipped(x, ctx.axes), weight, padding, ctx.options, wanted)
-        for extra in weight_gradients if wants_weight else ():
-            g_weight.add_(extra)
-        if wants_x:
-            skips = [axis.skip for axis in ctx.axes]
-            if any(skips):
-                g_x = F.pad(g_x, (skips[1], 0, skips[0], 0))
-            g_x = add_home(g_x, pieces(), here)
+        if ctx.axes is None:
+            g_x, g_weight, g_bias = _backward(gradient, x, weight, (0, 0), ctx.options, wanted)
+            if wants_x:
+                g_x = taken_apart(ctx.tiles, g_x, ctx.here)
+        else:
+            g_x, g_weight, g_bias = _backward_in_place(ctx, gradient, x, weight, halos, wanted)
         return g_x, g_weight, g_bias, *(None for _ in others)
+
+
+def _backward_in_place(
+    ctx: Any, gradient: Tensor, x: Tensor, weight: Tensor, halos: list[Tensor], wanted: tuple[bool, bool, bool]
+) -> tuple[Any, Any, Any]:
+    """Gradients of (x, weight, bias); the halo's gradients travel while the tile's own are computed."""
+    here, (wants_x, wants_weight, _) = ctx.here, wanted
+    weight_gradients, halo_gradients = [], []
+    for strip, halo in zip(ctx.strips, halos, strict=True):
+        g = _at(gradient, strip.outputs)
+        g_halo, g_weight, _ = _backward(g, halo, weight, strip.padding, ctx.options, (wants_x, wants_weight, False))
+        weight_gradients.append(g_weight)
+        halo_gradients.append(g_halo)
+    if wants_x:
+        pieces = send_home(ctx.tiles, _take_apart(ctx.strips, halo_gradients, here), here, x)
+        if not ctx.tiles.overlap:
+            pieces()
+    padding = ctx.axes[0].padding, ctx.axes[1].padding
+    g_x, g_weight, g_bias = _backward(gradient, _skipped(x, ctx.axes), weight, padding, ctx.options, wanted)
+    for extra in weight_gradients if wants_weight else ():
+        g_weight.add_(extra)
+    if wants_x:
+        skips = [axis.skip for axis in ctx.axes]
+        if any(skips):
+            g_x = F.pad(g_x, (skips[1], 0, skips[0], 0))
+        g_x = add_home(g_x, pieces(), here)
+    return g_x, g_weight, g_bias
 
 
 Options = tuple[Pair, Pair, int]

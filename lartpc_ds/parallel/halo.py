@@ -2,6 +2,9 @@
 
 The adjoint of receiving a pixel is to send its gradient home, where it is added. Pasting received pixels in as
 constants instead leaves the outputs right and the gradients at every seam wrong, which forward tests never see.
+
+Every rank takes part in every exchange with the same autograd node, also a rank whose own tile needs nothing: see
+`order` for what goes wrong otherwise.
 """
 
 from typing import Any
@@ -10,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lartpc_ds.parallel.order import Messenger
 from lartpc_ds.parallel.tiles import Tiles
 from lartpc_ds.windows import Here, Rect, intersection
 
-__all__ = ["add_home", "cut", "fetch", "padded", "send_home"]
+__all__ = ["add_home", "assembled", "cut", "fetch", "padded", "send_home", "taken_apart"]
 
 
 def cut(x: Tensor, rect: Rect, origin: Rect) -> Tensor:
@@ -42,43 +46,54 @@ def add_home(gradient: Tensor, pieces: list[tuple[Rect, Tensor]], here: Here) ->
     return gradient
 
 
-class _Padded(torch.autograd.Function):
-    """(N, C, own) -> (N, C, need); pixels outside the image are `fill`.
+def assembled(tiles: Tiles, x: Tensor, here: Here, fill: float = 0.0) -> Tensor:
+    """(N, C, own) -> (N, C, need); pixels outside the image are `fill`. A view of x where `here.local`."""
+    if here.local:
+        (top, bottom), (left, right) = here.need
+        rows = x.narrow(2, top - here.own.rows[0], bottom - top)
+        return rows.narrow(3, left - here.own.cols[0], right - left)
+    pieces = fetch(tiles, x, here)
+    channels_last = x.is_contiguous(memory_format=torch.channels_last)
+    y = torch.empty(
+        (*x.shape[:2], *here.need.shape),
+        dtype=x.dtype,
+        device=x.device,
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+    )
+    if _inside(here) != here.need:
+        y.fill_(fill)
+    kept = _kept(here)
+    if kept is not None:
+        cut(y, kept, here.need).copy_(cut(x, kept, here.own))
+    for rect, piece in pieces():
+        cut(y, rect, here.need).copy_(piece)
+    return y
 
-    Gradients: (N, C, need) -> (N, C, own), halo gradients added by their owners.
-    """
+
+def taken_apart(tiles: Tiles, gradient: Tensor, here: Here) -> Tensor:
+    """The adjoint of `assembled`: (N, C, need) -> (N, C, own), halo gradients added by their owners."""
+    travelling = [cut(gradient, rect, here.need) for _, rect in here.incoming]
+    pieces = send_home(tiles, travelling, here, gradient)
+    events, channels = gradient.shape[:2]
+    home = gradient.new_zeros((events, here.own.shape[0], here.own.shape[1], channels)).permute(0, 3, 1, 2)
+    kept = _kept(here)
+    if kept is not None:
+        cut(home, kept, here.own).copy_(cut(gradient, kept, here.need))
+    return add_home(home, pieces(), here)
+
+
+class _Padded(Messenger):
+    """(N, C, own) -> (N, C, need); gradients: (N, C, need) -> (N, C, own)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, tiles: Tiles, here: Here, fill: float) -> Tensor:
         ctx.tiles, ctx.here = tiles, here
-        pieces = fetch(tiles, x, here)
-        channels_last = x.is_contiguous(memory_format=torch.channels_last)
-        y = torch.empty(
-            (*x.shape[:2], *here.need.shape),
-            dtype=x.dtype,
-            device=x.device,
-            memory_format=torch.channels_last if channels_last else torch.contiguous_format,
-        )
-        if _inside(here) != here.need:
-            y.fill_(fill)
-        kept = _kept(here)
-        if kept is not None:
-            cut(y, kept, here.need).copy_(cut(x, kept, here.own))
-        for rect, piece in pieces():
-            cut(y, rect, here.need).copy_(piece)
-        return y
+        return assembled(tiles, x, here, fill)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,), here = gradients, ctx.here
-        pieces = send_home(ctx.tiles, [cut(gradient, rect, here.need) for _, rect in here.incoming], here, gradient)
-        events, channels = gradient.shape[:2]
-        home = gradient.new_zeros((events, here.own.shape[0], here.own.shape[1], channels)).permute(0, 3, 1, 2)
-        kept = _kept(here)
-        if kept is not None:
-            cut(home, kept, here.own).copy_(cut(gradient, kept, here.need))
-        return add_home(home, pieces(), here), None, None, None
+        return taken_apart(ctx.tiles, gradients[0], ctx.here), None, None, None
 
 
 def _inside(here: Here) -> Rect | None:
@@ -92,11 +107,8 @@ def _kept(here: Here) -> Rect | None:
 
 
 def padded(tiles: Tiles, x: Tensor, here: Here, fill: float = 0.0) -> Tensor:
-    """The rectangle that this rank needs: a map of its own, or a view of x where no pixel travels or is outside.
-
-    Every rank takes part, whether it needs anything or not.
-    """
-    if here.need == _kept(here) and not here.incoming and not here.outgoing:
-        return x if here.need == here.own else cut(x, here.need, here.own)
+    """The rectangle that this rank needs: a map of its own, or a view of x where no rank needs more than it owns."""
+    if here.local:
+        return assembled(tiles, x, here)
     y: Tensor = _Padded.apply(x, tiles, here, fill)  # type: ignore[no-untyped-call]
     return y

@@ -2,9 +2,11 @@
 
 Each rank is imitated on meta tensors of its tile. It must make the calls that the trace made on the whole image, in
 the same order, with the same numbers, on its parts of the same maps: so nothing that a model computes from the size of
-its input, by whatever way, can differ on a tile unseen.
+its input, by whatever way, can differ on a tile unseen. And its backward pass must send messages and complete weight
+gradients in the order of every other rank's, so that no two ranks wait for each other (`order`).
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +19,7 @@ from lartpc_ds.layout import Bounds, Layout
 from lartpc_ds.parallel.cuts import Call, Cut, Key, local_shape, tensors_of
 from lartpc_ds.parallel.modules import announced
 from lartpc_ds.parallel.operators import Gather, Remake
+from lartpc_ds.parallel.order import backward_order
 from lartpc_ds.parallel.randomness import Draw, Dropout
 from lartpc_ds.parallel.replay import Replay, Seen, table
 from lartpc_ds.parallel.tiles import Imagined, Tiles
@@ -104,12 +107,12 @@ def imagined(plan: TilePlan, model: nn.Module, layout: Layout, row: int, col: in
     """Run the rank at (row, col) on meta tensors."""
     group = Imagined(layout.tiles, row * layout.cols + col)
     tiles = Tiles(layout.rows, layout.cols, group, group, Imagined(1, 0))
-    replay = Replay(table(plan.calls, row, col), tiles)
+    replay = Replay(table(plan.calls, row, col), tiles, lean=plan.lean)
     replay.seen = []
     (top, bottom), (left, right) = plan.tile(row, col)
     images = images_of(model, (events, plan.image[0], bottom - top, right - left))
     imitation = Imitation(replay.seen)
-    with torch.no_grad(), announced(model, replay.around):
+    with announced(model, replay.around):
         try:
             imitation.result = model(images)
         except Exception as error:  # an assertion or a missing key of the model's own, too
@@ -126,6 +129,7 @@ def compare(
     layout: Layout,
 ) -> None:
     """The tiles of every rank must make the calls of the whole image, with the same numbers, on parts of its maps."""
+    orders: dict[tuple[int, int], list[str]] = {}
     for row, col in _positions(layout):
         at, run = f"the tile at row {row}, column {col}", imagined(plan, model, layout, row, col, TRACED_EVENTS)
         for seen, call in zip(run.seen, trace, strict=False):
@@ -139,6 +143,8 @@ def compare(
         given = [tuple(one.shape) for one in tensors_of(run.result, {})]
         if given != shapes:
             raise UserError(f"{at}: the model gives {given} where its part of the whole result is {shapes}")
+        orders[row, col] = _order(run, model)
+    _refuse_other_orders(orders)
     run = imagined(plan, model, layout, 0, 0, TRACED_EVENTS + 1)
     for seen, call in zip(run.seen, trace, strict=False):
         if (call.is_cut or call.run) and (seen.owner, seen.key) != (call.owner, call.key(0, 0)):
@@ -148,6 +154,25 @@ def compare(
             )
     if run.error is not None:
         raise UserError(f"the model cannot run on {TRACED_EVENTS + 1} events: {run.error}") from run.error
+
+
+def _order(run: Imitation, model: nn.Module) -> list[str]:
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    return backward_order(tensors_of(run.result, {}), names)
+
+
+def _refuse_other_orders(orders: dict[tuple[int, int], list[str]]) -> None:
+    """Every rank must send messages and complete weight gradients in the same order."""
+    (first, expected), *others = orders.items()
+    for at, order in others:
+        if order != expected:
+            pairs = itertools.zip_longest(order, expected, fillvalue="its end")
+            here, there = next(pair for pair in pairs if pair[0] != pair[1])
+            raise UserError(
+                f"the backward pass of the tile at row {at[0]}, column {at[1]} comes to {here} where that of the tile "
+                f"at row {first[0]}, column {first[1]} comes to {there}; the ranks would wait for each other, so this "
+                "model cannot be trained on tiles; leave the tiles before that layer with layout.gather_at"
+            )
 
 
 def _depends(call: Call, seen: Seen, row: int, col: int) -> UserError:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lartpc_ds.parallel.order import Messenger
 from lartpc_ds.parallel.pieces import has_no_data, in_pieces, rows_at_once
 from lartpc_ds.parallel.remade import Remade
 from lartpc_ds.parallel.tiles import Group
@@ -102,7 +103,7 @@ class _Affine(NamedTuple):
         return y.relu_() if relu else y
 
 
-class _Normalise(torch.autograd.Function):
+class _Normalise(Messenger):
     """x (N, C, h, w), weight and bias (C) or None -> y like x; mean, variance, count (units, groups), no gradient.
 
     Gradients: (N, C, h, w) -> x's; weight's and bias's, of this tile's pixels.

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from lartpc_ds.parallel.choices import Pool, choose, give_back
 from lartpc_ds.parallel.convolution import Geometry, in_place
 from lartpc_ds.parallel.halo import add_home, cut, fetch, padded, send_home
+from lartpc_ds.parallel.order import Messenger
 from lartpc_ds.parallel.tiles import Tiles
 from lartpc_ds.windows import Here, Range, Rect, Window, intersection
 
@@ -106,7 +107,7 @@ def _need(window: Window, need: Range, outputs: Range) -> Range:
     return start, need[0] + (outputs[1] - 1) * window.stride + window.reach
 
 
-class _MaxPool(torch.autograd.Function):
+class _MaxPool(Messenger):
     """(N, C, own) -> (N, C, outputs); gradient: (N, C, outputs) -> (N, C, own), the halo's added by its owners."""
 
     @staticmethod

@@ -10,13 +10,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lartpc_ds.parallel.order import Messenger
 from lartpc_ds.parallel.tiles import Group, Tiles
 from lartpc_ds.windows import Rect
 
 __all__ = ["global_max", "global_sum", "sum_over_ranks"]
 
 
-class _Sum(torch.autograd.Function):
+class _Sum(Messenger):
     """Any shape, summed over the ranks; so is its gradient."""
 
     @staticmethod
@@ -41,7 +42,7 @@ def global_sum(x: Tensor, dims: tuple[int, ...], group: Group) -> Tensor:
     return sum_over_ranks(x.sum(dims, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)), group)
 
 
-class _Max(torch.autograd.Function):
+class _Max(Messenger):
     """(N, C, own) -> (N, C, 1, 1): the largest value of the whole map; its gradient goes to the first that has it."""
 
     @staticmethod
