@@ -65,8 +65,8 @@ class SimulateConfig(Section):
 
 
 _OF_EVENT_FILES = (
-    *("files", "format", "product", "truth", "labels", "classes", "detector", "downsample", "threshold", "saturate"),
-    "simulate",
+    *("files", "format", "product", "truth", "labels", "classes", "duplicates", "detector", "downsample", "threshold"),
+    *("saturate", "simulate"),
 )
 
 
@@ -86,6 +86,9 @@ class DataConfig(Section):
     labels: Literal["particle", "neutrino"] = "particle"
     classes: tuple[str, ...] | dict[str, tuple[int, ...]] = ("electron", "gamma", "muon", "pion", "kaon")
     """Names of species (or nue, numu, nc, cosmic), or a table of name = list of pdg codes."""
+    duplicates: Literal["error", "keep", "drop"] = "error"
+    """Events that repeat another, by run, subrun and event or pixel by pixel: `error` refuses the run, `keep` uses all,
+    each in the split of the first, `drop` uses the first alone."""
     split: SplitConfig = SplitConfig()
     detector: str = "auto"
     """Decides the image size; `auto` takes it from the file: the most wires and ticks of any plane."""

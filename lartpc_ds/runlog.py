@@ -50,6 +50,11 @@ class RunFolder:
         return self.path / "events.csv"
 
     @property
+    def findings_file(self) -> Path:
+        """What a look at every event found before the run began, a sentence a line."""
+        return self.path / "findings.txt"
+
+    @property
     def job_file(self) -> Path:
         """What else the ranks need to know: layout, steps, image size, classes."""
         return self.path / "job.json"

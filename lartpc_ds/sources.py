@@ -1,12 +1,20 @@
 """The images of a run, from its configuration: which files or which object of a user's, what size, what split."""
 
+import os
+from collections.abc import Callable
+
+import numpy as np
+
 from lartpc_ds.config import RunConfig
+from lartpc_ds.data.absurd import ABSURD, Bounds, check_survey, said_of_values
 from lartpc_ds.data.augment import Augmentation
+from lartpc_ds.data.duplicates import said_of_duplicates
 from lartpc_ds.data.event_index import EventIndex, build_index
-from lartpc_ds.data.files import EventFiles, open_files
+from lartpc_ds.data.files import EventFiles, notes_of, open_files
 from lartpc_ds.data.images import Preprocessing
 from lartpc_ds.data.labels import check_labels, class_names, label_classes
 from lartpc_ds.data.source import EventSource, Source
+from lartpc_ds.data.survey import Survey, survey
 from lartpc_ds.data.users import UserImages, check_images
 from lartpc_ds.detectors import detector
 from lartpc_ds.errors import UserError
@@ -20,6 +28,7 @@ __all__ = [
     "open_source",
     "preprocessing",
     "reopen_source",
+    "survey_events",
 ]
 
 
@@ -71,13 +80,35 @@ def open_events(config: RunConfig) -> EventFiles:
     return open_files(data.files, data.format, data.product, data.truth)
 
 
-def index_events(config: RunConfig, source: Source) -> EventIndex:
-    """Labels and splits of all events.
+def survey_events(
+    config: RunConfig, source: Source, limit: float = ABSURD, on_events: Callable[[int], None] = lambda _: None
+) -> tuple[Survey | None, list[str]]:
+    """One look at every event that the run uses, and what to say of them; a user's own images are checked when read.
+
+    `on_events` is told how many events have been passed.
+
+    Raises:
+        UserError: a damaged event, or a value above `limit` that `data.saturate` or `data.threshold` does not take out.
+    """
+    if not isinstance(source, EventSource):
+        return None, []
+    used = source.labels >= 0
+    look = survey(source.files.readers, used, len(os.sched_getaffinity(0)), on_events)
+    check_survey(look, source.files, Bounds(config.data.saturate is not None, config.data.threshold > 0), limit)
+    said = [*notes_of(source.files.readers), *said_of_values(look, source.files, used)]
+    if config.data.duplicates != "error":
+        said += said_of_duplicates(config.data.duplicates, source.ids(), np.flatnonzero(used), look.digests)
+    return look, said
+
+
+def index_events(config: RunConfig, source: Source, look: Survey | None = None) -> EventIndex:
+    """Labels and splits of all events; copies are found where there was a `look` at them.
 
     Raises:
         UserError: an empty split of non-zero share, an event twice.
     """
-    return build_index(source, config.data.split.model_dump(), config.data.seed)
+    data = config.data
+    return build_index(source, data.split.model_dump(), data.seed, data.duplicates, look)
 
 
 def augmentation(config: RunConfig) -> Augmentation:

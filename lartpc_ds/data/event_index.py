@@ -1,8 +1,9 @@
 """The table of a run's events: where each lies, its label and its split. Saved as events.csv with the run.
 
 Row k is the event at global index k of the run's files. The label is written by name, so that the table reads without
-the config. Where events have classes, one of no class has an empty label and an empty split, and nobody uses it; where
-pixels have them, every event has an empty label.
+the config. Where events have classes, one of no class has an empty label and an empty split, and nobody uses it; nor
+does anybody use one that repeats another and is dropped, which has a label and an empty split. Where pixels have
+classes, every event has an empty label.
 """
 
 import csv
@@ -13,9 +14,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lartpc_ds.data.duplicates import Policy, first_of_each, refuse_duplicates
 from lartpc_ds.data.event import EventId
 from lartpc_ds.data.source import Source
 from lartpc_ds.data.split import SPLITS, assign
+from lartpc_ds.data.survey import Survey
 from lartpc_ds.errors import UserError
 
 __all__ = ["EventIndex", "build_index", "read_index", "write_index"]
@@ -40,13 +43,27 @@ class EventIndex:
         return np.flatnonzero(self.split == split).astype(np.int64)
 
 
-def build_index(source: Source, shares: Mapping[str, float], seed: int) -> EventIndex:
-    """Split the events that have a class, or all where none has one; UserError as in `split.assign`."""
+def build_index(
+    source: Source, shares: Mapping[str, float], seed: int, duplicates: Policy = "error", look: Survey | None = None
+) -> EventIndex:
+    """Split the events that have a class, or all where none has one.
+
+    Raises:
+        UserError: as `split.assign`; an event that repeats another, unless `duplicates` says what to do with it.
+    """
     ids = source.ids()
     split = np.full(len(ids), "", f"<U{max(map(len, SPLITS))}")
     labels = np.full(len(ids), -1, np.int64) if source.labels is None else source.labels
     used = np.arange(len(ids)) if source.labels is None else np.flatnonzero(labels >= 0)
-    split[used] = assign([ids[position] for position in used], shares, seed)
+    whose = [ids[position] for position in used]
+    digests = np.zeros(len(used), "S1") if look is None else look.digests[used]
+    if duplicates == "error":
+        refuse_duplicates(whose, digests)
+    first = first_of_each(whose, digests)
+    if duplicates == "drop":
+        kept = first == np.arange(len(first))
+        used, first = used[kept], first[kept]
+    split[used] = assign([whose[position] for position in first], shares, seed)
     return EventIndex(tuple(ids), labels, split, source.classes)
 
 

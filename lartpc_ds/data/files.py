@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from lartpc_ds.data.block import Block
 from lartpc_ds.data.event import Event, EventId
 from lartpc_ds.data.larcv3 import Larcv3Reader
 from lartpc_ds.data.truth import Primaries
 from lartpc_ds.errors import UserError
 
-__all__ = ["FORMATS", "EventFiles", "Reader", "expand", "make_reader", "open_files"]
+__all__ = ["FORMATS", "EventFiles", "Reader", "expand", "make_reader", "notes_of", "open_files"]
 
 # one process keeps at most so many files open; a thousand files would meet the usual limit of 1024 descriptors
 _MAX_OPEN_FILES = 64
@@ -30,6 +32,8 @@ class Reader(Protocol):
     plane_shapes: tuple[tuple[int, int], ...]
     product: str
     truth: str | None
+    notes: tuple[str, ...]
+    """What a user should know of the file and nothing stops for, such as unset event ids."""
 
     @property
     def num_planes(self) -> int:
@@ -37,6 +41,17 @@ class Reader(Protocol):
 
     def event_id(self, index: int) -> EventId:
         """Identity of event `index`."""
+
+    @property
+    def plane_numbers(self) -> tuple[int, ...]:
+        """The file's own number of each plane."""
+
+    @property
+    def num_voxels(self) -> NDArray[np.int64]:
+        """Of each event: what reading it costs."""
+
+    def block(self, first: int, stop: int) -> Block:
+        """The wires of events [first, stop), to be read in one go."""
 
     def read(self, index: int) -> Event:
         """Event `index`; UserError if it is damaged."""
@@ -140,6 +155,20 @@ class EventFiles:
         for reader in self.readers:
             reader.close()
         self._recent.clear()
+
+
+def notes_of(readers: Sequence[Reader]) -> list[str]:
+    """The readers' notes, each once with the files that it is about."""
+    paths: dict[str, list[Path]] = {}
+    for reader in readers:
+        for note in reader.notes:
+            paths.setdefault(note, []).append(reader.path)
+    return [f"{_some(files)}: {note}" for note, files in paths.items()]
+
+
+def _some(files: Sequence[Path]) -> str:
+    more = f" and {len(files) - 1} more file(s)" if len(files) > 1 else ""
+    return f"{files[0]}{more}"
 
 
 def open_files(patterns: Sequence[str], format: str = "auto", product: str = "auto", truth: str = "auto") -> EventFiles:

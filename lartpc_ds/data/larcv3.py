@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 
 from lartpc_ds.data.event import Event, EventId, Plane
 from lartpc_ds.data.hdf5 import Table, child_names, open_for_reading
-from lartpc_ds.data.larcv3_checks import check_extents, check_same, checked_voxels, choose_product, choose_truth
+from lartpc_ds.data.larcv3_block import Larcv3Block
+from lartpc_ds.data.larcv3_checks import (
+    check_extents,
+    check_same,
+    checked_ids,
+    checked_voxels,
+    choose_product,
+    choose_truth,
+)
 from lartpc_ds.data.larcv3_writer import Larcv3Writer
 from lartpc_ds.data.schema import EVENT_ID, EXTENTS, ID_EXTENTS, PARTICLE, VOXEL
 from lartpc_ds.data.truth import PRIMARY, Primaries
@@ -34,8 +42,8 @@ class Larcv3Reader:
     """Events of one file, by index.
 
     `product` and `truth` are the names inside `sparse2d_<product>_group` and `particle_<truth>_group`; "auto" chooses
-    them as `choose_product` and `choose_truth` say. `truth` is None in a file without particles. Raises UserError for
-    every fault of the file's structure.
+    them as `choose_product` and `choose_truth` say. `truth` is None in a file without particles. `notes` are sentences
+    about what a user should know and nothing stops for. Raises UserError for every fault of the file's structure.
     """
 
     format = "larcv3"
@@ -51,20 +59,26 @@ class Larcv3Reader:
             self.truth = choose_truth(file.filename, groups, truth)
             self._images = f"Data/sparse2d_{self.product}_group"
             self._truth_group = f"Data/particle_{self.truth}_group"
-            self._event_ids = Table(file, "Events/event_id", EVENT_ID).read()
+            self._event_ids, unset = checked_ids(Table(file, "Events/event_id", EVENT_ID).read())
             self.num_events = len(self._event_ids)
             if self.num_events == 0:
                 raise UserError(f"{self.path}: Events/event_id has no events")
             self._voxel_extents, self.plane_shapes = self._read_planes(file)
             self._particle_extents = self._read_particle_extents(file) if self.truth else None
+            self.notes = tuple(filter(None, [unset]))
 
     @property
     def num_planes(self) -> int:
         """Wire planes of each event."""
         return len(self.plane_shapes)
 
+    @property
+    def plane_numbers(self) -> tuple[int, ...]:
+        """The file's own number of each plane."""
+        return tuple(self._voxel_extents["ID"][0].tolist())
+
     def event_id(self, index: int) -> EventId:
-        """Identity of event `index`, with the path as it was given."""
+        """Identity of event `index`, with the path as it was given; -1 for numbers that nobody set."""
         assert 0 <= index < self.num_events, f"event {index} of {self.num_events}"
         run, subrun, event = self._event_ids[index].tolist()
         return EventId(str(self.path), index, run, subrun, event)
@@ -80,6 +94,16 @@ class Larcv3Reader:
             ids, values = checked_voxels(voxels.read(first, first + count, where), shape, where)
             planes.append(Plane(plane, shape, ids, values))
         return Event(identity, tuple(planes), self.particles(index))
+
+    @property
+    def num_voxels(self) -> NDArray[np.int64]:
+        """Non-zero pixels of each event, or nearly so: what reading it costs."""
+        count: NDArray[np.int64] = self._voxel_extents["N"].sum(axis=1, dtype=np.int64)
+        return count
+
+    def block(self, first: int, stop: int) -> Larcv3Block:
+        """The wires of events [first, stop), to be read in one go."""
+        return Larcv3Block(self.path, self._images, self.plane_shapes, first, self._voxel_extents[first:stop])
 
     def particles(self, index: int) -> NDArray[np.void]:
         """Truth of event `index`: `schema.PARTICLE` rows, the primary first; empty in a file without truth."""

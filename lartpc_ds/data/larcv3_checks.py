@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 
 from lartpc_ds.errors import UserError
 
-__all__ = ["check_extents", "check_same", "checked_voxels", "choose_product", "choose_truth"]
+__all__ = ["check_extents", "check_same", "checked_ids", "checked_voxels", "choose_product", "choose_truth"]
+
+# what writers leave in a number that nobody set: -1, or the largest of a type (larcv3: of int64)
+_UNSET = (-1, 2**31 - 1, 2**32 - 1, 2**63 - 1)
 
 
 def choose_product(file: str, groups: Sequence[str], product: str) -> str:
@@ -46,6 +49,25 @@ def _the_only(file: str, candidates: Sequence[str], key: str) -> str:
     if len(candidates) > 1:
         raise UserError(f"{file}: cannot choose among {', '.join(candidates)}; set {key}")
     return candidates[0]
+
+
+def checked_ids(event_ids: NDArray[np.void]) -> tuple[NDArray[np.void], str]:
+    """Rows of (run, subrun, event) with -1 in all three where nobody set them, and a sentence about those, if any.
+
+    Unset are events whose three numbers all are what a writer leaves, and a whole file of zeros.
+    """
+    numbers = np.stack([event_ids[name] for name in ("run", "subrun", "event")])
+    unset = np.isin(numbers, _UNSET).all(axis=0) | (numbers == 0).all()
+    if not unset.any():
+        return event_ids, ""
+    found = ", ".join(str(value) for value in np.unique(numbers[:, unset]).tolist())
+    event_ids = event_ids.copy()
+    event_ids[unset] = -1
+    count = "no event" if unset.all() else f"{int(unset.sum())} of {len(unset)} events not"
+    return event_ids, (
+        f"{count} identified: run, subrun and event are unset ({found}); the file's name and the index in it stand for "
+        "them, so that a file that is renamed or reordered gets another split"
+    )
 
 
 def check_extents(extents: NDArray[np.void], table_rows: int, expected: int, where: str, unit: str) -> None:

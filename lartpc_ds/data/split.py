@@ -24,11 +24,9 @@ SPLITS = ("train", "validation", "test")
 def assign(ids: Sequence[EventId], shares: Mapping[str, float], seed: int) -> NDArray[np.str_]:
     """The split of each event, one of `SPLITS`.
 
-    Raises UserError if the shares do not sum to 1, if an event occurs twice (it could train and test), or if a split
-    with a share above 0 gets no event.
+    Raises UserError if the shares do not sum to 1, or if a split with a share above 0 gets no event.
     """
     _check_shares(shares)
-    _refuse_duplicates(ids)
     names = [name for name in SPLITS if shares.get(name, 0) > 0]
     edges = np.cumsum([shares[name] for name in names])
     edges[-1] = 1.0
@@ -63,15 +61,3 @@ def _check_shares(shares: Mapping[str, float]) -> None:
             raise UserError(f"data.split.{name} = {share}; expected 0 to 1")
     if abs(sum(shares.values()) - 1) > 1e-6:
         raise UserError(f"data.split: the shares {dict(shares)} sum to {sum(shares.values()):g}; expected 1")
-
-
-def _refuse_duplicates(ids: Sequence[EventId]) -> None:
-    seen: dict[str, EventId] = {}
-    for event in ids:
-        other = seen.setdefault(event.key, event)
-        if other is not event:
-            raise UserError(
-                f"data.files: event {event.key} (run/subrun/event) is in {other.file} at index {other.index} and in "
-                f"{event.file} at index {event.index}; an event may not occur twice, or it could train and test; "
-                "leave one out, or give the second file a run number of its own"
-            )

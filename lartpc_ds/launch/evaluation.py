@@ -17,11 +17,12 @@ from lartpc_ds.launch.command import command_of, default_devices
 from lartpc_ds.launch.job import run_job
 from lartpc_ds.launch.site import Site, apply_file_locking, with_environment
 from lartpc_ds.launch.site_checks import asked_site, reached_site, source_of
+from lartpc_ds.launch.surveyed import print_findings, surveyed_index
 from lartpc_ds.layout import Layout
 from lartpc_ds.report.summary import print_evaluation
 from lartpc_ds.runlog import RunFolder, write_atomically
 from lartpc_ds.session import open_run
-from lartpc_ds.sources import index_events, open_source
+from lartpc_ds.sources import open_source
 from lartpc_ds.train import Run
 
 __all__ = ["EvaluateRequest", "evaluate"]
@@ -53,7 +54,7 @@ def evaluate(request: EvaluateRequest, console: Console) -> int:
     chosen = checkpoint.resolve(folder.checkpoints, request.checkpoint)
     site, layout = _site(request, run, ds)
     apply_file_locking(site)
-    config, index, positions = _events(run, request.files)
+    config, index, positions = _events(run, ds, request.files, console)
     if not positions:
         raise UserError(f"{folder.path}: the run has no held-out events (data.split); give some with --files")
     # the bare name predictions.csv is for the end of the training itself; dense models have logs and figures only
@@ -101,26 +102,31 @@ def _site(request: EvaluateRequest, run: Run, ds: Mapping[str, Any]) -> tuple[Si
     return site, Layout.fit(site.world_size, rows=rows, cols=cols, source=source_of(request))
 
 
-def _events(run: Run, files: Sequence[str]) -> tuple[RunConfig, EventIndex, list[int]]:
+def _events(
+    run: Run, ds: Mapping[str, Any], files: Sequence[str], console: Console
+) -> tuple[RunConfig, EventIndex, list[int]]:
     """The run's held-out events, or those of `files`."""
     if files:
-        return _given_files(run, files)
+        return _given_files(run, ds, files, console)
     index = run.index
     return run.config, index, index.positions("test" if len(index.positions("test")) else "validation").tolist()
 
 
-def _given_files(run: Run, files: Sequence[str]) -> tuple[RunConfig, EventIndex, list[int]]:
-    """All events of the files that belong to a class of the run."""
+def _given_files(
+    run: Run, ds: Mapping[str, Any], files: Sequence[str], console: Console
+) -> tuple[RunConfig, EventIndex, list[int]]:
+    """All events of the files that belong to a class of the run, after a look at each."""
     if run.config.data.target is not None:
         raise UserError(
             f"--files: the run's images come from data.target = {run.config.data.target!r}, not from files; leave "
             "--files out"
         )
     everything = SplitConfig(train=1.0, validation=0.0, test=0.0)
-    changes = {"files": tuple(str(Path(name).absolute()) for name in files), "split": everything}
+    changes: dict[str, Any] = {"files": tuple(str(Path(name).absolute()) for name in files), "split": everything}
+    if run.config.data.duplicates == "error":  # where nothing trains, no event trains and tests
+        changes["duplicates"] = "keep"
     config = run.config.model_copy(update={"data": run.config.data.model_copy(update=changes)})
     source = open_source(config)
-    index = index_events(config, source)
     given = (source.image_shape[0], *source.recorded_shape)
     trained = (run.job.planes, *run.job.image_shape)
     if given != trained:
@@ -128,4 +134,6 @@ def _given_files(run: Run, files: Sequence[str]) -> tuple[RunConfig, EventIndex,
             f"--files: images of {given[0]} planes x {given[1]} wires x {given[2]} ticks, but the run was trained on "
             f"{trained[0]} planes x {trained[1]} x {trained[2]}; give data.detector when training to fix it"
         )
+    index, findings = surveyed_index(config, ds, source, console)
+    print_findings(console, findings)
     return config, index, index.positions("train").tolist()

@@ -47,7 +47,7 @@ def _rows(
     offload = (zero.get("offload_optimizer") or {}).get("device", "none")
     optimizer = ds["optimizer"]
     compiles = offload == "cpu" and ds["zero_force_ds_cpu_optimizer"]
-    unused = int(np.sum(index.split == ""))
+    unused = int(np.sum((index.split == "") & (index.label < 0)))
     planes, wires, ticks = AXES if config.data.target is None else OWN_AXES
     events = config.data.batch * config.train.accumulate * layout.data
     scheduler = ds.get("scheduler", {"type": "constant"})["type"]

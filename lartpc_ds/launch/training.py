@@ -31,10 +31,11 @@ from lartpc_ds.launch.plan import print_plan
 from lartpc_ds.launch.progress import JobDisplay
 from lartpc_ds.launch.site import Site, apply_file_locking, with_environment
 from lartpc_ds.launch.site_checks import asked_site, reached_site, source_of
+from lartpc_ds.launch.surveyed import print_findings, surveyed_index
 from lartpc_ds.layout import Layout
 from lartpc_ds.prepare import Job, absolute_paths, make_job, with_files
 from lartpc_ds.report.summary import print_summary
-from lartpc_ds.runlog import RunFolder
+from lartpc_ds.runlog import RunFolder, write_atomically
 from lartpc_ds.session import open_run
 from lartpc_ds.sources import index_events, open_source
 
@@ -74,6 +75,8 @@ class ResolvedRun:
     ds: dict[str, Any]
     job: Job
     index: EventIndex
+    findings: tuple[str, ...] = ()
+    """What a look at every event found, a sentence each."""
 
 
 def train(request: TrainRequest, console: Console) -> int:
@@ -121,7 +124,7 @@ def _train(request: TrainRequest, console: Console) -> int:
             return _run(folder, resolved, site, console, request)
     folder = RunFolder(request.run_dir.absolute() if request.run_dir else _fresh_path(request.run))
     with _claimed(folder):
-        resolved = prepare_run(config, ds, layout, folder, console)
+        resolved = prepare_run(config, ds, layout, folder, console, look=True)
         site = reached_site(site, resolved.config, resolved.ds, folder, folder.logs, console)
     with folder.locked():
         return _run(folder, resolved, site, console, request)
@@ -138,6 +141,7 @@ def _resumed_folder(request: TrainRequest) -> RunFolder:
 
 def _run(folder: RunFolder, resolved: ResolvedRun, site: Site, console: Console, request: TrainRequest) -> int:
     job = resolved.job
+    print_findings(console, resolved.findings)
     print_plan(console, folder, resolved.config, resolved.ds, job, resolved.index, site)
     command = _command(site, folder.path, request)
     start = checkpoint.latest(folder.checkpoints) if request.resume else None
@@ -185,22 +189,35 @@ def _claimed(folder: RunFolder) -> Iterator[None]:
 
 
 def prepare_run(
-    config: RunConfig, ds: dict[str, Any], layout: Layout, folder: RunFolder, console: Console
+    config: RunConfig,
+    ds: dict[str, Any],
+    layout: Layout,
+    folder: RunFolder,
+    console: Console,
+    *,
+    look: bool = False,
 ) -> ResolvedRun:
-    """Check a fresh run and write what its ranks read into `folder`, which must be claimed."""
-    resolved = _resolve(config, ds, layout, folder, console)
+    """Check a fresh run and write what its ranks read into `folder`, which must be claimed.
+
+    With `look` at every event first, for a run that is more than a measurement of speed.
+    """
+    resolved = _resolve(config, ds, layout, folder, console, look=look)
     write_index(resolved.index, folder.events_file)
     folder.write(resolved.config, resolved.ds, resolved.job.as_dict())
+    if resolved.findings:
+        write_atomically(folder.findings_file, "".join(f"{line}\n" for line in resolved.findings))
     return resolved
 
 
-def _resolve(config: RunConfig, ds: dict[str, Any], layout: Layout, folder: RunFolder, console: Console) -> ResolvedRun:
+def _resolve(
+    config: RunConfig, ds: dict[str, Any], layout: Layout, folder: RunFolder, console: Console, *, look: bool
+) -> ResolvedRun:
     if not config.data.files and config.data.target is None:
         config = simulated_events(config, folder.path / SIMULATED, console)
     source = open_source(config)
-    index = index_events(config, source)
+    index, findings = surveyed_index(config, ds, source, console) if look else (index_events(config, source), ())
     job = make_job(config, ds, layout, source, index)
-    return ResolvedRun(config, ds_config.complete(ds, config, layout, job.max_steps), job, index)
+    return ResolvedRun(config, ds_config.complete(ds, config, layout, job.max_steps), job, index, findings)
 
 
 def _reopen(folder: RunFolder, config: RunConfig, ds: dict[str, Any], layout: Layout) -> ResolvedRun:
@@ -231,7 +248,8 @@ def _reopen(folder: RunFolder, config: RunConfig, ds: dict[str, Any], layout: La
             + "\nGive the options that the run was started with, or choose another --run-dir to start anew"
         )
     folder.write(config, fresh_ds, job.as_dict())
-    return ResolvedRun(config, fresh_ds, job, run.index)
+    findings = folder.findings_file.read_text().splitlines() if folder.findings_file.exists() else []
+    return ResolvedRun(config, fresh_ds, job, run.index, tuple(findings))
 
 
 def shortly(value: object) -> str:
@@ -256,9 +274,10 @@ def _dry_run(
     with tempfile.TemporaryDirectory() as scratch:
         folder = RunFolder(Path(scratch) / "run")
         folder.claim()
-        resolved = _resolve(config, ds, layout, folder, console)
+        resolved = _resolve(config, ds, layout, folder, console, look=True)
         if not config.data.files and config.data.target is None:
             resolved = replace(resolved, config=with_files(resolved.config, (str(path / SIMULATED),)))
+        print_findings(console, resolved.findings)
         print_plan(console, RunFolder(path), resolved.config, resolved.ds, resolved.job, resolved.index, site)
     command = _command(site, path, request)
     settings = [f"{name}={value}" for name, value in command.variables.items() if value is not None]

@@ -5,6 +5,7 @@ and the rest is still shown; the command then ends with exit code 2.
 """
 
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 
-from lartpc_ds.data.event import Event, Plane
-from lartpc_ds.data.files import Reader, expand, make_reader
+from lartpc_ds.data.absurd import absurd_values
+from lartpc_ds.data.duplicates import refuse_duplicates
+from lartpc_ds.data.files import Reader, expand, make_reader, notes_of
 from lartpc_ds.data.labels import truth_names
+from lartpc_ds.data.survey import Survey, survey
 from lartpc_ds.errors import UserError
 
 __all__ = ["inspect_files", "print_inspection"]
@@ -28,14 +31,16 @@ Report = dict[str, Any]
 def inspect_files(
     patterns: Sequence[str], product: str = "auto", truth: str = "auto", console: Console | None = None
 ) -> Report:
-    """`{files, events, problems}`, fit for JSON; a progress bar on `console` if one is given.
+    """`{files, events, problems, notes}`, fit for JSON; a progress bar on `console` if one is given.
 
     files: `[{file, format, events, planes, product, truth, problems}]`; events: `[{file, index, run, subrun, event,
-    label, planes: [{plane, shape, nonzero, sum, max}]}]`, label None without truth; problems: sentences, all of them.
+    label, planes: [{plane, shape, nonzero, sum, min, max}]}]`, label None without truth; problems: sentences, all of
+    them; notes: what a user should know and nothing stops for.
     """
-    report: Report = {"files": [], "events": [], "problems": []}
+    report: Report = {"files": [], "events": [], "problems": [], "notes": []}
+    seen: list[tuple[Reader, Survey]] = []
     for path in _paths(patterns, report["problems"]):
-        entry, events = _inspect_file(path, product, truth, console)
+        entry, events = _inspect_file(path, product, truth, console, seen)
         report["files"].append(entry)
         report["events"].extend(events)
         report["problems"].extend(entry["problems"])
@@ -43,6 +48,13 @@ def inspect_files(
     if len(planes) > 1:
         found = ", ".join(f"{count} in {file}" for count, file in planes.items())
         report["problems"].append(f"files differ in their number of planes ({found}); they cannot be used together")
+    if seen:
+        report["notes"] += notes_of([reader for reader, _ in seen])
+        ids = [reader.event_id(index) for reader, _ in seen for index in range(reader.num_events)]
+        try:
+            refuse_duplicates(ids, np.concatenate([look.digests for _, look in seen]))
+        except UserError as error:
+            report["problems"].append(str(error))
     return report
 
 
@@ -57,7 +69,9 @@ def _paths(patterns: Sequence[str], problems: list[str]) -> list[Path]:
     return sorted(paths.values())
 
 
-def _inspect_file(path: Path, product: str, truth: str, console: Console | None) -> tuple[Report, list[Report]]:
+def _inspect_file(
+    path: Path, product: str, truth: str, console: Console | None, seen: list[tuple[Reader, Survey]]
+) -> tuple[Report, list[Report]]:
     """The line of a file and those of its readable events; faults go into the line's "problems"."""
     problems: list[str] = []
     known: Report = {}
@@ -66,50 +80,42 @@ def _inspect_file(path: Path, product: str, truth: str, console: Console | None)
         reader = make_reader(path, product=product, truth=truth)
         known = {key: getattr(reader, key) for key in ("format", "product", "truth")}
         known.update(events=reader.num_events, planes=reader.num_planes)
-        events = _inspect_events(reader, problems, console)
-        reader.close()
+        labels = truth_names(reader.primaries()) if reader.truth else [None] * reader.num_events
+        look = _look(reader, console)
+        problems += [look.faults[index] for index in sorted(look.faults)]
+        problems += absurd_values(look, reader)
+        events = [_event(reader, look, index, labels[index]) for index in range(reader.num_events)]
+        events = [event for index, event in enumerate(events) if index not in look.faults]
+        seen.append((reader, look))
     except UserError as error:
         problems.append(str(error))
     line = {key: known.get(key) for key in ("format", "events", "planes", "product", "truth")}
     return {"file": str(path), **line, "problems": problems}, events
 
 
-def _inspect_events(reader: Reader, problems: list[str], console: Console | None) -> list[Report]:
-    """The readable events; a sentence in `problems` for each other one."""
-    labels = truth_names(reader.primaries()) if reader.truth else [None] * reader.num_events
-    indices = range(reader.num_events)
-    progress = track(indices, reader.path.name, console=console, transient=True) if console else indices
-    events = []
-    for index in progress:
-        try:
-            event = reader.read(index)
-        except UserError as error:
-            problems.append(str(error))
-            continue
-        planes = [_inspect_plane(plane) for plane in event.planes]
-        events.append({**_identity(event), "label": labels[index], "planes": planes})
-    return events
+def _look(reader: Reader, console: Console | None) -> Survey:
+    everything = np.ones(reader.num_events, np.bool_)
+    workers = len(os.sched_getaffinity(0))
+    with Progress(console=console, transient=True, disable=console is None) as bar:
+        task = bar.add_task(reader.path.name, total=reader.num_events)
+        return survey([reader], everything, workers, lambda count: bar.update(task, completed=count))
 
 
-def _identity(event: Event) -> Report:
-    identity = event.id
-    return {
-        "file": identity.file,
-        "index": identity.index,
-        "run": identity.run,
-        "subrun": identity.subrun,
-        "event": identity.event,
-    }
-
-
-def _inspect_plane(plane: Plane) -> Report:
-    return {
-        "plane": plane.plane,
-        "shape": list(plane.shape),
-        "nonzero": int(np.count_nonzero(plane.values)),
-        "sum": float(plane.values.sum(dtype=np.float64)),
-        "max": float(plane.values.max(initial=0)),
-    }
+def _event(reader: Reader, look: Survey, index: int, label: str | None) -> Report:
+    identity = reader.event_id(index)
+    numbers = {name: getattr(identity, name) for name in ("file", "index", "run", "subrun", "event")}
+    planes = [
+        {
+            "plane": plane,
+            "shape": list(shape),
+            "nonzero": int(extent["pixels"]),
+            "sum": float(extent["charge"]),
+            "min": float(extent["lowest"]),
+            "max": float(extent["highest"]),
+        }
+        for plane, shape, extent in zip(reader.plane_numbers, reader.plane_shapes, look.extents[index], strict=True)
+    ]
+    return {**numbers, "label": label, "planes": planes}
 
 
 def print_inspection(console: Console, report: Report) -> None:
@@ -123,6 +129,8 @@ def print_inspection(console: Console, report: Report) -> None:
     if report["events"]:
         console.print(_plane_table(report["events"]))
         console.print(_label_table(report["events"]))
+    for note in report["notes"]:
+        console.print("note:", note, style="yellow", markup=False, highlight=False, soft_wrap=True)
     for problem in report["problems"]:
         console.print("problem:", problem, style="red", markup=False, highlight=False, soft_wrap=True)
     if not report["problems"]:
@@ -130,13 +138,15 @@ def print_inspection(console: Console, report: Report) -> None:
 
 
 def _plane_table(events: Sequence[Report]) -> Table:
-    table = Table("plane", "wires x ticks", "occupancy", "pixels/event", "charge/event", "largest", title="Planes")
+    columns = ("plane", "wires x ticks", "occupancy", "pixels/event", "charge/event", "values")
+    table = Table(*columns, title="Planes")
     groups: dict[tuple[int, int, int], list[Report]] = {}
     for event in events:
         for plane in event["planes"]:
             groups.setdefault((plane["plane"], *plane["shape"]), []).append(plane)
     for (number, wires, ticks), planes in sorted(groups.items()):
         nonzero = [plane["nonzero"] for plane in planes]
+        lowest, highest = ([plane[end] for plane in planes if plane["nonzero"]] for end in ("min", "max"))
         occupancy = math.fsum(nonzero) / len(planes) / (wires * ticks)
         table.add_row(
             str(number),
@@ -144,7 +154,7 @@ def _plane_table(events: Sequence[Report]) -> Table:
             f"{occupancy:.3%}",
             f"{min(nonzero)} to {max(nonzero)}",
             f"{math.fsum(plane['sum'] for plane in planes) / len(planes):.6g}",
-            f"{max(plane['max'] for plane in planes):.6g}",
+            f"{min(lowest):.6g} to {max(highest):.6g}" if highest else "-",
         )
     return table
 

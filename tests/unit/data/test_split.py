@@ -60,10 +60,6 @@ def test_moving_a_folder_moves_no_event_without_numbers():
     assert here.tolist() != assign(without_numbers(200, "here/b.h5"), SHARES, 1).tolist()
 
 
-def test_same_name_in_two_folders_is_no_duplicate():
-    assert len(assign(without_numbers(50, "x/a.h5") + without_numbers(50, "y/a.h5"), SHARES, 1)) == 100
-
-
 def test_share_zero_gets_nothing():
     assert set(assign(events(50), {"train": 1.0, "validation": 0.0, "test": 0.0}, seed=3)) == {"train"}
     assert set(assign(events(50), {"test": 1.0}, seed=3)) == {"test"}
@@ -73,12 +69,6 @@ def test_share_zero_gets_nothing():
 def test_empty_split():
     with pytest.raises(UserError, match=r"data\.split\.test = 0\.001 got none of 5 events"):
         assign(events(5), {"train": 0.999, "test": 0.001}, seed=0)
-
-
-def test_duplicates_name_both_places():
-    ids = [*events(3, "a.h5"), *events(3, "b.h5")[1:2]]
-    with pytest.raises(UserError, match=r"event 1/0/1 .* in a\.h5 at index 1 and in b\.h5 at index 1"):
-        assign(ids, SHARES, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ def test_real_file(real_events):
         "shape": [2048, 1280],
         "nonzero": 10084,
         "sum": pytest.approx(463207.088, abs=1e-3),
+        "min": pytest.approx(5.0, abs=0.5),
         "max": pytest.approx(448.7843, abs=1e-4),
     }
 

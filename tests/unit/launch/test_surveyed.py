@@ -1,0 +1,56 @@
+"""`train` looks at every event once: before a fresh run, and not again when it is resumed."""
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+from rich.console import Console
+
+from lartpc_ds import recipes
+from lartpc_ds.config import RunConfig
+from lartpc_ds.errors import UserError
+from lartpc_ds.launch import training
+from lartpc_ds.layout import Layout
+from lartpc_ds.runlog import RunFolder
+from tests.small_runs import write_events, write_run_toml
+
+QUIET = Console(quiet=True)
+SEEN = "pixels hold "
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> tuple[RunConfig, dict[str, Any], RunFolder]:
+    toml = write_run_toml(tmp_path / "run.toml", write_events(tmp_path / "events.h5", 40))
+    config, ds = recipes.load(str(toml), [])
+    folder = RunFolder(tmp_path / "run")
+    folder.claim()
+    return config, ds, folder
+
+
+def test_a_resumed_run_says_what_was_found_and_reads_no_voxel(run, monkeypatch):
+    config, ds, folder = run
+    fresh = training.prepare_run(config, ds, Layout(), folder, QUIET, look=True)
+    assert fresh.findings[0].startswith(SEEN)
+    monkeypatch.setattr("lartpc_ds.data.larcv3.Larcv3Reader.block", None)
+    resumed = training._reopen(folder, config, ds, Layout())
+    assert resumed.findings == fresh.findings
+    assert not training.prepare_run(config, ds, Layout(), folder, QUIET).findings, (
+        "a measurement of speed looks at none"
+    )
+
+
+def test_an_absurd_value_ends_the_run_before_it_begins(run, tmp_path):
+    config, ds, folder = run
+    with h5py.File(tmp_path / "events.h5", "r+") as file:
+        voxels = file["Data/sparse2d_wire_group/voxels"]
+        rows = voxels[:]
+        rows["value"][70] = 3e38  # events have 40, 160 and 280 voxels
+        voxels[:] = rows
+    with pytest.raises(UserError, match=r"events\.h5: event 1, plane 0 holds the value 3e\+38.*data\.saturate"):
+        training.prepare_run(config, ds, Layout(), folder, QUIET, look=True)
+    assert not folder.events_file.exists() and not folder.config_file.exists()
+    bounded = config.model_copy(update={"data": config.data.model_copy(update={"saturate": 100.0})})
+    resolved = training.prepare_run(bounded, ds, Layout(), folder, QUIET, look=True)
+    assert resolved.findings[0].startswith("pixels hold 5.") and "to 3e+38 in plane 0" in resolved.findings[0]
+    assert "data.saturate bounds such values" in resolved.findings[-1]
