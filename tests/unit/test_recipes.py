@@ -136,6 +136,7 @@ def test_a_set_that_is_not_key_value_is_refused(mine: str, text: str) -> None:
         ("model.name='two words'", "model", "name", "two words"),
         ("model.name=7x7", "model", "name", "7x7"),
         ("model.name=it's", "model", "name", "it's"),
+        ("memory.recompute=none", "memory", "recompute", "none"),
     ],
 )
 def test_a_value_that_is_no_toml_is_a_string(mine: str, override: str, section: str, key: str, expected: str) -> None:
