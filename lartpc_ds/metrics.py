@@ -12,7 +12,16 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Evaluation", "Interval", "confusion_matrix", "evaluate", "of_confusion", "wilson"]
+__all__ = [
+    "Evaluation",
+    "Interval",
+    "absent_classes",
+    "balanced_text",
+    "confusion_matrix",
+    "evaluate",
+    "of_confusion",
+    "wilson",
+]
 
 _Z = 1.959964  # 95 %, two-sided
 
@@ -117,3 +126,25 @@ def _balanced(right: NDArray[np.int64], true: NDArray[np.int64]) -> Interval:
     half = _Z * float(np.sqrt((centre * (1 - centre) / (trials + _Z**2)).sum())) / len(trials)
     mean = float(share.mean())
     return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))
+
+
+def absent_classes(figures: Mapping[str, Any]) -> tuple[str, ...]:
+    """Classes of which nothing was counted, from `Evaluation.as_dict`."""
+    counts = map(sum, figures["confusion"])
+    return tuple(name for name, count in zip(figures["classes"], counts, strict=True) if count == 0)
+
+
+def balanced_text(figures: Mapping[str, Any], on: str) -> str:
+    """Balanced accuracy with its chance, 1 / classes that occur: always to say the same is right on one of them.
+
+    Args:
+        figures: of `Evaluation.as_dict`.
+        on: what was counted, such as "100 events".
+    """
+    text = f"{Interval.from_dict(figures['balanced_accuracy'])} on {on}"
+    absent = absent_classes(figures)
+    present = [name for name in figures["classes"] if name not in absent]
+    if not present:
+        return text
+    among = f" among {', '.join(present)}: there are no {figures['counted']} of {', '.join(absent)}" if absent else ""
+    return f"{text} (chance {1 / len(present):.3f}{among})"

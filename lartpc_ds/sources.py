@@ -32,8 +32,10 @@ __all__ = [
 ]
 
 
-def open_source(config: RunConfig) -> Source:
+def open_source(config: RunConfig, *, needs_every_class: bool = True) -> Source:
     """The images of a run that has not begun, events or a user's own, checked.
+
+    Training `needs_every_class`; an evaluation may be of events of some.
 
     Raises:
         UserError: as the readers say; no truth, a class without events; images of a user that do not fit.
@@ -43,7 +45,8 @@ def open_source(config: RunConfig) -> Source:
         files = open_events(config)
         names = class_names(data.labels, data.classes)
         labels = label_classes(files.primaries(), data.labels, data.classes)
-        check_labels(labels, names)
+        if needs_every_class:
+            check_labels(labels, names)
         return EventSource(files, preprocessing(config, image_shape(config, files)), labels, names)
     source = UserImages.open(data.target)
     if source.labels is not None:

@@ -126,7 +126,11 @@ def _given_files(
     if run.config.data.duplicates == "error":  # where nothing trains, no event trains and tests
         changes["duplicates"] = "keep"
     config = run.config.model_copy(update={"data": run.config.data.model_copy(update=changes)})
-    source = open_source(config)
+    source = open_source(config, needs_every_class=False)
+    if source.labels is not None and (source.labels < 0).all():
+        raise UserError(
+            f"--files: none of their {len(source.labels)} events is of a class of the run, {', '.join(source.classes)}"
+        )
     given = (source.image_shape[0], *source.recorded_shape)
     trained = (run.job.planes, *run.job.image_shape)
     if given != trained:

@@ -12,7 +12,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lartpc_ds.metrics import Interval
+from lartpc_ds.metrics import Interval, absent_classes
 from lartpc_ds.runlog import RunFolder
 
 __all__ = ["JobDisplay"]
@@ -95,7 +95,9 @@ class JobDisplay:
 def _evaluation_text(line: dict[str, Any]) -> str:
     found = line["evaluation"]
     balanced = Interval.from_dict(found["balanced_accuracy"])
+    missing = absent_classes(found)
+    absent = f" without {', '.join(missing)}" if 0 < len(missing) < len(found["classes"]) else ""
     return (
         f"step {line['step']}: {found['events']} held-out events: loss {found['loss']:.4f}, balanced accuracy "
-        f"{balanced} in {line['seconds']:.1f} s"
+        f"{balanced}{absent} in {line['seconds']:.1f} s"
     )

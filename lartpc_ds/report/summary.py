@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lartpc_ds.layout import Layout
-from lartpc_ds.metrics import Interval
+from lartpc_ds.metrics import Interval, balanced_text
 from lartpc_ds.runlog import RunFolder
 
 __all__ = ["print_evaluation", "print_summary", "summarise"]
@@ -38,17 +38,14 @@ def summarise(folder: RunFolder) -> dict[str, str]:
         "steps": f"{steps[-1]['step'] if steps else 0} of {job['max_steps']}"
         + (f", {steps[-1]['events']} events" if steps else "")
         + ("" if folder.done_file.exists() else " (not finished)"),
-        "balanced accuracy": _accuracy(evaluations[-1], job) if evaluations else "not evaluated (no held-out events)",
+        "balanced accuracy": balanced_text(evaluations[-1], f"{evaluations[-1]['events']} held-out events")
+        if evaluations
+        else "not evaluated (no held-out events)",
         "seconds an event": _seconds_an_event(steps),
         "peak memory a rank": f"{max(line['peak_bytes'] for line in steps) / _GIB:.2f} GiB" if steps else "-",
         "run folder": str(folder.path),
     }
     return rows
-
-
-def _accuracy(evaluation: dict[str, Any], job: dict[str, Any]) -> str:
-    interval = Interval.from_dict(evaluation["balanced_accuracy"])
-    return f"{interval} on {evaluation['events']} held-out events (chance {1 / len(job['classes']):.3f})"
 
 
 def _seconds_an_event(steps: Sequence[dict[str, Any]]) -> str:
@@ -87,9 +84,8 @@ def print_evaluation(console: Console, figures: dict[str, Any]) -> None:
     console.print(quality)
     number = sum(map(sum, figures["confusion"]))
     basis = f"{figures['events']} events" if counted == "events" else f"{number} pixels of {figures['events']} events"
-    for key in ("accuracy", "balanced_accuracy"):
-        text = f"{key.replace('_', ' ')}: {Interval.from_dict(figures[key])} on {basis}"
-        console.print(text, highlight=False)
+    console.print(f"accuracy: {Interval.from_dict(figures['accuracy'])} on {basis}", highlight=False)
+    console.print(f"balanced accuracy: {balanced_text(figures, basis)}", highlight=False, soft_wrap=True)
     console.print(f"loss: {figures['loss']:.4f}", highlight=False)
 
 

@@ -314,6 +314,17 @@ def test_evaluate_files_with_another_number_of_planes(refuse: Refuse, work: Path
     says(refuse("evaluate", "run", "--files", "three.h5"), ["--files", "3 planes", "2"])
 
 
+def test_evaluate_files_of_other_classes(refuse: Refuse, work: Path) -> None:
+    with Larcv3Writer(work / "kaons.h5") as writer:
+        for index in range(3):
+            event = random_event(index)
+            event.particles["pdg"] = 321
+            writer.write(event)
+    says(
+        refuse("evaluate", "run", "--files", "kaons.h5"), ["--files", "none of their 3 events", "electron, gamma, muon"]
+    )
+
+
 def test_evaluate_files_that_are_damaged(refuse: Refuse, work: Path) -> None:
     truncate(work / "events.h5")
     says(refuse("evaluate", "run", "--files", "events.h5"), ["events.h5", "truncated"])

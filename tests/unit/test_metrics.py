@@ -6,7 +6,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from lartpc_ds.metrics import Evaluation, Interval, confusion_matrix, evaluate, of_confusion, wilson
+from lartpc_ds.metrics import Evaluation, Interval, balanced_text, confusion_matrix, evaluate, of_confusion, wilson
 
 CLASSES = ("electron", "gamma", "muon")
 
@@ -141,3 +141,24 @@ def test_an_interval_reads_as_its_value_and_ends() -> None:
     assert str(Interval(0.5, 0.41234, 0.6)) == "0.500 [0.412, 0.600]"
     assert str(wilson(0, 0)) == "-"
     assert str(wilson(0, 2)) == "0.000 [0.000, 0.658]"
+
+
+@pytest.mark.parametrize(
+    ("counts", "text"),
+    [
+        ([[3, 1], [0, 4]], "0.875 [{}] on 8 events (chance 0.500)"),
+        ([[4, 0], [0, 0]], "1.000 [{}] on 8 events (chance 1.000 among nue: there are no events of numu)"),
+        ([[0, 0], [4, 0]], "0.000 [{}] on 8 events (chance 1.000 among numu: there are no events of nue)"),
+        ([[0, 0], [0, 0]], "- on 8 events"),
+    ],
+)
+def test_chance_is_that_of_the_classes_that_occur(counts: list[list[int]], text: str) -> None:
+    found = of_confusion(np.array(counts), 0.5, ("nue", "numu"), events=8)
+    interval = f"{found.balanced_accuracy.low:.3f}, {found.balanced_accuracy.high:.3f}"
+    assert balanced_text(found.as_dict(), "8 events") == text.format(interval)
+
+
+def test_three_classes_of_which_two_occur() -> None:
+    counts = np.array([[3, 1, 0], [0, 0, 0], [2, 0, 2]])
+    text = balanced_text(of_confusion(counts, 0.5, ("a", "b", "c"), events=8, counted="pixels").as_dict(), "8 pixels")
+    assert text.endswith("on 8 pixels (chance 0.500 among a, c: there are no pixels of b)")

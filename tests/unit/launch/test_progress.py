@@ -62,7 +62,7 @@ def test_targets_of_a_users_own_have_a_loss_only(folder: RunFolder, clock: list[
     del line["accuracy"]
     with JobDisplay(folder, 1, screen.console, verbose=False) as display:
         folder.append_metrics(line)
-        evaluation = {"events": 9, "loss": 0.5, "balanced_accuracy": nothing}
+        evaluation = {"events": 9, "loss": 0.5, "balanced_accuracy": nothing, "classes": [], "confusion": []}
         folder.append_metrics({"step": 1, "evaluation": evaluation, "seconds": 1.5})
         display.poll()
     assert screen.lines() == [
@@ -75,13 +75,14 @@ def test_an_evaluation_is_always_shown(folder: RunFolder, clock: list[float]) ->
     screen = Screen()
     with JobDisplay(folder, 10, screen.console, verbose=False) as display:
         folder.append_metrics(step_line(1))
-        folder.append_metrics(
-            {"step": 1, "evaluation": {"events": 90, "loss": 0.5, "balanced_accuracy": INTERVAL}, "seconds": 3.21}
-        )
+        evaluation = {"events": 90, "loss": 0.5, "balanced_accuracy": INTERVAL, "classes": ["nue", "numu"]}
+        for counts in ([[50, 10], [0, 30]], [[50, 40], [0, 0]]):
+            folder.append_metrics({"step": 1, "evaluation": {**evaluation, "confusion": counts}, "seconds": 3.21})
         display.poll()
-    assert screen.lines()[1] == (
-        "step 1: 90 held-out events: loss 0.5000, balanced accuracy 0.750 [0.700, 0.800] in 3.2 s"
-    )
+    assert screen.lines()[1:] == [
+        "step 1: 90 held-out events: loss 0.5000, balanced accuracy 0.750 [0.700, 0.800] in 3.2 s",
+        "step 1: 90 held-out events: loss 0.5000, balanced accuracy 0.750 [0.700, 0.800] without numu in 3.2 s",
+    ]
 
 
 def test_half_a_line_waits_for_its_other_half(folder: RunFolder, clock: list[float]) -> None:
