@@ -1,10 +1,10 @@
 """Checkpoints: complete or absent, exact to resume, simple to use elsewhere.
 
-`checkpoints/step_0000100/` holds DeepSpeed's own files (weights, optimizer, schedule), `rank<N>.pt` (random state and
-BatchNorm buffers of that rank: DeepSpeed keeps rank 0's only), `model.pt` (whole fp32 weights, for anyone with torch)
-and `manifest.json`. It is written under another name and renamed when every rank is done, so a directory with the final
-name is complete; the links `last` and `best` point to such directories only. DeepSpeed's `latest` file is not used,
-because it is written before the other ranks have finished.
+`checkpoints/step_0000100/` holds DeepSpeed's own files (weights, optimizer, schedule, and our loss scale), `rank<N>.pt`
+(random state and BatchNorm buffers of that rank: DeepSpeed keeps rank 0's only), `model.pt` (whole fp32 weights, for
+anyone with torch) and `manifest.json`. It is written under another name and renamed when every rank is done, so a
+directory with the final name is complete; the links `last` and `best` point to such directories only. DeepSpeed's
+`latest` file is not used, because it is written before the other ranks have finished.
 """
 
 import json
@@ -20,6 +20,7 @@ from deepspeed.accelerator import get_accelerator
 
 from lartpc_ds.engine import Engine
 from lartpc_ds.errors import UserError
+from lartpc_ds.loss_scale import LossScale
 
 __all__ = ["Progress", "latest", "load", "manifest", "resolve", "save"]
 
@@ -49,7 +50,8 @@ def save(engine: Engine, folder: Path, progress: Progress, facts: Mapping[str, A
         if rank == 0 and partial.exists():
             shutil.rmtree(partial)  # what a killed run left
         dist.barrier()
-        engine.deepspeed.save_checkpoint(str(folder), tag=partial.name, save_latest=False)
+        scale = {"loss_scale": engine.loss_scale.as_dict()}
+        engine.deepspeed.save_checkpoint(str(folder), tag=partial.name, client_state=scale, save_latest=False)
         torch.save(_rank_state(engine), partial / f"rank{rank}.pt")
         weights = engine.full_state_dict()
         if rank == 0:
@@ -121,7 +123,8 @@ def manifest(path: Path) -> dict[str, Any]:
 
 def load(engine: Engine, path: Path) -> Progress:
     """Continue from a checkpoint of the same model on the same number of ranks; a collective of all ranks."""
-    engine.deepspeed.load_checkpoint(str(path.parent), tag=path.name)
+    _, client = engine.deepspeed.load_checkpoint(str(path.parent), tag=path.name)
+    engine.loss_scale = LossScale(**client["loss_scale"])
     state = torch.load(path / f"rank{engine.groups.rank}.pt", weights_only=True)
     buffers = dict(engine.module.named_buffers())
     for name, value in state["buffers"].items():

@@ -18,7 +18,9 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from torch import nn
 
+from lartpc_ds.ds_config import precision
 from lartpc_ds.layout import Layout
+from lartpc_ds.loss_scale import LossScale, attach
 from lartpc_ds.losses import Loss, cross_entropy, mean
 from lartpc_ds.parallel.groups import Groups, make_groups
 from lartpc_ds.parallel.tiles import Tiles
@@ -59,6 +61,10 @@ class StepResult:
     """By this rank to other tiles."""
     wait_seconds: float
     """Of this rank for other tiles."""
+    skipped: bool
+    """Gradients were not finite, so no weight has changed; the same on every rank."""
+    hopeless: bool
+    """They would not be with any loss scale."""
 
 
 @dataclass(slots=True)
@@ -94,6 +100,9 @@ class Engine:
         self.deepspeed, *_ = deepspeed.initialize(
             model=model, model_parameters=list(model.parameters()), config=dict(ds), dist_init_required=False
         )
+        self.precision = precision(ds)
+        self._loss_scale = LossScale.of(self.precision)
+        attach(self._loss_scale, self.deepspeed, groups.pipe)
         scheduler = self.deepspeed.lr_scheduler
         if scheduler is not None:
             scheduler.step(0)  # DeepSpeed's schedulers start at iteration -1 with a learning rate of 0
@@ -109,15 +118,34 @@ class Engine:
         """Learning rate of the next step."""
         return float(self.deepspeed.get_lr()[0])
 
+    @property
+    def loss_scale(self) -> LossScale:
+        """Of the next step."""
+        return self._loss_scale
+
+    @loss_scale.setter
+    def loss_scale(self, scale: LossScale) -> None:
+        self._loss_scale = scale
+        attach(scale, self.deepspeed, self.groups.pipe)
+
+    @property
+    def skipped_steps(self) -> int:
+        """Of this run so far, the steps in which gradients overflowed and no weight changed."""
+        return int(self.deepspeed.skipped_steps)
+
     def step(self, micro_batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> StepResult:
         """One optimizer step over `gradient_accumulation_steps` micro-batches of (images NCHW, targets)."""
         self._sums = sums = _Sums()
         before = replace(self._tiles.traffic)
         self._tiles.clock.step = self.deepspeed.global_steps
         self._micro_batches(micro_batches)
+        skipped = bool(self.deepspeed.optimizer.overflow)
+        helped = self._loss_scale.update(overflowed=skipped, dynamic=self.precision == "fp16")
+        attach(self._loss_scale, self.deepspeed, self.groups.pipe)
         traffic = self._tiles.traffic
         sent, waited = traffic.sent_bytes - before.sent_bytes, traffic.wait_seconds - before.wait_seconds
-        return StepResult(sums.loss, sums.correct, sums.scored, sums.events, sent, waited)
+        counted = (sums.loss, sums.correct, sums.scored, sums.events)
+        return StepResult(*counted, sent, waited, skipped, skipped and not helped)
 
     def _micro_batches(self, micro_batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
         self.deepspeed.train()
