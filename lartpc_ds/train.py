@@ -143,9 +143,11 @@ def fit(
         line |= {"lr": lr, "events": progress.events, "step_seconds": step_seconds, "peak_bytes": most.peak_bytes}
         if job.layout.tiles > 1:
             line |= {"sent_bytes": most.sent_bytes, "wait_seconds": most.wait_seconds}
+        if engine.precision == "fp16":
+            line |= {"loss_scale": engine.loss_scale.value, "skipped_steps": engine.skipped_steps}
         if engine.groups.rank == 0:
             run.folder.append_metrics(line)
-            watched = ("loss", "accuracy", "step_seconds")
+            watched = ("loss", "accuracy", "step_seconds", "loss_scale", "skipped_steps")
             engine.monitor({name: line[name] for name in watched if name in line}, progress.events)
 
         last = progress.step == job.max_steps

@@ -85,6 +85,8 @@ class JobDisplay:
             f"loss {line['loss']:.4f}  {accuracy}{events / line['step_seconds']:.3g} events/s  "
             f"peak {line['peak_bytes'] / _GIB:.2f} GiB"
         )
+        if line.get("skipped_steps"):
+            text += f"  {line['skipped_steps']} steps skipped"
         self._bar.update(self._task, completed=step, description=text)
         plain_due = time.monotonic() - self._last_plain > _PLAIN_SECONDS
         if not self._console.is_terminal and (plain_due or step == self._max_steps):

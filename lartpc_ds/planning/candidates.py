@@ -10,7 +10,6 @@ from itertools import product
 from typing import Any
 
 from lartpc_ds.config import MemoryConfig
-from lartpc_ds.ds_config import precision
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout
 from lartpc_ds.models.build import blocks
@@ -156,8 +155,7 @@ def _batches(problem: Problem, layout: Layout, global_batch: int | None) -> Iter
 def _states(problem: Problem, hardware: Hardware, pipe: int) -> Iterator[tuple[int, bool]]:
     """ZeRO stages, and with them offload."""
     for stage in range(4 if pipe == 1 else 2):
-        if pipe == 1 or stage == 1 or precision(problem.ds) != "fp16":
-            yield stage, False
+        yield stage, False
         if stage and (offloads(problem.ds) or _may_offload(problem.ds, hardware)):
             yield stage, True
 
@@ -173,8 +171,6 @@ def _about_states(problem: Problem, hardware: Hardware, stages: int) -> list[str
             "ZeRO-2 and ZeRO-3 do not go with pipeline stages, which keep the gradients of all micro-batches until the "
             "end of a step"
         )
-        if precision(problem.ds) == "fp16":
-            refused.append("ZeRO-0 does not go with pipeline stages in fp16: each would adapt its loss scale by itself")
     if not (offloads(problem.ds) or _may_offload(problem.ds, hardware)):
         why = (
             "on a CPU the host's memory is the device's"

@@ -37,7 +37,7 @@ def check_zero(config: RunConfig, ds: Mapping[str, Any], layout: Layout) -> None
     """Refuse what DeepSpeed's pipeline engine cannot do beside stages, or does wrong.
 
     Raises:
-        UserError: ZeRO 2 or 3; parameters offloaded; fp16 without ZeRO.
+        UserError: ZeRO 2 or 3; parameters offloaded.
     """
     if layout.pipe == 1:
         return
@@ -53,11 +53,6 @@ def check_zero(config: RunConfig, ds: Mapping[str, Any], layout: Layout) -> None
         raise UserError(
             f"{told}: zero_optimization.offload_param needs ZeRO-3, which does not go with pipeline stages; take "
             "zero2_offload_bf16, which offloads the optimizer, and " + advice
-        )
-    if precision(ds) == "fp16" and zero["stage"] == 0:
-        raise UserError(
-            f"{told}: in fp16 without ZeRO each stage would adapt its loss scale by itself and train on gradients of "
-            f"another scale; {advice}, or take bf16"
         )
 
 

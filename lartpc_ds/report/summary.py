@@ -37,6 +37,7 @@ def summarise(folder: RunFolder) -> dict[str, str]:
         "layout": str(Layout(**job["layout"])),
         "steps": f"{steps[-1]['step'] if steps else 0} of {job['max_steps']}"
         + (f", {steps[-1]['events']} events" if steps else "")
+        + _skipped(steps)
         + ("" if folder.done_file.exists() else " (not finished)"),
         "balanced accuracy": balanced_text(evaluations[-1], f"{evaluations[-1]['events']} held-out events")
         if evaluations
@@ -46,6 +47,12 @@ def summarise(folder: RunFolder) -> dict[str, str]:
         "run folder": str(folder.path),
     }
     return rows
+
+
+def _skipped(steps: Sequence[dict[str, Any]]) -> str:
+    """What float16 has cost: steps whose gradients overflowed changed no weight."""
+    skipped = steps[-1].get("skipped_steps", 0) if steps else 0
+    return f", {skipped} of them skipped (float16 overflow)" if skipped else ""
 
 
 def _seconds_an_event(steps: Sequence[dict[str, Any]]) -> str:

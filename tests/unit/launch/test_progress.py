@@ -56,6 +56,17 @@ def test_a_redirected_job_gets_a_line_now_and_then_and_the_last(folder: RunFolde
     assert shown[0] == "step 1/10  loss 1.2500  accuracy 0.500  8 events/s  peak 1.50 GiB"
 
 
+def test_skipped_steps_are_shown_once_there_are_any(folder: RunFolder, clock: list[float]) -> None:
+    screen = Screen()
+    with JobDisplay(folder, 2, screen.console, verbose=False) as display:
+        for step, skipped in ((1, 0), (2, 1)):
+            folder.append_metrics(step_line(step, loss_scale=32768.0, skipped_steps=skipped))
+            clock[0] += 20.0
+            display.poll()
+    first, second = screen.lines()
+    assert first.endswith("GiB") and second.endswith("GiB  1 steps skipped")
+
+
 def test_targets_of_a_users_own_have_a_loss_only(folder: RunFolder, clock: list[float]) -> None:
     screen, nothing = Screen(), dict.fromkeys(("value", "low", "high"))
     line = step_line(1)

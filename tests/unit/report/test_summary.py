@@ -45,6 +45,13 @@ def printed(show: Any, *arguments: Any) -> str:
     return stream.getvalue()
 
 
+def test_steps_that_float16_has_skipped(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "mine")
+    train(run, 1)
+    run.append_metrics({**next(iter(run.metrics())), "step": 2, "events": 32, "skipped_steps": 1})
+    assert summarise(run)["steps"] == "2 of 5, 32 events, 1 of them skipped (float16 overflow) (not finished)"
+
+
 def test_a_finished_run(tmp_path: Path) -> None:
     run = run_folder(tmp_path / "mine")
     train(run, 5)
