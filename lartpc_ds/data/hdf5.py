@@ -23,6 +23,24 @@ __all__ = ["Table", "child_names", "open_for_reading"]
 _LOCKING: dict[str, bool | str] = {"TRUE": True, "FALSE": False, "BEST_EFFORT": "best-effort"}
 """The library looks at HDF5_USE_FILE_LOCKING when it is loaded only, and the run's configuration is read later."""
 
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+_FILTER_NAMES = {
+    305: "LZO",
+    307: "bzip2",
+    4: "szip",
+    32000: "LZF",
+    32001: "Blosc",
+    32004: "LZ4",
+    32008: "bitshuffle",
+} | {
+    32013: "ZFP",
+    32015: "Zstandard",
+    32017: "SZ",
+    32026: "Blosc2",
+}
+"""Of the HDF Group's registry, the ones that are met."""
+
 
 @contextmanager
 def _faults_named(where: str) -> Iterator[None]:
@@ -47,6 +65,16 @@ def open_for_reading(path: Path) -> h5py.File:
         raise UserError(f"{path}: no permission to read it") from None
     except OSError as error:
         reason = str(error)
+        if _is_lfs_pointer(path):
+            raise UserError(
+                f"{path}: is a Git LFS pointer, a few lines that stand for the file; fetch the file itself with "
+                "git lfs pull"
+            ) from None
+        if "h5clear" in reason:
+            raise UserError(
+                f"{path}: was not closed by the program that wrote it, which crashed or still writes; once it has "
+                f"ended, release the file with h5clear -s {path} and see with lartpc-ds inspect what has been written"
+            ) from None
         if "lock file" in reason:
             raise UserError(
                 f"{path}: locked: another program is writing it, or its file system refuses locks "
@@ -54,7 +82,14 @@ def open_for_reading(path: Path) -> h5py.File:
             ) from None
         if "truncated" in reason:
             raise UserError(f"{path}: the file is truncated; copy or write it again ({reason})") from None
-        raise UserError(f"{path}: not an HDF5 file, or its head is damaged ({reason})") from None
+        raise UserError(
+            f"{path}: not an HDF5 file, or its head is damaged, as when its writer crashed ({reason})"
+        ) from None
+
+
+def _is_lfs_pointer(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(_LFS_POINTER)) == _LFS_POINTER
 
 
 def child_names(file: h5py.File, group: str) -> list[str]:
@@ -69,7 +104,8 @@ def child_names(file: h5py.File, group: str) -> list[str]:
 class Table:
     """A one-dimensional dataset read as `dtype`, whose fields it must have by name, kind and size.
 
-    `len(table)` is its number of rows. Raises UserError if the dataset is missing or of another type.
+    `len(table)` is its number of rows; `packed_rows` are unpacked for each that is read, 0 where HDF5 keeps what it has
+    unpacked. Raises UserError if the dataset is missing, of another type, or packed with a filter that is not there.
     """
 
     def __init__(self, file: h5py.File, name: str, dtype: np.dtype[np.void]) -> None:
@@ -88,6 +124,15 @@ class Table:
         # h5py re-reads the type at every access through astype(), which costs 1 ms for particles: only where it must
         self._rows = dataset if found_dtype == dtype else dataset.astype(dtype)
         self._num_rows = int(shape[0])
+        with _faults_named(self.where):
+            missing = _missing_filter(dataset)
+            self.packed_rows = _packed_rows(dataset)
+        if missing:
+            raise UserError(
+                f"{self.where} is packed with filter {missing}, of which this HDF5 has no plugin; set HDF5_PLUGIN_PATH "
+                "to a folder that has it (pip install hdf5plugin; python -c 'import hdf5plugin; "
+                "print(hdf5plugin.PLUGIN_PATH)'), or repack the file where it can be read: h5repack -f GZIP=1 IN OUT"
+            )
 
     def __len__(self) -> int:
         return self._num_rows
@@ -97,6 +142,26 @@ class Table:
         with _faults_named(where or self.where):
             rows: NDArray[np.void] = self._rows[first:stop]
         return rows
+
+
+def _missing_filter(dataset: h5py.Dataset) -> str:
+    """The filter that the first chunk needs and this library lacks; empty if there is none."""
+    if dataset.chunks is None or dataset.id.get_num_chunks() == 0:
+        return ""
+    properties, skipped = dataset.id.get_create_plist(), dataset.id.get_chunk_info(0).filter_mask
+    for place in range(properties.get_nfilters()):
+        code, _, _, name = properties.get_filter(place)
+        if not skipped & (1 << place) and not h5py.h5z.filter_avail(code):
+            return f"{code} ({name.decode(errors='replace') or _FILTER_NAMES.get(code, 'of unknown name')})"
+    return ""
+
+
+def _packed_rows(dataset: h5py.Dataset) -> int:
+    if dataset.chunks is None or dataset.id.get_create_plist().get_nfilters() == 0:
+        return 0
+    rows = int(dataset.chunks[0])
+    cache_bytes = dataset.id.get_access_plist().get_chunk_cache()[1]
+    return rows if rows * dataset.dtype.itemsize > cache_bytes else 0
 
 
 def _type_problem(found: np.dtype[Any], wanted: np.dtype[Any]) -> str:

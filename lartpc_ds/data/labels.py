@@ -1,7 +1,7 @@
 """Class labels from truth: the species of a single particle, or the interaction of a neutrino.
 
-The neutrino rule is CosmicTagger's (github.com/coreyjadams/CosmicTagger): the first particle of the truth is the
-neutrino; neutral current comes before flavour, and an event without truth particle is cosmic rays alone.
+The neutrino rule is CosmicTagger's (github.com/coreyjadams/CosmicTagger): the primary of the truth is the neutrino;
+neutral current comes before flavour, and an event without truth particle is cosmic rays alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lartpc_ds.data.truth import Primaries
+from lartpc_ds.data.truth import NEUTRINOS, Primaries
 from lartpc_ds.errors import UserError
 
 __all__ = ["SCHEMES", "SPECIES", "check_labels", "class_names", "label_classes", "label_counts", "truth_names"]
@@ -27,7 +27,6 @@ SPECIES: Mapping[str, tuple[int, ...]] = {
     "proton": (2212, -2212),
     "neutron": (2112, -2112),
 }
-_NEUTRINOS = (12, 14, 16)
 
 Classes = Sequence[str] | Mapping[str, Sequence[int]]
 
@@ -59,7 +58,8 @@ def label_classes(primaries: Primaries, scheme: str, classes: Classes) -> NDArra
         for label, name in enumerate(names):
             labels[masks[name]] = label
     else:
-        for label, codes in enumerate(_pdg_codes(classes).values()):
+        for label, (name, codes) in enumerate(_pdg_codes(classes).items()):
+            _refuse_neutral_currents(primaries, name, codes)
             labels[primaries.has_particle & np.isin(primaries.pdg, codes)] = label
     return labels
 
@@ -94,7 +94,7 @@ def check_labels(labels: NDArray[np.int64], names: Sequence[str]) -> None:
 
 def _neutrino_masks(primaries: Primaries) -> dict[str, NDArray[np.bool_]]:
     flavour = np.abs(primaries.pdg)
-    neutrino = primaries.has_particle & np.isin(flavour, _NEUTRINOS)
+    neutrino = primaries.has_particle & np.isin(flavour, NEUTRINOS)
     charged = neutrino & (primaries.current_type == 0)
     return {
         "nue": charged & (flavour == 12),
@@ -102,6 +102,20 @@ def _neutrino_masks(primaries: Primaries) -> dict[str, NDArray[np.bool_]]:
         "nc": neutrino & (primaries.current_type == 1),
         "cosmic": ~primaries.has_particle,
     }
+
+
+def _refuse_neutral_currents(primaries: Primaries, name: str, codes: Sequence[int]) -> None:
+    """Codes say nothing of the current; only a class of both flavours may hold neutral currents, which show neither."""
+    flavours = {abs(code) for code in codes}
+    chosen = primaries.has_particle & np.isin(primaries.pdg, codes)
+    neutral = chosen & (primaries.current_type == 1) & np.isin(np.abs(primaries.pdg), NEUTRINOS)
+    if flavours >= {12, 14} or not neutral.any():
+        return
+    raise UserError(
+        f"data.classes.{name}: {int(neutral.sum())} of its {int(chosen.sum())} events are neutral-current interactions "
+        "in which no flavour of a neutrino shows; set data.labels = 'neutrino' and data.classes to a list out of "
+        f"{', '.join(NEUTRINO_CLASSES)}, or give all neutrinos one class, with the codes of every flavour"
+    )
 
 
 def _pdg_codes(classes: Classes) -> dict[str, tuple[int, ...]]:

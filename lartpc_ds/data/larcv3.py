@@ -30,10 +30,15 @@ from lartpc_ds.data.larcv3_checks import (
 )
 from lartpc_ds.data.larcv3_writer import Larcv3Writer
 from lartpc_ds.data.schema import EVENT_ID, EXTENTS, ID_EXTENTS, PARTICLE, VOXEL
-from lartpc_ds.data.truth import PRIMARY, Primaries
+from lartpc_ds.data.truth import PRIMARY, Primaries, interacting_neutrinos
 from lartpc_ds.errors import UserError
 
 __all__ = ["Larcv3Reader", "Larcv3Writer"]
+
+_PRIMARY_AND_PROCESS = np.dtype([*PRIMARY.descr, ("process", PARTICLE["process"])])
+_TRUTH_ROWS = 1_000_000
+_SLOW_EVENTS = 10
+"""From so many events a chunk on, a note says that reading is slow."""
 
 _NUMBER_OF_VOXELS = np.dtype([("number_of_voxels", "<u8", (2,))])
 
@@ -65,7 +70,8 @@ class Larcv3Reader:
                 raise UserError(f"{self.path}: Events/event_id has no events")
             self._voxel_extents, self.plane_shapes = self._read_planes(file)
             self._particle_extents = self._read_particle_extents(file) if self.truth else None
-            self.notes = tuple(filter(None, [unset]))
+            slow = self._slow_chunks(Table(file, f"{self._images}/voxels", VOXEL).packed_rows)
+            self.notes = tuple(filter(None, [unset, slow]))
 
     @property
     def num_planes(self) -> int:
@@ -112,16 +118,27 @@ class Larcv3Reader:
             return np.zeros(0, PARTICLE)
         first, count = (int(self._particle_extents[index][name]) for name in ("first", "N"))
         where = f"{self.path}: {self._truth_group}/particles, event {index}"
-        return table.read(first, first + count, where)
+        rows = table.read(first, first + count, where)
+        neutrino = np.flatnonzero(interacting_neutrinos(rows))[:1]
+        return rows[np.r_[neutrino, np.delete(np.arange(count), neutrino)]]
 
     def primaries(self) -> Primaries:
-        """The first particle of every event, in one read; UserError if the file has no truth."""
+        """The primary of every event, in one pass; UserError if the file has no truth."""
         if self._particle_extents is None:
             raise UserError(f"{self.path}: no particle_<name>_group, so events have no labels; see data.truth")
         with open_for_reading(self.path) as file:
-            rows = Table(file, f"{self._truth_group}/particles", PRIMARY).read()
+            table = Table(file, f"{self._truth_group}/particles", _PRIMARY_AND_PROCESS)
+            rows, neutrinos = np.zeros(len(table), PRIMARY), [np.zeros(0, np.int64)]
+            for start in range(0, len(table), _TRUTH_ROWS):
+                part = table.read(start, start + _TRUTH_ROWS)
+                for name in PRIMARY.names or ():
+                    rows[name][start : start + _TRUTH_ROWS] = part[name]
+                neutrinos.append(start + np.flatnonzero(interacting_neutrinos(part)))
         has_particle = self._particle_extents["N"] > 0
-        return Primaries.of_rows(rows[self._particle_extents["first"][has_particle].astype(np.int64)], has_particle)
+        first, count = (self._particle_extents[has_particle][name].astype(np.int64) for name in ("first", "N"))
+        after = np.append(np.concatenate(neutrinos), len(rows))
+        neutrino = after[np.searchsorted(after, first)] if len(first) else first
+        return Primaries.of_rows(rows[np.where(neutrino < first + count, neutrino, first)], has_particle)
 
     def close(self) -> None:
         """Close this process's handle; the next read opens it again."""
@@ -170,6 +187,17 @@ class Larcv3Reader:
         if np.any(shapes[0] == 0) or np.any(shapes[0] >= 2**31):
             raise UserError(f"{where}/image_meta: impossible number_of_voxels {shapes[0].tolist()} in event 0")
         return voxel_extents[rows], tuple((int(wires), int(ticks)) for wires, ticks in shapes[0])
+
+    def _slow_chunks(self, packed_rows: int) -> str:
+        """A sentence where reading one event unpacks many."""
+        events = packed_rows * self.num_events // max(int(self.num_voxels.sum()), 1)
+        if events < _SLOW_EVENTS:
+            return ""
+        return (
+            f"{self._images}/voxels lies in chunks of {packed_rows} rows, about {min(events, self.num_events)} events "
+            "each, and every read of an event unpacks a whole chunk; training will wait for it: repack the file with "
+            f"h5repack -l {self._images}/voxels:CHUNK=1000 IN OUT"
+        )
 
     def _read_particle_extents(self, file: h5py.File) -> NDArray[np.void]:
         extents = Table(file, f"{self._truth_group}/extents", EXTENTS).read()

@@ -11,20 +11,34 @@ from lartpc_ds.errors import UserError
 
 __all__ = ["check_extents", "check_same", "checked_ids", "checked_voxels", "choose_product", "choose_truth"]
 
+_LIKE_WIRES = re.compile(r"(wires|adc|charge|caldata|rawdigits?|deconv)$")
+
 # what writers leave in a number that nobody set: -1, or the largest of a type (larcv3: of int64)
 _UNSET = (-1, 2**31 - 1, 2**32 - 1, 2**63 - 1)
 
 
 def choose_product(file: str, groups: Sequence[str], product: str) -> str:
-    """With "auto": `wire`, else the only name that ends with `wire`, else the only one."""
+    """With "auto": `wire`, else the only name that ends with `wire`, else the only one that ends as wire images may.
+
+    What has no such name is never chosen: labels of pixels lie in the same groups.
+    """
     names = [match[1] for name in groups if (match := re.fullmatch(r"sparse2d_(.+)_group", name))]
-    if not names:
-        raise UserError(f"{file}: Data has no sparse2d_<product>_group, so no wire images")
     key = "data.product (inspect and display: --product)"
+    found = f"the file has {', '.join(name.removesuffix('_group') for name in groups) or 'no product'}"
+    unread = "; this version reads sparse2d alone, no dense images (image2d) and no clusters (cluster2d)"
+    if not names:
+        raise UserError(f"{file}: Data has no sparse2d_<product>_group, so no wire images to read; {found}{unread}")
     if product != "auto":
         return _given(file, names, product, key)
     wires = [name for name in names if name.endswith("wire")]
-    return _the_only(file, ["wire"] if "wire" in names else wires or names, key)
+    candidates = ["wire"] if "wire" in names else wires or [name for name in names if _LIKE_WIRES.search(name)]
+    if not candidates:
+        dense = unread if any(name.startswith(("image2d_", "cluster2d_")) for name in groups) else ""
+        raise UserError(
+            f"{file}: no sparse2d product is named like wire images (such as wire, sbndwire, adc, charge), so none is "
+            f"chosen, for it may hold labels; {found}{dense}; if {' or '.join(names)} is meant, set {key} to it"
+        )
+    return _the_only(file, candidates, key)
 
 
 def choose_truth(file: str, groups: Sequence[str], truth: str) -> str | None:

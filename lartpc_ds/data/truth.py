@@ -1,4 +1,7 @@
-"""The first particle of every event as arrays, so that labels of a million events are one numpy expression."""
+"""The primary of every event as arrays, so that labels of a million events are one numpy expression.
+
+The primary is the first particle, or the neutrino that interacted wherever it stands: some writers list it last.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -9,14 +12,24 @@ from numpy.typing import NDArray
 
 from lartpc_ds.data.schema import PARTICLE
 
-__all__ = ["PRIMARY", "Primaries"]
+__all__ = ["NEUTRINOS", "PRIMARY", "Primaries", "interacting_neutrinos"]
+
+NEUTRINOS = (12, 14, 16)
+"""Codes of the Particle Data Group, without the sign."""
+_PROCESSES = (b"", b"primary")
 
 PRIMARY = np.dtype([(name, PARTICLE[name]) for name in ("pdg", "current_type", "px", "py", "pz", "energy_init")])
 
 
+def interacting_neutrinos(particles: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Which rows are neutrinos that interacted: no daughters of a decay, and with a current, charged or neutral."""
+    is_neutrino = np.isin(np.abs(particles["pdg"]), NEUTRINOS) & np.isin(particles["current_type"], (0, 1))
+    return is_neutrino & np.isin(np.char.lower(particles["process"]), _PROCESSES)
+
+
 @dataclass(frozen=True, slots=True)
 class Primaries:
-    """The first particle of each event; where there is none: pdg 0, current_type -1, momentum and energy NaN.
+    """The primary of each event; where there is none: pdg 0, current_type -1, momentum and energy NaN.
 
     `current_type` is 0 for charged, 1 for neutral current, -1 for a particle that is not a neutrino.
     """

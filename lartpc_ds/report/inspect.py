@@ -54,7 +54,7 @@ def inspect_files(
         try:
             refuse_duplicates(ids, np.concatenate([look.digests for _, look in seen]))
         except UserError as error:
-            report["problems"].append(str(error))
+            report["notes"].append(str(error))  # no fault of a file, and data.duplicates decides
     return report
 
 

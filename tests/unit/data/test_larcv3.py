@@ -213,7 +213,9 @@ def test_the_only_product_is_chosen_and_several_are_not(write_file):
     rename(path, WIRE, "sparse2d_adc_group")
     assert Larcv3Reader(path).product == "adc"
     copy_group(path, "sparse2d_adc_group", "sparse2d_seg_group")
-    with pytest.raises(UserError, match="cannot choose among adc, seg"):
+    assert Larcv3Reader(path).product == "adc"
+    copy_group(path, "sparse2d_adc_group", "sparse2d_charge_group")
+    with pytest.raises(UserError, match="cannot choose among adc, charge"):
         Larcv3Reader(path)
 
 

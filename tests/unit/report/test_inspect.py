@@ -104,3 +104,19 @@ def test_product_is_passed_on(real_events):
     assert report["events"][0]["planes"][0]["nonzero"] < 23223
     wrong = inspect_files([str(real_events / REAL)], product="none")
     assert wrong["events"] == [] and "--product" in wrong["problems"][0]
+
+
+def test_repeated_events_and_absurd_values_are_named(folder):
+    with h5py.File(folder / "bad.h5", "r+") as file:
+        voxels = file["Data/sparse2d_sbndwire_group/voxels"]
+        last = voxels[-10:]
+        last["value"][2] = -1e38
+        voxels[-10:] = last
+    report = inspect_files([f"{folder}/good.h5", f"{folder}/bad.h5"])
+    assert len(report["problems"]) == 2 and "event 0, plane 0: voxel id" in report["problems"][0]
+    assert "bad.h5: event 1, plane 2 holds the value -1e+38; expected at most 1e+09" in report["problems"][1]
+    assert ["no event identified" in note for note in report["notes"]] == [True]
+    (folder / "copy.h5").write_bytes((folder / "good.h5").read_bytes())
+    _, copies = inspect_files([f"{folder}/good.h5", f"{folder}/copy.h5"])["notes"]
+    assert "2 of 4 events repeat another one" in copies and "data.duplicates" in copies
+    assert copies in shown(inspect_files([f"{folder}/good.h5", f"{folder}/copy.h5"]))
