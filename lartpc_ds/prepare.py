@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lartpc_ds.checkpoint_files import check_weights_file
 from lartpc_ds.config import RunConfig
 from lartpc_ds.data.event_index import EventIndex
 from lartpc_ds.data.source import Source
@@ -121,6 +122,7 @@ def make_job(config: RunConfig, ds: Mapping[str, Any], layout: Layout, source: S
     if config.train.loss_target is not None:
         check_loss(config.train.loss_target, source, scores)
     if config.model.weights is not None:
+        check_weights_file(Path(config.model.weights), "model.weights")
         check_weights(model, Path(config.model.weights), "model.weights")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     steps = max_steps(config, layout, len(index.positions("train")))

@@ -8,6 +8,7 @@ import json
 import platform
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,20 @@ from torch import nn
 
 import lartpc_ds
 from lartpc_ds import checkpoint, engine
+from lartpc_ds.checkpoint_files import latest
 from lartpc_ds.config import RunConfig
 from lartpc_ds.data.dataset import EventDataset
 from lartpc_ds.data.event_index import EventIndex, read_index
 from lartpc_ds.data.source import Source
 from lartpc_ds.data.staging import stage
+from lartpc_ds.integrity import write_atomically
 from lartpc_ds.levers.apply import apply
 from lartpc_ds.memory import PeakMemory
 from lartpc_ds.parallel.groups import Groups
 from lartpc_ds.parallel.spatialize import TilePlan
 from lartpc_ds.parallel.tiles import Clock, Tiles
 from lartpc_ds.prepare import Job, make_loss, make_model, plan_of, strips_of, with_files
-from lartpc_ds.runlog import RunFolder, write_atomically
+from lartpc_ds.runlog import RunFolder
 from lartpc_ds.sources import augmentation, preprocessing, reopen_source
 from lartpc_ds.stage_engine import StageEngine
 from lartpc_ds.train import Predictions, Run, Stopped, evaluated, fit
@@ -40,12 +43,12 @@ __all__ = ["evaluate", "open_run", "train"]
 
 
 def open_run(folder: RunFolder) -> tuple[Run, dict[str, Any]]:
-    """The run as the command line wrote it, and its DeepSpeed JSON."""
+    """The run as the command line wrote it, and its DeepSpeed JSON; ranks trust what the command line has verified."""
     config = RunConfig.parse(tomllib.loads(folder.config_file.read_text()), str(folder.config_file))
     job = Job.from_dict(json.loads(folder.job_file.read_text()))
     index = read_index(folder.events_file, job.classes)
     facts = {"job": job.as_dict(), "config": config.model_dump(mode="json"), "versions": versions()}
-    return Run(folder, config, job, index, facts), json.loads(folder.ds_config_file.read_text())
+    return Run(folder, config, job, index, folder.record().run, facts), json.loads(folder.ds_config_file.read_text())
 
 
 def versions() -> dict[str, str]:
@@ -75,7 +78,7 @@ def train(folder: RunFolder, *, resume: bool, stop_requested: Callable[[], bool]
         del model  # the blocks of other stages
     else:
         trainer = engine.Engine(model.to(device), ds, groups, device, loss, tiles)
-    start = checkpoint.latest(folder.checkpoints) if resume else None
+    start = latest(folder.checkpoints) if resume else None
     progress = checkpoint.Progress() if start is None else checkpoint.load(trainer, start)
     source = reopen_source(_staged(run.config), run.index, run.job.image_shape, run.job.task)
     held_out = run.index.positions("validation")
@@ -119,7 +122,7 @@ def evaluate(folder: RunFolder, request: dict[str, Any]) -> None:
         update={"data": run.config.data.model_copy(update={"files": tuple(request["files"])})}
     )
     index = read_index(Path(request["events"]), job.classes)
-    run = Run(folder, config, job, index, run.facts)
+    run = replace(run, config=config, job=job, index=index)
     groups, device = engine.start(job.layout, run.config.launch.timeout_minutes)
     model = make_model(config, job.planes, len(job.classes))
     load_weights(model, Path(request["checkpoint"]) / "model.pt", "checkpoint")

@@ -38,6 +38,8 @@ class Run:
     config: RunConfig
     job: Job
     index: EventIndex
+    name: str
+    """Which run it is, as `files.json` has it."""
     facts: dict[str, Any]
     """Plain data that goes to every manifest, for a checkpoint to say what it belongs to."""
 
@@ -155,7 +157,7 @@ def fit(
         if held_out is not None and (last or _due(progress.step, config.train.eval_every)) and (last or not stop):
             predictions, progress, best = _evaluate(engine, run, held_out, progress)
         if last or stop or best or _due(progress.step, config.train.checkpoint_every):
-            checkpoint.save(engine, run.folder.checkpoints, progress, run.facts, best=best)
+            checkpoint.save(engine, run.folder.checkpoints, progress, run.name, run.facts, best=best)
         if stop and not last:
             raise Stopped
         started = time.perf_counter()

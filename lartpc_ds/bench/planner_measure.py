@@ -17,7 +17,7 @@ from lartpc_ds.bench.measure import PINNED, WARM_UP_STEPS, measure
 from lartpc_ds.bench.planner_layouts import RECIPE, MeasuredLayout
 from lartpc_ds.config import RunConfig
 from lartpc_ds.launch.command import check_devices
-from lartpc_ds.launch.embedded import SIMULATED, simulated_events
+from lartpc_ds.launch.embedded import simulated_events
 from lartpc_ds.launch.training import prepare_run
 from lartpc_ds.planning.problem import Candidate
 from lartpc_ds.runlog import RunFolder
@@ -78,7 +78,7 @@ def _prepared(
     for number, layout in enumerate(layouts):
         config, ds = loaded(layout, [f"train.max_steps={WARM_UP_STEPS + steps}"])
         check_devices(layout.candidate.layout.world_size, ds)
-        files = files or simulated_events(config, scratch / SIMULATED, progress).data.files
+        files = files or simulated_events(config, scratch / "simulated.h5", progress).data.files
         data = config.data.model_copy(update={"files": files})
         config, ds = applied(config.model_copy(update={"data": data}), ds, layout.candidate)
         folder = folders[layout.name] = RunFolder(scratch / f"{number}")

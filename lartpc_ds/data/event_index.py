@@ -7,6 +7,7 @@ classes, every event has an empty label.
 """
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from lartpc_ds.data.source import Source
 from lartpc_ds.data.split import SPLITS, assign
 from lartpc_ds.data.survey import Survey
 from lartpc_ds.errors import UserError
+from lartpc_ds.integrity import write_atomically
 
 __all__ = ["EventIndex", "build_index", "read_index", "write_index"]
 
@@ -69,12 +71,13 @@ def build_index(
 
 def write_index(index: EventIndex, path: Path) -> None:
     """Write `path` as CSV with a header; an existing file is replaced, the run folder guards itself."""
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        rows = csv.writer(stream)
-        rows.writerow(_COLUMNS)
-        for event, label, split in zip(index.ids, index.label.tolist(), index.split.tolist(), strict=True):
-            name = index.class_names[label] if label >= 0 else ""
-            rows.writerow((event.file, event.index, event.run, event.subrun, event.event, name, split))
+    text = io.StringIO(newline="")
+    rows = csv.writer(text)
+    rows.writerow(_COLUMNS)
+    for event, label, split in zip(index.ids, index.label.tolist(), index.split.tolist(), strict=True):
+        name = index.class_names[label] if label >= 0 else ""
+        rows.writerow((event.file, event.index, event.run, event.subrun, event.event, name, split))
+    write_atomically(path, text.getvalue())
 
 
 def read_index(path: Path, class_names: Sequence[str]) -> EventIndex:

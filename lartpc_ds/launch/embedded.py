@@ -11,9 +11,7 @@ from lartpc_ds.data.simulation import SimulationSummary, simulate_file
 from lartpc_ds.errors import UserError
 from lartpc_ds.prepare import with_files
 
-__all__ = ["SIMULATED", "simulate_with_progress", "simulated_events"]
-
-SIMULATED = "simulated.h5"
+__all__ = ["simulate_with_progress", "simulated_events"]
 
 
 def simulated_events(config: RunConfig, out: Path, console: Console) -> RunConfig:

@@ -9,10 +9,11 @@ from typing import Any
 
 from rich.console import Console
 
-from lartpc_ds import checkpoint, recipes
+from lartpc_ds import checkpoint_files, recipes
 from lartpc_ds.config import RunConfig, SplitConfig
 from lartpc_ds.data.event_index import EventIndex, write_index
 from lartpc_ds.errors import UserError
+from lartpc_ds.integrity import write_atomically
 from lartpc_ds.launch.command import command_of, default_devices
 from lartpc_ds.launch.job import run_job
 from lartpc_ds.launch.site import Site, apply_file_locking, with_environment
@@ -20,7 +21,7 @@ from lartpc_ds.launch.site_checks import asked_site, reached_site, source_of
 from lartpc_ds.launch.surveyed import print_findings, surveyed_index
 from lartpc_ds.layout import Layout
 from lartpc_ds.report.summary import print_evaluation
-from lartpc_ds.runlog import RunFolder, write_atomically
+from lartpc_ds.runlog import RunFolder
 from lartpc_ds.session import open_run
 from lartpc_ds.sources import open_source
 from lartpc_ds.train import Run
@@ -50,8 +51,11 @@ def evaluate(request: EvaluateRequest, console: Console) -> int:
             cannot take the job.
     """
     folder = recipes.folder_of(request.run_dir)
+    simulated = [] if request.files else [folder.simulated_file]
+    needed = (folder.config_file, folder.ds_config_file, folder.job_file, folder.events_file, *simulated)
+    folder.verified(*(path.name for path in needed))
     run, ds = open_run(folder)
-    chosen = checkpoint.resolve(folder.checkpoints, request.checkpoint)
+    chosen = _whole(run, request.checkpoint)
     site, layout = _site(request, run, ds)
     apply_file_locking(site)
     config, index, positions = _events(run, ds, request.files, console)
@@ -87,6 +91,17 @@ def evaluate(request: EvaluateRequest, console: Console) -> int:
         scores = f"scores: {predictions}\n" if predictions.exists() else ""
         console.print(f"checkpoint: {chosen}\n{scores}figures: {figures_file}", soft_wrap=True, highlight=False)
     return end.code
+
+
+def _whole(run: Run, name: str) -> Path:
+    """The checkpoint called `name`, whose weights are those that the run has written; UserError if they are not."""
+    folder = run.folder.checkpoints
+    chosen = checkpoint_files.resolve(folder, name)
+    if faults := checkpoint_files.faults(chosen, run.name, "model.pt"):
+        others = [path.name for path in checkpoint_files.complete(folder) if path.name != chosen.name]
+        other = f"take another with --checkpoint: {', '.join(others)}" if others else "there is no other"
+        raise UserError(f"checkpoint {chosen}: {', '.join(faults)}; {other}")
+    return chosen
 
 
 def _site(request: EvaluateRequest, run: Run, ds: Mapping[str, Any]) -> tuple[Site, Layout]:

@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,15 +17,17 @@ from typing import Any
 import tomli_w
 from rich.console import Console
 
-from lartpc_ds import checkpoint, ds_config, recipes
+from lartpc_ds import checkpoint_files, ds_config, recipes
 from lartpc_ds.config import RunConfig
 from lartpc_ds.data.event_index import EventIndex, write_index
 from lartpc_ds.errors import UserError
+from lartpc_ds.integrity import write_atomically
 from lartpc_ds.launch.command import (
     Command,
     command_of,
 )
-from lartpc_ds.launch.embedded import SIMULATED, simulated_events
+from lartpc_ds.launch.differences import differences, shortly
+from lartpc_ds.launch.embedded import simulated_events
 from lartpc_ds.launch.job import run_job
 from lartpc_ds.launch.plan import print_plan
 from lartpc_ds.launch.progress import JobDisplay
@@ -35,11 +37,11 @@ from lartpc_ds.launch.surveyed import print_findings, surveyed_index
 from lartpc_ds.layout import Layout
 from lartpc_ds.prepare import Job, absolute_paths, make_job, with_files
 from lartpc_ds.report.summary import print_summary
-from lartpc_ds.runlog import RunFolder, write_atomically
+from lartpc_ds.runlog import RunFolder
 from lartpc_ds.session import open_run
 from lartpc_ds.sources import index_events, open_source
 
-__all__ = ["ResolvedRun", "TrainRequest", "differences", "prepare_run", "shortly", "train"]
+__all__ = ["ResolvedRun", "TrainRequest", "prepare_run", "train"]
 
 # a resumed run may be longer, and may look and save more often; anything else would make it another run
 _MAY_CHANGE = {
@@ -119,8 +121,13 @@ def _train(request: TrainRequest, console: Console) -> int:
     if request.resume:
         folder = _resumed_folder(request)
         with folder.locked():
+            run = folder.verified().run
             resolved = _reopen(folder, config, ds, layout)
+            start, damaged = checkpoint_files.newest_whole(folder.checkpoints, run)
             site = reached_site(site, resolved.config, resolved.ds, folder, folder.logs, console)
+            # nothing has changed so far, and from here on nothing is refused
+            folder.write(resolved.config, resolved.ds, resolved.job.as_dict())
+            _go_back(folder, start, damaged, console)
             return _run(folder, resolved, site, console, request)
     folder = RunFolder(request.run_dir.absolute() if request.run_dir else _fresh_path(request.run))
     with _claimed(folder):
@@ -144,8 +151,8 @@ def _run(folder: RunFolder, resolved: ResolvedRun, site: Site, console: Console,
     print_findings(console, resolved.findings)
     print_plan(console, folder, resolved.config, resolved.ds, job, resolved.index, site)
     command = _command(site, folder.path, request)
-    start = checkpoint.latest(folder.checkpoints) if request.resume else None
-    start_step = 0 if start is None else int(checkpoint.manifest(start)["progress"]["step"])
+    start = checkpoint_files.latest(folder.checkpoints) if request.resume else None
+    start_step = 0 if start is None else int(checkpoint_files.manifest(start)["progress"]["step"])
     folder.rewind_metrics(start_step)
     folder.done_file.unlink(missing_ok=True)
     with JobDisplay(folder, job.max_steps, console, verbose=request.verbose, start_step=start_step) as display:
@@ -154,7 +161,7 @@ def _run(folder: RunFolder, resolved: ResolvedRun, site: Site, console: Console,
             site,
             folder.logs,
             folder.done_file,
-            resumable=lambda: checkpoint.latest(folder.checkpoints) is not None,
+            resumable=lambda: checkpoint_files.latest(folder.checkpoints) is not None,
             say=display.say,
             on_poll=display.poll,
         )
@@ -167,6 +174,23 @@ def _run(folder: RunFolder, resolved: ResolvedRun, site: Site, console: Console,
             f"stopped early; continue with the same command and: --run-dir {folder.path} --resume", soft_wrap=True
         )
     return end.code
+
+
+def _go_back(folder: RunFolder, start: Path | None, damaged: Mapping[Path, Sequence[str]], console: Console) -> None:
+    """Say from where the run goes on, and put what is not whole out of its way."""
+    for path, faults in damaged.items():
+        _say(console, f"checkpoint {path.name} is damaged: {', '.join(faults)}; it becomes {path.name}.damaged")
+    if start is None:
+        _say(console, "there is no checkpoint yet: the run starts again from its first step")
+    else:
+        checkpoint_files.set_aside(list(damaged), start)
+        _say(console, f"going on from {'the one before, ' if damaged else ''}{start.name}")
+    if garbled := folder.garbled_metrics():
+        _say(console, f"metrics.jsonl: left out what is no line of ours: line {', '.join(map(str, garbled))}")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _command(site: Site, path: Path, request: TrainRequest) -> Command:
@@ -203,9 +227,9 @@ def prepare_run(
     """
     resolved = _resolve(config, ds, layout, folder, console, look=look)
     write_index(resolved.index, folder.events_file)
-    folder.write(resolved.config, resolved.ds, resolved.job.as_dict())
     if resolved.findings:
         write_atomically(folder.findings_file, "".join(f"{line}\n" for line in resolved.findings))
+    folder.write(resolved.config, resolved.ds, resolved.job.as_dict())
     return resolved
 
 
@@ -213,7 +237,7 @@ def _resolve(
     config: RunConfig, ds: dict[str, Any], layout: Layout, folder: RunFolder, console: Console, *, look: bool
 ) -> ResolvedRun:
     if not config.data.files and config.data.target is None:
-        config = simulated_events(config, folder.path / SIMULATED, console)
+        config = simulated_events(config, folder.simulated_file, console)
     source = open_source(config)
     index, findings = surveyed_index(config, ds, source, console) if look else (index_events(config, source), ())
     job = make_job(config, ds, layout, source, index)
@@ -247,23 +271,8 @@ def _reopen(folder: RunFolder, config: RunConfig, ds: dict[str, Any], layout: La
             "\n  ".join([f"--resume: {folder.path} holds another run:", *changed])
             + "\nGive the options that the run was started with, or choose another --run-dir to start anew"
         )
-    folder.write(config, fresh_ds, job.as_dict())
     findings = folder.findings_file.read_text().splitlines() if folder.findings_file.exists() else []
     return ResolvedRun(config, fresh_ds, job, run.index, tuple(findings))
-
-
-def shortly(value: object) -> str:
-    """A leaf in a message."""
-    return json.dumps(value, default=str)[:80]
-
-
-def differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Leaves of two trees of plain data that differ: (dotted key, old, new)."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new}):
-            yield from differences(old.get(key), new.get(key), f"{prefix}{key}.")
-    elif json.dumps(old) != json.dumps(new):
-        yield prefix.removesuffix("."), old, new
 
 
 def _dry_run(
@@ -276,7 +285,7 @@ def _dry_run(
         folder.claim()
         resolved = _resolve(config, ds, layout, folder, console, look=True)
         if not config.data.files and config.data.target is None:
-            resolved = replace(resolved, config=with_files(resolved.config, (str(path / SIMULATED),)))
+            resolved = replace(resolved, config=with_files(resolved.config, (str(RunFolder(path).simulated_file),)))
         print_findings(console, resolved.findings)
         print_plan(console, RunFolder(path), resolved.config, resolved.ds, resolved.job, resolved.index, site)
     command = _command(site, path, request)

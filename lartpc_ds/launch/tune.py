@@ -22,7 +22,7 @@ from lartpc_ds.config import RunConfig
 from lartpc_ds.errors import UserError
 from lartpc_ds.launch.calibrate import CalibrateRequest, calibrate
 from lartpc_ds.launch.command import check_devices, default_devices
-from lartpc_ds.launch.embedded import SIMULATED, simulated_events
+from lartpc_ds.launch.embedded import simulated_events
 from lartpc_ds.launch.planner import memory_of, problem_of
 from lartpc_ds.launch.site import apply_file_locking, here, with_environment
 from lartpc_ds.launch.tune_folder import TuneFolder
@@ -149,7 +149,7 @@ def _planned(
         _say(console, f"left out: {told}")
     files = config.data.files
     if not files and config.data.target is None:
-        files = simulated_events(config, folder.path / SIMULATED, console).data.files
+        files = simulated_events(config, folder.simulated_file, console).data.files
     return files, trials
 
 

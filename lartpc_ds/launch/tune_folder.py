@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from lartpc_ds.errors import UserError
-from lartpc_ds.launch.training import differences, shortly
+from lartpc_ds.integrity import Damage, FileRecord, fault, seal, sync, unseal, write_atomically
+from lartpc_ds.launch.differences import differences, shortly
 from lartpc_ds.launch.tune_trials import Trial
 from lartpc_ds.report.tuning import TrialResult
-from lartpc_ds.runlog import RunFolder, write_atomically
+from lartpc_ds.runlog import RunFolder
 
 __all__ = ["TuneFolder"]
 
@@ -52,6 +53,11 @@ class TuneFolder:
     def plot_file(self) -> Path:
         """The results as a picture."""
         return self.path / "tune.png"
+
+    @property
+    def simulated_file(self) -> Path:
+        """The events of all trials, where the run simulates its own."""
+        return self.path / "simulated.h5"
 
     def run_folder(self, number: int) -> RunFolder:
         """Of trial `number`, counted from 1."""
@@ -92,20 +98,23 @@ class TuneFolder:
 
     def write_plan(self, asked: Mapping[str, Any], files: Sequence[str], trials: Sequence[Trial]) -> None:
         """Write down what was asked, the event files and the trials."""
-        tree = {"asked": asked, "files": files, "trials": [trial.as_dict() for trial in trials]}
-        write_atomically(self.plan_file, json.dumps(tree, indent=2) + "\n")
+        tree: dict[str, Any] = {"asked": asked, "files": files, "trials": [trial.as_dict() for trial in trials]}
+        if self.simulated_file.exists():
+            sync(self.simulated_file)
+            tree["simulated"] = FileRecord.of(self.simulated_file).as_dict()
+        write_atomically(self.plan_file, seal(tree))
 
     def read_plan(self, asked: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Trial]]:
         """The event files and the trials that were written down.
 
         Raises:
-            UserError: there is no tuning here, or it was asked for something else.
+            UserError: there is no tuning here, it is damaged, or it was asked for something else.
         """
         if not self.plan_file.is_file():
             raise UserError(
                 f"--resume: {self.path} has no tuning in it (no tune.json); leave --resume out to start one"
             )
-        tree = json.loads(self.plan_file.read_text())
+        tree = self._whole_plan()
         changes = differences(tree["asked"], json.loads(json.dumps(asked)))
         changed = [f"{key}: was {shortly(old)}, is {shortly(new)}" for key, old, new in changes]
         if changed:
@@ -115,18 +124,34 @@ class TuneFolder:
             )
         return tuple(tree["files"]), [Trial.from_dict(one, str(self.plan_file)) for one in tree["trials"]]
 
+    def _whole_plan(self) -> dict[str, Any]:
+        try:
+            tree = unseal(self.plan_file)
+            if "simulated" in tree and (told := fault(self.simulated_file, FileRecord(**tree["simulated"]))):
+                raise Damage(told)
+        except Damage as damage:
+            raise UserError(
+                f"--resume: {self.path}: {damage}; restore it from a copy, or choose another --out to start anew"
+            ) from None
+        return tree
+
     def append(self, trial: Trial, result: TrialResult) -> None:
         """Add one that has ended."""
         with self.results_file.open("a") as stream:
             stream.write(json.dumps({"key": trial.key, **asdict(result)}) + "\n")
 
     def results(self) -> dict[str, TrialResult]:
-        """Those that have ended, by their trial's key; a last line cut short by a kill is left out."""
+        """Those that have ended, by their trial's key.
+
+        A line that is no result of a trial, garbled or cut short by a kill, is left out: its trial runs again.
+        """
         found = {}
         if self.results_file.exists():
-            for line in self.results_file.read_text().splitlines(keepends=True):
-                if line.endswith("\n"):
+            for line in self.results_file.read_bytes().split(b"\n"):
+                try:
                     tree = json.loads(line)
                     key = tree.pop("key")
                     found[key] = TrialResult(**tree)
+                except (ValueError, TypeError, AttributeError, KeyError):
+                    continue
         return found

@@ -8,9 +8,9 @@ import tomli_w
 
 from lartpc_ds import ds_config, recipes
 from lartpc_ds.config import RunConfig
+from lartpc_ds.integrity import write_atomically
 from lartpc_ds.launch.tune_trials import Trial
 from lartpc_ds.planning.applied import offloads
-from lartpc_ds.runlog import write_atomically
 
 __all__ = ["write_winner"]
 

@@ -32,13 +32,14 @@ def path_of(run: str) -> Path:
     """The TOML file behind RUN: a shipped recipe's name, a path, or the folder of a run.
 
     Raises:
-        UserError: none of them; lists the recipes.
+        UserError: none of them; lists the recipes. Or a run folder that is damaged.
     """
     if run in names():
         return _FOLDER / f"{run}.toml"
     if Path(run).is_file():
         return Path(run)
     if (folder := _folder(run)) is not None:
+        folder.verified(*(path.name for path in (folder.config_file, folder.ds_config_file, folder.job_file)))
         return folder.config_file
     raise UserError(
         f"RUN = {run!r}: no such file, no run folder, and no recipe of that name; recipes: {', '.join(names())}"
@@ -74,8 +75,7 @@ def folder_of(run: Path) -> RunFolder:
 def _folder(run: str) -> RunFolder | None:
     """The run folder that RUN names."""
     folder = RunFolder(Path(run))
-    named = run and run not in names()
-    return folder if named and folder.config_file.is_file() and folder.job_file.is_file() else None
+    return folder if run and run not in names() and folder.is_run else None
 
 
 def load(run: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, dict[str, Any]]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lartpc_ds import session
-from lartpc_ds.checkpoint import latest
+from lartpc_ds.checkpoint_files import latest
 from lartpc_ds.runlog import RunFolder
 from tests.ranks import run_ranks
 from tests.small_runs import prepared, write_events, write_run_toml

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from lartpc_ds.errors import UserError
-from lartpc_ds.runlog import RunFolder, write_atomically
+from lartpc_ds.integrity import write_atomically
+from lartpc_ds.runlog import RunFolder
 
 
 @pytest.fixture

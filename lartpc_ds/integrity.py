@@ -1,0 +1,127 @@
+"""Files that survive a crash when they are written, and that are told from damaged ones when they are read.
+
+A disk, a copy or a hand may change a file without an error: a flipped byte of a weight is still a weight. So whoever
+writes what shapes numbers notes its size and checksum (`FileRecord`), and whoever reads it compares. The notes stand in
+JSON files that carry a checksum of their own content (`seal`, `unseal`).
+
+BLAKE2b is in the standard library, is twice as fast as SHA-256 where the processor has no instructions for the latter,
+and `b2sum -l 256 FILE` prints the same digits. Rejected: xxhash, a further dependency for time that nobody notices
+beside that of a training step; checksums inside each format, which neither TOML, CSV nor DeepSpeed's files have.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+from lartpc_ds.errors import UserError
+
+__all__ = ["Damage", "FileRecord", "fault", "seal", "sync", "unseal", "write_atomically"]
+
+_SEAL = "blake2b"
+_blake2b = partial(hashlib.blake2b, digest_size=32)
+
+
+class Damage(UserError):
+    """A file is not what was written there; the message names the file and says how it differs."""
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside, wait for the disk, and rename: neither a reader nor a crash ever meets half a file."""
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    sync(partial)
+    partial.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """What a file was when it was written."""
+
+    size_bytes: int
+    blake2b: str
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """Of a file, in one pass that keeps none of it in memory."""
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, _blake2b).hexdigest()
+            return cls(stream.tell(), digest)
+
+    @classmethod
+    def of_text(cls, text: str) -> Self:
+        """Of a file with this content."""
+        content = text.encode()
+        return cls(len(content), _digest(content))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; the inverse is `FileRecord(**tree)`."""
+        return asdict(self)
+
+
+def _digest(content: bytes) -> str:
+    return _blake2b(content).hexdigest()
+
+
+def fault(path: Path, *accepted: FileRecord) -> str | None:
+    """How the file differs from all of `accepted`, named by its own name; None if it is one of them."""
+    try:
+        size = path.stat().st_size
+        if any(record.size_bytes == size for record in accepted):
+            if FileRecord.of(path) in accepted:
+                return None
+            return f"{path.name} has another content than was written (its checksum differs)"
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        return f"{path.name} is missing" if missing else f"{path.name} cannot be read ({error.strerror})"
+    if size == 0:
+        return f"{path.name} is empty"
+    return f"{path.name} has {size} bytes where {accepted[0].size_bytes} were written"
+
+
+def seal(tree: Mapping[str, Any]) -> str:
+    """A JSON text of `tree` with a checksum of its content."""
+    return json.dumps({**tree, _SEAL: _content_digest(tree)}, indent=2) + "\n"
+
+
+def unseal(path: Path) -> dict[str, Any]:
+    """The tree of a file that `seal` made.
+
+    Raises:
+        Damage: it is missing, no such file, or changed.
+    """
+    try:
+        tree = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise Damage(f"{path.name} is missing") from None
+    except OSError as error:
+        raise Damage(f"{path.name} cannot be read ({error.strerror})") from None
+    except ValueError:  # not JSON, or not UTF-8
+        empty = path.stat().st_size == 0
+        raise Damage(f"{path.name} is {'empty' if empty else 'no JSON: cut short or overwritten'}") from None
+    if not isinstance(tree, dict):
+        raise Damage(f"{path.name} holds no JSON object")
+    written = tree.pop(_SEAL, None)
+    if written is None:
+        raise Damage(f"{path.name} has no checksums: an earlier version of lartpc-ds wrote it")
+    if written != _content_digest(tree):
+        raise Damage(f"{path.name} has another content than was written (its checksum differs)")
+    return tree
+
+
+def _content_digest(tree: Mapping[str, Any]) -> str:
+    return _digest(json.dumps(tree, sort_keys=True).encode())
