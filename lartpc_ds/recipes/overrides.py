@@ -15,7 +15,7 @@ from typing import Any
 
 __all__ = ["Override", "parse", "put"]
 
-_TOML_WORDS = {"true": "true", "false": "false", "yes": "true", "no": "false", "on": "true", "off": "false"}
+_BOOLEANS = ("true", "false")
 _NOTHING = ("None", "null", "nil")  # but "none" is a value of several keys
 _OPENS = {"[": "a list", "{": "a table", '"': "a quoted string", "'": "a quoted string", "(": "a list, in [ ],"}
 
@@ -71,7 +71,7 @@ def _not_a_string(key: str, value: str, error: str) -> str | None:
         # tomllib counts columns in the line that it was given
         where = re.sub(r" \(at .*\)$", "", error)
         return f"VALUE begins like {_OPENS[value[0]]} but is not TOML: {where}; {quoted}"
-    if (word := _TOML_WORDS.get(value.lower())) is not None:
+    if (word := value.lower()) in _BOOLEANS:
         return f"TOML writes {word}: --set {key}={word}; {quoted}"
     if value in _NOTHING:
         return f"TOML has no {value}; leave the key out for its default; {quoted}"
