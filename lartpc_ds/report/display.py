@@ -1,11 +1,15 @@
 """Event displays: every plane of one event, wire across and tick up, on one charge scale.
 
 A track is one pixel wide in up to 3456 x 6048, a panel some 600 pixels: sampling the image would lose it, so pixels are
-pooled to the canvas by their largest value. The view is the bounding box of the charge unless `full` is asked for, with
-the same ticks in all planes, since drift time is what they share; noise does not count for the box. The scale
-ends at a percentile of the charge, or one Bragg peak would darken every minimum-ionising track.
+pooled to the canvas by the value of largest magnitude. Unless `full` is asked for, the view bounds the charge of each
+plane but for a small share at each end, with the same ticks in all planes, since drift time is what they share; noise,
+which is pixels that are both alone and faint, does not count, and a plane says what it does not show. Rejected: to
+bound runs of ticks, because a file of summed ticks has no long ones but where a track is steep. The scale ends at a
+percentile of the charge, or one Bragg peak would darken every minimum-ionising track, and is diverging where a pixel is
+negative.
 """
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +30,10 @@ _PANEL_PIXELS = 700
 _DPI = 150
 _SCALE_PERCENTILE = 99.0
 _MARGIN = 0.06
-# a pulse lasts longer than noise stays above the zero suppression: fewer ticks in a row do not stretch the view
-_PULSE_TICKS = 4
+# of a plane's charge but noise, that the view may leave out at each end of either axis: two pixels of noise that touch
+_TAIL = 0.005
+# of a plane's charge, noise included: less in view than so much is said
+_SHOWN = 0.95
 
 
 def truth_text(event: Event) -> str:
@@ -61,26 +67,30 @@ def draw_event(event: Event, out: Path, *, title: str | None = None, full: bool 
         raise UserError(f"{out}: the folder {out.parent} does not exist; make it first")
     # imported here: it takes half a second that no other command needs to wait for
     from matplotlib import colormaps
-    from matplotlib.colors import PowerNorm
+    from matplotlib.colors import FuncNorm
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    # the square root of the scale lifts faint tracks; a Figure without pyplot: no global state and no display server
+    # a Figure without pyplot: no global state and no display server
     figure = Figure(figsize=(5.2 * len(event.planes) + 0.9, 5.6), dpi=_DPI, layout="constrained")
     panels = figure.subplots(1, len(event.planes), sharey=True, squeeze=False)[0]
-    top = _scale_top(event)
-    norm, colours = PowerNorm(0.5, vmin=0, vmax=top), colormaps["inferno"].with_extremes(bad="black")
+    top, signed = _scale_top(event), any((plane.values < 0).any() for plane in event.planes)
+    # the square root of the scale lifts faint tracks
+    norm = FuncNorm((_signed_root, _signed_square), vmin=-top if signed else 0, vmax=top)
+    # both are dark at 0
+    colours = colormaps["berlin" if signed else "inferno"].with_extremes(bad="black")
     wires, ticks = _full_view(event) if full else _charge_view(event)
     for panel, plane, plane_wires in zip(panels, event.planes, wires, strict=True):
         image, extent = _pooled(plane, plane_wires, ticks)
         picture = panel.imshow(
             image.T, origin="lower", extent=extent, aspect="auto", interpolation="nearest", cmap=colours, norm=norm
         )
-        panel.set_title(f"plane {plane.plane}: {np.count_nonzero(plane.values):,} pixels", fontsize=10)
+        panel.set_title(_plane_title(plane, plane_wires, ticks), fontsize=10)
         panel.set_xlabel("wire")
         panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     panels[0].set_ylabel("time tick")
-    figure.colorbar(picture, ax=list(panels), label="charge per pixel (units of the file)", extend="max", pad=0.01)
+    extend = "both" if signed else "max"
+    figure.colorbar(picture, ax=list(panels), label="charge per pixel (units of the file)", extend=extend, pad=0.01)
     figure.suptitle(_title(event) if title is None else title, fontsize=12)
     figure.savefig(out, format="png")
 
@@ -95,8 +105,37 @@ def _title(event: Event) -> str:
     return f"{truth}\n{name}" if truth else name
 
 
+def _plane_title(plane: Plane, wires: Range, ticks: Range) -> str:
+    """How many pixels there are, and what of their charge is not in view, if that is not little."""
+    title = f"plane {plane.plane}: {np.count_nonzero(plane.values):,} pixels"
+    if negative := int(np.sum(plane.values < 0)):
+        title += f", {negative:,} negative"
+    shown = _shown(plane, wires, ticks)
+    return title if shown >= _SHOWN else f"{title}\n{1 - shown:.0%} of the charge, faint single pixels, is not in view"
+
+
+def _shown(plane: Plane, wires: Range, ticks: Range) -> float:
+    """Share of a plane's charge, by magnitude, that the view shows."""
+    charge = np.abs(plane.values).astype(np.float64)
+    total = float(charge.sum())
+    return float(charge[_inside(plane, wires, ticks)].sum()) / total if total else 1.0
+
+
+def _inside(plane: Plane, wires: Range, ticks: Range) -> NDArray[np.bool_]:
+    wire, tick = np.divmod(plane.ids, plane.shape[1])
+    return (wire >= wires[0]) & (wire < wires[1]) & (tick >= ticks[0]) & (tick < ticks[1])
+
+
+def _signed_root(charge: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.sign(charge) * np.sqrt(np.abs(charge))
+
+
+def _signed_square(root: NDArray[np.float64]) -> NDArray[np.float64]:
+    return root * np.abs(root)
+
+
 def _scale_top(event: Event) -> float:
-    charge = np.concatenate([plane.values[plane.values > 0] for plane in event.planes])
+    charge = np.concatenate([np.abs(plane.values[plane.values != 0]) for plane in event.planes])
     return float(np.percentile(charge, _SCALE_PERCENTILE)) if len(charge) else 1.0
 
 
@@ -106,37 +145,68 @@ def _full_view(event: Event) -> tuple[list[Range], Range]:
 
 
 def _charge_view(event: Event) -> tuple[list[Range], Range]:
-    """The wires of each plane that saw a pulse, and the ticks of all pulses."""
-    pulses = [np.divmod(_pulse_ids(plane), plane.shape[1]) for plane in event.planes]
-    wires = [_view(wire, plane.shape[0]) for (wire, _), plane in zip(pulses, event.planes, strict=True)]
-    return wires, _view(np.concatenate([tick for _, tick in pulses]), _full_view(event)[1][1])
+    """The wires of each plane, and the ticks of all, that have all charge but noise and small tails."""
+    wires, ticks = [], []
+    for plane in event.planes:
+        kept = np.flatnonzero(plane.values)[_structure(plane)]
+        wire, tick = np.divmod(plane.ids[kept], plane.shape[1])
+        charge = np.abs(plane.values[kept]).astype(np.float64)
+        wires.append(_with_margin(_core(wire, charge), plane.shape[0]))
+        ticks.append(_core(tick, charge))
+    found = [one for one in ticks if one is not None]
+    bounds = (min(first for first, _ in found), max(stop for _, stop in found)) if found else None
+    return wires, _with_margin(bounds, _full_view(event)[1][1])
 
 
-def _pulse_ids(plane: Plane) -> NDArray[np.int64]:
-    """First and last ids of every `_PULSE_TICKS` consecutive ticks with charge; all ids if there is no such run."""
-    ids = plane.ids[plane.values != 0]
-    reach = _PULSE_TICKS - 1
-    starts = ids[:-reach][ids[reach:] - ids[:-reach] == reach]
-    return np.concatenate([starts, starts + reach]) if len(starts) else ids
+def _structure(plane: Plane) -> NDArray[np.bool_]:
+    """Which of a plane's pixels with charge are not noise: they touch another, or are as bright as half of those."""
+    charged = plane.values != 0
+    wire, tick = np.divmod(plane.ids[charged], plane.shape[1])
+    occupied = np.zeros((plane.shape[0] + 2, plane.shape[1] + 2), bool)  # with a border of none
+    occupied[wire + 1, tick + 1] = True
+    touching = np.zeros(len(wire), bool)
+    for down, right in itertools.product(range(3), range(3)):
+        if (down, right) != (1, 1):
+            touching |= occupied[wire + down, tick + right]
+    if not touching.any():
+        return ~touching
+    charge = np.abs(plane.values[charged])
+    bright: NDArray[np.bool_] = charge >= np.median(charge[touching])
+    return touching | bright
 
 
-def _view(positions: NDArray[np.int64], size: int) -> Range:
-    """The range that holds all positions and a margin, inside [0, size)."""
+def _core(positions: NDArray[np.int64], charge: NDArray[np.float64]) -> Range | None:
+    """The range that leaves out less than `_TAIL` of the charge at each end; None without charge."""
     if len(positions) == 0:
+        return None
+    order = np.argsort(positions, kind="stable")
+    below = np.cumsum(charge[order])
+    first = np.searchsorted(below, _TAIL * below[-1], side="right")
+    last = np.searchsorted(below, (1 - _TAIL) * below[-1])
+    return int(positions[order[first]]), int(positions[order[last]]) + 1
+
+
+def _with_margin(core: Range | None, size: int) -> Range:
+    """The core and a margin, inside [0, size); everything without a core."""
+    if core is None:
         return 0, size
-    first, stop = int(positions.min()), int(positions.max()) + 1
-    margin = 2 + int(_MARGIN * (stop - first))
-    return max(first - margin, 0), min(stop + margin, size)
+    margin = 2 + int(_MARGIN * (core[1] - core[0]))
+    return max(core[0] - margin, 0), min(core[1] + margin, size)
 
 
 def _pooled(plane: Plane, wires: Range, ticks: Range) -> tuple[NDArray[np.float32], tuple[int, int, int, int]]:
-    """The view as at most `_PANEL_PIXELS` blocks an axis, each its largest value, NaN where empty; and its extent."""
+    """The view as at most `_PANEL_PIXELS` blocks an axis, each its value of largest magnitude; and its extent.
+
+    NaN is where nothing is.
+    """
     wire_block, tick_block = (-(-(stop - first) // _PANEL_PIXELS) for first, stop in (wires, ticks))
     shape = -(-(wires[1] - wires[0]) // wire_block), -(-(ticks[1] - ticks[0]) // tick_block)
-    wire, tick = np.divmod(plane.ids, plane.shape[1])
-    charged = (plane.values != 0) & (wire >= wires[0]) & (wire < wires[1]) & (tick >= ticks[0]) & (tick < ticks[1])
-    blocks = (wire[charged] - wires[0]) // wire_block, (tick[charged] - ticks[0]) // tick_block
-    image = np.full(shape, np.nan, np.float32)
-    # fmax takes the number where the other is NaN
-    np.fmax.at(image, blocks, plane.values[charged])
+    charged = (plane.values != 0) & _inside(plane, wires, ticks)
+    wire, tick = np.divmod(plane.ids[charged], plane.shape[1])
+    blocks = (wire - wires[0]) // wire_block, (tick - ticks[0]) // tick_block
+    highest, lowest = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
+    # fmax and fmin take the number where the other is NaN
+    np.fmax.at(highest, blocks, plane.values[charged])
+    np.fmin.at(lowest, blocks, plane.values[charged])
+    image = np.where(np.abs(lowest) > np.abs(highest), lowest, highest)
     return image, (wires[0], wires[0] + shape[0] * wire_block, ticks[0], ticks[0] + shape[1] * tick_block)

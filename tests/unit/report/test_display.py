@@ -1,9 +1,13 @@
+import itertools
+
 import matplotlib.image
 import numpy as np
 import pytest
 
 from lartpc_ds.data.event import Event, EventId, Plane
+from lartpc_ds.data.files import make_reader
 from lartpc_ds.data.schema import PARTICLE
+from lartpc_ds.data.simulation import simulate_file
 from lartpc_ds.errors import UserError
 from lartpc_ds.report import display
 from lartpc_ds.report.display import display_event, draw_event, truth_text
@@ -39,6 +43,21 @@ def test_thin_track_stays_visible_in_the_full_view(tmp_path):
     assert lit[:, : int(0.9 * picture.shape[1])].sum() > 200
 
 
+def of_planes(*planes: Plane) -> Event:
+    return Event(EventId("sim.h5", 0, 1, 0, 7), planes, np.zeros(0, PARTICLE))
+
+
+def plane_of(pixels: dict[tuple[int, int], float], shape: tuple[int, int] = (3456, 6048)) -> Plane:
+    found = sorted((wire * shape[1] + tick, value) for (wire, tick), value in pixels.items())
+    ids, values = zip(*found, strict=True)
+    return Plane(0, shape, np.array(ids, np.int64), np.array(values, np.float32))
+
+
+def titles(event: Event) -> list[str]:
+    wires, ticks = display._charge_view(event)
+    return [display._plane_title(plane, at, ticks) for plane, at in zip(event.planes, wires, strict=True)]
+
+
 def test_view_is_the_charge_with_a_margin_and_ignores_noise():
     # a pulse of 9 ticks on each of 800 wires, and noise of 3 ticks in two corners
     wire, tick = np.divmod(np.arange(800 * 9), 9)
@@ -47,15 +66,104 @@ def test_view_is_the_charge_with_a_margin_and_ignores_noise():
     event = track((3456, 6048), 0, 0, 1)
     plane = Plane(0, (3456, 6048), ids, np.ones(len(ids), np.float32))
     event = Event(event.id, (plane, plane), event.particles)
-    assert display._charge_view(event) == ([(950, 1850)] * 2, (2999, 3012))
+    # 0.5 % of 7206 pixels are 36: three wires at each end, which the margin, 6 % of the others and 2, brings back
+    assert display._charge_view(event) == ([(1003 - 49, 1797 + 49)] * 2, (2999, 3012))
     assert display._full_view(event) == ([(0, 3456)] * 2, (0, 6048))
 
 
+def test_a_long_run_of_ticks_does_not_hide_the_shorter_ones():
+    # what summing ticks leaves of a shallow track: a tick or two a wire; and one steep piece
+    shallow = {(1000 + step, 3000 + step // 3): 50.0 for step in range(600)}
+    steep = {(400, tick): 50.0 for tick in range(500, 520)}
+    event = of_planes(plane_of({**shallow, **steep}), plane_of(shallow))
+    wires, ticks = display._charge_view(event)
+    assert wires[0][0] < 400 and wires[0][1] >= 1600 and ticks[0] < 500 and ticks[1] >= 3200
+    assert titles(event) == ["plane 0: 620 pixels", "plane 0: 600 pixels"]
+
+
+def test_a_track_with_gaps_is_no_noise_because_it_is_as_bright_as_the_rest():
+    gaps = {(500 + 3 * step, 3000 + 2 * step): 40.0 + step % 5 for step in range(300)}
+    delta = {(2000, tick): 40.0 for tick in range(100, 110)}
+    event = of_planes(plane_of({**gaps, **delta}))
+    (wires,), ticks = display._charge_view(event)
+    assert display._shown(event.planes[0], wires, ticks) == 1
+
+
+def test_what_is_not_in_view_is_said_where_it_is_not_little():
+    rng = np.random.default_rng(0)
+    pulse = {(1000 + step // 10, 3000 + step % 10): 50.0 for step in range(1000)}
+    scatter = {(wire, 10 + 3 * tick): 5.0 for wire, tick in rng.integers(0, (3456, 1900), (1000, 2)).tolist()}
+    few = dict(list(scatter.items())[:100])
+    assert titles(of_planes(plane_of({**scatter, **pulse}))) == [
+        f"plane 0: {len(scatter | pulse):,} pixels\n9% of the charge, faint single pixels, is not in view"
+    ]
+    assert titles(of_planes(plane_of({**few, **pulse}))) == ["plane 0: 1,100 pixels"]
+
+
+def test_real_planes_show_their_charge(real_events):
+    reader = make_reader(real_events / "sbnd_2events_larcv3.h5")
+    for index in range(2):
+        event = reader.read(index)
+        wires, ticks = display._charge_view(event)
+        for plane, at in zip(event.planes, wires, strict=True):
+            assert display._shown(plane, at, ticks) > 0.98
+
+
+def summed(plane: Plane, ticks: int) -> Plane:
+    wire, tick = np.divmod(plane.ids, plane.shape[1])
+    size = -(-plane.shape[1] // ticks)
+    ids, position = np.unique(wire * size + tick // ticks, return_inverse=True)
+    values = np.bincount(position, plane.values).astype(np.float32)
+    return Plane(plane.plane, (plane.shape[0], size), ids, values)
+
+
+def test_simulated_events_summed_by_six_ticks_show_what_is_no_noise(tmp_path):
+    simulate_file(
+        tmp_path / "a.h5",
+        "argoneut",
+        num_events=12,
+        classes=("electron", "muon"),
+        momentum_gev=(0.2, 0.4),
+        seed=3,
+        workers=1,
+    )
+    reader = make_reader(tmp_path / "a.h5")
+    for index in range(12):
+        event = of_planes(*(summed(plane, 6) for plane in reader.read(index).planes))
+        wires, ticks = display._charge_view(event)
+        for plane, at, title in zip(event.planes, wires, titles(event), strict=True):
+            shown = display._shown(plane, at, ticks)
+            assert shown >= 0.95 or f"{1 - shown:.0%} of the charge" in title
+            # by another way than the code's: pixels with a neighbour are those that stand next to one in the image
+            image = np.zeros(plane.shape)
+            image.flat[plane.ids] = np.abs(plane.values)
+            padded = np.pad(image > 0, 1).astype(int)
+            around = sum(np.roll(padded, by, (0, 1)) for by in itertools.product((-1, 0, 1), repeat=2)) - padded
+            image[around[1:-1, 1:-1] == 0] = 0
+            assert image[slice(*at), slice(*ticks)].sum() >= 0.95 * image.sum()
+
+
 def test_view_without_any_pulse_holds_all_pixels():
-    assert display._charge_view(track((3456, 6048), 1000, 3001, 800)) == ([(950, 1850)] * 2, (2999, 3004))
+    # a track along the wires, one tick wide; and pixels that do not touch
+    assert display._charge_view(track((3456, 6048), 1000, 3001, 800)) == ([(1004 - 49, 1796 + 49)] * 2, (2999, 3004))
+    apart = of_planes(plane_of({(100 * step, 50 * step): 1.0 for step in range(30)}))
+    assert display._charge_view(apart) == ([(0, 3077)], (0, 1540))
 
 
-def test_pooling_keeps_the_largest_value_of_each_block():
+def test_negative_pixels_are_drawn_on_a_diverging_scale(tmp_path):
+    signs = {(10 + step, 20 + row): (-1.0) ** row * 30 for step in range(40) for row in range(2)}
+    event = of_planes(plane_of(signs, (60, 60)))
+    assert titles(event) == ["plane 0: 80 pixels, 40 negative"]
+    draw_event(event, tmp_path / "event.png")
+    picture = matplotlib.image.imread(tmp_path / "event.png")[..., :3]
+    panel = picture[picture.shape[0] // 4 :, : int(0.8 * picture.shape[1])]
+    red, green, blue = panel[..., 0], panel[..., 1], panel[..., 2]
+    bright = (panel.max(-1) > 0.5) & (np.abs(red - blue) > 0.2)
+    assert (bright & (red > blue) & (green < 0.9)).sum() > 1000, "positive pixels are red"
+    assert (bright & (blue > red)).sum() > 1000, "and negative ones blue"
+
+
+def test_pooling_keeps_the_value_of_largest_magnitude_of_each_block():
     rng = np.random.default_rng(0)
     shape = (1500, 2101)
     ids = np.sort(rng.choice(shape[0] * shape[1], 5000, replace=False))
@@ -63,9 +171,10 @@ def test_pooling_keeps_the_largest_value_of_each_block():
     image, extent = display._pooled(Plane(0, shape, ids, values), (0, 1500), (0, 2101))
     assert image.shape == (500, 526) and extent == (0, 1500, 0, 2104)
     for block in np.argwhere(~np.isnan(image))[::97]:
-        inside = ((ids // 2101) // 3 == block[0]) & ((ids % 2101) // 4 == block[1])
-        assert image[tuple(block)] == values[inside].max()
+        inside = values[((ids // 2101) // 3 == block[0]) & ((ids % 2101) // 4 == block[1])]
+        assert image[tuple(block)] == inside[np.abs(inside).argmax()]
     assert np.isnan(image).sum() == image.size - len(set(zip(ids // 2101 // 3, ids % 2101 // 4, strict=True)))
+    assert (image < 0).any()
 
 
 @pytest.mark.parametrize("index", [-1, 2])
