@@ -104,8 +104,9 @@ class DataConfig(Section):
     """Reader processes a rank; 0 reads in the training process."""
     seed: NonNegative = 0
     """Of the split, of the order of events and of `flip` and `shift`."""
-    flip: bool = False
-    """In training, mirror rows and, independently, columns of every second event."""
+    flip: Literal[False, True, "wires", "ticks", "both"] = False
+    """In training, mirror the wires (rows) or the ticks (columns) of an event with probability 1/2, all planes alike;
+    `both`, or true, does each independently of the other. For a beam only `ticks` is physical (docs/events.md)."""
     shift: tuple[NonNegative, NonNegative] = (0, 0)
     """In training, move every event by up to so many (rows, columns) either way; what comes in is 0."""
     simulate: SimulateConfig = SimulateConfig()

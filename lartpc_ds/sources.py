@@ -116,7 +116,9 @@ def index_events(config: RunConfig, source: Source, look: Survey | None = None) 
 
 def augmentation(config: RunConfig) -> Augmentation:
     """What happens to the images in training."""
-    return Augmentation(config.data.flip, config.data.shift, config.data.seed)
+    flip = config.data.flip
+    mirrored = (flip in (True, "both", "wires"), flip in (True, "both", "ticks"))
+    return Augmentation(mirrored, config.data.shift, config.data.seed)
 
 
 def preprocessing(config: RunConfig, image_shape: tuple[int, int]) -> Preprocessing:

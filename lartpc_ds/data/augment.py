@@ -55,20 +55,20 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """`data.flip` and `data.shift` of a run."""
+    """`data.flip` and `data.shift` of a run: which of (rows, columns) are mirrored, and how far each is moved."""
 
-    flip: bool
+    flip: tuple[bool, bool]
     shift: tuple[int, int]
     seed: int
 
     def draw(self, place: Place) -> tuple[Axis, Axis]:
-        """Rows and columns of one event."""
-        if not self.flip and self.shift == (0, 0):
+        """Rows and columns of one event, each drawn independently of the other."""
+        if self.flip == (False, False) and self.shift == (0, 0):
             return Axis(), Axis()
         rng = np.random.default_rng([_KEY, self.seed, place.step, place.slot])
         mirrored = rng.random(2) < 0.5
         shift = [int(rng.integers(-most, most, endpoint=True)) for most in self.shift]
-        rows, cols = (Axis(self.flip and bool(mirrored[axis]), shift[axis]) for axis in (0, 1))
+        rows, cols = (Axis(self.flip[axis] and bool(mirrored[axis]), shift[axis]) for axis in (0, 1))
         return rows, cols
 
 

@@ -17,7 +17,7 @@ __all__ = ["EventDataset", "Item"]
 Item = tuple[int, Place]
 """A position, and where in training it stands."""
 
-_NO_AUGMENTATION = Augmentation(False, (0, 0), 0)
+_NO_AUGMENTATION = Augmentation((False, False), (0, 0), 0)
 
 
 class EventDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):

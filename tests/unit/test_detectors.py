@@ -55,3 +55,18 @@ def test_microboone_ticks_count_from_the_stored_window():
 def test_an_unknown_detector_names_those_known():
     with pytest.raises(UserError, match=r"'dune'.*microboone.*argoneut"):
         detector("dune")
+
+
+@pytest.mark.parametrize("name", sorted(DETECTORS))
+def test_mirrored_wires_are_a_half_turn_about_the_drift_axis(name: str) -> None:
+    """What docs/events.md says of `data.flip`: beam and vertical turn round together, in all planes alike."""
+    known = DETECTORS[name]
+    rng = np.random.default_rng(3)
+    y, z = (rng.uniform(*bounds, 100) for bounds in (known.y_cm, known.z_cm))
+    turned_y, turned_z = sum(known.y_cm) - y, sum(known.z_cm) - z
+    beam_alone = []
+    for plane in known.planes:
+        mirrored = plane.wires - 1 - plane.wire_coordinate(y, z)
+        assert np.abs(mirrored - plane.wire_coordinate(turned_y, turned_z)).max() < 0.2, plane.name
+        beam_alone.append(np.abs(mirrored - plane.wire_coordinate(y, turned_z)).max())
+    assert max(beam_alone) > 20, "a reflection of the beam alone is another image"

@@ -109,7 +109,7 @@ def test_the_seed_orders_the_events(event_file: Path) -> None:
 
 def test_augmented_events_are_the_same_in_any_layout_and_after_a_resume(event_file: Path) -> None:
     plain, events = dataset(event_file), dataset(event_file)
-    events.augmentation = Augmentation(True, (5, 9), 3)
+    events.augmentation = Augmentation((True, True), (5, 9), 3)
     alone = read(training_steps(events, config(accumulate=2), groups(), 0, 6))
     assert not same(alone, read(training_steps(plain, config(accumulate=2), groups(), 0, 6)))
     assert same(read(training_steps(events, config(accumulate=2), groups(), 4, 6)), alone[4:])

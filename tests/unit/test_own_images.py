@@ -175,6 +175,8 @@ def test_the_plan_speaks_of_rows_and_columns(tmp_path: Any) -> None:
 
 
 def test_the_configuration_of_an_augmentation() -> None:
-    assert not augmentation(config("Dense", "unet")).flip
+    mirrored = {False: (False, False), True: (True, True), "both": (True, True)}
+    for flip, axes in {**mirrored, "wires": (True, False), "ticks": (False, True)}.items():
+        assert augmentation(config("Dense", "unet", data={"flip": flip})).flip == axes
     found = augmentation(config("Dense", "unet", data={"flip": True, "shift": [3, 4], "seed": 9}))
-    assert (found.flip, found.shift, found.seed) == (True, (3, 4), 9)
+    assert (found.flip, found.shift, found.seed) == ((True, True), (3, 4), 9)

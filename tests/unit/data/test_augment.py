@@ -84,19 +84,19 @@ def test_what_is_not_augmented_is_read_as_it_is():
     source = Numbered()
     image, target = augmented_read(source, 0, (1, 3), (2, 5), (Axis(), Axis()))
     assert np.shares_memory(image, source.whole) and target.dtype == np.uint8
-    assert Augmentation(False, (0, 0), 3).draw(Place(1, 2)) == (Axis(), Axis())
+    assert Augmentation((False, False), (0, 0), 3).draw(Place(1, 2)) == (Axis(), Axis())
 
 
 def test_the_draw_depends_on_seed_step_and_place_only():
-    augmentation = Augmentation(True, (20, 30), 5)
+    augmentation = Augmentation((True, True), (20, 30), 5)
     draws = {(step, slot): augmentation.draw(Place(step, slot)) for step in range(20) for slot in range(20)}
-    assert draws == {key: Augmentation(True, (20, 30), 5).draw(Place(*key)) for key in draws}
-    assert Augmentation(True, (20, 30), 6).draw(Place(0, 0)) != draws[0, 0]
+    assert draws == {key: Augmentation((True, True), (20, 30), 5).draw(Place(*key)) for key in draws}
+    assert Augmentation((True, True), (20, 30), 6).draw(Place(0, 0)) != draws[0, 0]
     assert len(set(draws.values())) > 350
 
 
 def test_mirrors_are_fair_and_independent_and_shifts_uniform():
-    draws = [Augmentation(True, (2, 3), 1).draw(Place(step, 0)) for step in range(4000)]
+    draws = [Augmentation((True, True), (2, 3), 1).draw(Place(step, 0)) for step in range(4000)]
     for rows, cols in itertools.product((False, True), repeat=2):
         assert sum((row.mirrored, col.mirrored) == (rows, cols) for row, col in draws) == pytest.approx(1000, abs=120)
     for axis, most in ((0, 2), (1, 3)):
@@ -106,5 +106,15 @@ def test_mirrors_are_fair_and_independent_and_shifts_uniform():
 
 
 def test_without_flip_nothing_is_mirrored():
-    draws = [Augmentation(False, (2, 0), 1).draw(Place(step, 0)) for step in range(50)]
+    draws = [Augmentation((False, False), (2, 0), 1).draw(Place(step, 0)) for step in range(50)]
     assert not any(row.mirrored or col.mirrored or col.shift for row, col in draws)
+
+
+def test_each_axis_is_mirrored_by_its_own_key_and_the_draw_stays():
+    """A run of `flip = true` keeps its draws; "wires" and "ticks" take one axis of the same."""
+    both, wires, ticks = (
+        [Augmentation(flip, (0, 0), 4).draw(Place(step, 1)) for step in range(200)]
+        for flip in ((True, True), (True, False), (False, True))
+    )
+    assert wires == [(rows, Axis()) for rows, _ in both] and ticks == [(Axis(), cols) for _, cols in both]
+    assert 60 < sum(rows.mirrored for rows, _ in wires) < 140
