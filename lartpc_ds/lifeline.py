@@ -22,7 +22,7 @@ from contextlib import suppress
 import psutil
 
 from lartpc_ds.control_point import BEAT_SECONDS, SILENCE_SECONDS, ControlPoint, Lines, message
-from lartpc_ds.errors import UserError
+from lartpc_ds.errors import RunError, UserError
 
 __all__ = ["Lifeline"]
 
@@ -70,7 +70,7 @@ class Lifeline:
 
     def failed(self, error: BaseException) -> None:
         """Tell why this rank fails."""
-        trace = "".join(traceback.format_exception(error))
+        trace = "" if isinstance(error, RunError | UserError) else "".join(traceback.format_exception(error))
         self._send(message(failed={"by_user": isinstance(error, UserError), "message": str(error), "trace": trace}))
 
     def ended(self, *, complete: bool = False) -> None:

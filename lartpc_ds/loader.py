@@ -22,7 +22,7 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.parallel.groups import Groups
 from lartpc_ds.readers import reader_context
 
-__all__ = ["evaluation_batches", "training_steps"]
+__all__ = ["evaluation_batches", "step_positions", "training_steps"]
 
 MicroBatch = tuple[torch.Tensor, torch.Tensor]
 
@@ -34,18 +34,9 @@ def training_steps(
     accumulate, batch, layout = config.train.accumulate, config.data.batch, groups.layout
 
     def items(step: int, part: int) -> list[Item]:
-        positions = micro_batch(
-            step,
-            part,
-            groups.data_rank,
-            data_ranks=layout.data,
-            batch=batch,
-            accumulate=accumulate,
-            num_events=len(dataset),
-            seed=config.data.seed,
-        )
         first = (part * layout.data + groups.data_rank) * batch
-        return [(position, Place(step, first + k)) for k, position in enumerate(positions.tolist())]
+        positions = _micro_batch(step, part, len(dataset), config, groups)
+        return [(position, Place(step, first + k)) for k, position in enumerate(positions)]
 
     batches = _read(
         dataset,
@@ -55,6 +46,26 @@ def training_steps(
     for _ in range(first_step, last_step):
         # map keeps no batch; a generator's frame would hold the host's images through the whole step
         yield map(itemgetter(0, 1), itertools.islice(batches, accumulate))
+
+
+def _micro_batch(step: int, part: int, num_events: int, config: RunConfig, groups: Groups) -> list[int]:
+    positions = micro_batch(
+        step,
+        part,
+        groups.data_rank,
+        data_ranks=groups.layout.data,
+        batch=config.data.batch,
+        accumulate=config.train.accumulate,
+        num_events=num_events,
+        seed=config.data.seed,
+    )
+    return [int(position) for position in positions]
+
+
+def step_positions(step: int, num_events: int, config: RunConfig, groups: Groups) -> list[int]:
+    """Of all events that this rank takes in optimizer step `step`, counted from 0."""
+    parts = range(config.train.accumulate)
+    return [position for part in parts for position in _micro_batch(step, part, num_events, config, groups)]
 
 
 def evaluation_batches(

@@ -189,7 +189,7 @@ class RunFolder:
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one object to `metrics.jsonl`."""
         with self.metrics_file.open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
+            stream.write(json.dumps(line, allow_nan=False) + "\n")
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """All objects of `metrics.jsonl`, in order, without garbled lines and a last one cut short by a kill."""

@@ -135,7 +135,7 @@ def evaluate(folder: RunFolder, request: dict[str, Any]) -> None:
     if groups.rank == 0:
         if predictions is not None:
             write_predictions(Path(request["predictions"]), index, positions, predictions, job)
-        write_atomically(Path(request["evaluation"]), json.dumps(figures.as_dict(), indent=2) + "\n")
+        write_atomically(Path(request["evaluation"]), json.dumps(figures.as_dict(), indent=2, allow_nan=False) + "\n")
     engine.finish()
 
 

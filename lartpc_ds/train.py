@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -17,9 +17,11 @@ from lartpc_ds.config import RunConfig
 from lartpc_ds.data.dataset import EventDataset
 from lartpc_ds.data.event_index import EventIndex
 from lartpc_ds.engine import Engine, StepResult, averaged_buffers
-from lartpc_ds.loader import evaluation_batches, training_steps
+from lartpc_ds.errors import RunError
+from lartpc_ds.loader import evaluation_batches, step_positions, training_steps
 from lartpc_ds.losses import Loss
 from lartpc_ds.memory import PeakMemory
+from lartpc_ds.nonfinite import blame
 from lartpc_ds.parallel.groups import Groups
 from lartpc_ds.prepare import Job
 from lartpc_ds.runlog import RunFolder
@@ -84,7 +86,8 @@ def tallied(
     """
     classes = run.job.classes
     sums = torch.zeros(len(classes) ** 2 + 2, dtype=torch.float64)  # exact up to 2^53
-    for images, targets, _, valid in evaluation_batches(dataset, run.config, groups):
+    suspects: list[int] = []
+    for images, targets, positions, valid in evaluation_batches(dataset, run.config, groups):
         outputs = forward(images)
         if outputs is None:
             continue
@@ -92,8 +95,12 @@ def tallied(
         if valid.any() and (groups.leads or loss.group is not None):
             chosen = torch.from_numpy(valid)
             tally = loss.tally(mine[chosen.to(mine.device)], targets[chosen].to(mine.device), len(classes))
+            if not math.isfinite(tally.total):
+                suspects += positions[valid].tolist()
             sums += torch.cat([tally.confusion.flatten().double(), torch.tensor([tally.total, tally.weight]).double()])
     *counts, total, weight = groups.gather_rows(sums.tolist(), device).sum(0).tolist()
+    if not math.isfinite(total):
+        raise _not_finite("the loss of the evaluated events is", suspects, dataset, run)
     counted = np.array(counts, np.int64).reshape(len(classes), -1)
     mean = total / weight if weight else 0.0  # as in training: what is not counted costs nothing
     unit = "pixels" if loss.task == "pixels" else "events"
@@ -103,12 +110,27 @@ def tallied(
 def evaluated(
     forward: Predict, dataset: EventDataset, run: Run, groups: Groups, loss: Loss, device: torch.device
 ) -> tuple[metrics.Evaluation, Predictions | None]:
-    """All figures, and the scores of every event where a model gives scores for events."""
+    """All figures, and the scores of every event where a model gives scores for events.
+
+    Raises:
+        RunError: scores or loss are not finite; the same on every rank.
+    """
     classes = run.job.classes
     if run.job.task != "events":
         return tallied(forward, dataset, run, groups, loss, device), None
     predictions = predict(forward, dataset, run.config, groups, len(classes))
-    return predictions.evaluate(classes, loss if run.config.train.loss_target else None), predictions
+    suspects = np.flatnonzero(~np.isfinite(predictions.logits).all(axis=1)).tolist()
+    if suspects:
+        raise _not_finite("scores of evaluated events are", suspects, dataset, run)
+    figures = predictions.evaluate(classes, loss if run.config.train.loss_target else None)
+    if not math.isfinite(figures.loss):
+        raise _not_finite("the loss of the evaluated events is", range(len(dataset)), dataset, run)
+    return figures, predictions
+
+
+def _not_finite(what: str, suspects: Iterable[int], dataset: EventDataset, run: Run) -> RunError:
+    advice = "else the weights are at fault: evaluate an earlier checkpoint, or train with a smaller learning rate"
+    return blame(f"{what} not finite", suspects, dataset, run.index, advice)
 
 
 def fit(
@@ -136,6 +158,7 @@ def fit(
         lr = engine.lr
         result = engine.step(micro_batches)
         total, most, stop = _over_ranks(engine, result, memory.peak_bytes(), stop_requested())
+        _check_finite(engine, run, train_events, progress.step, result, total.loss_sum)
         now = time.perf_counter()
         step_seconds, started = now - started, now
         progress = replace(progress, step=progress.step + 1, events=progress.events + total.events)
@@ -162,6 +185,28 @@ def fit(
             raise Stopped
         started = time.perf_counter()
     return predictions
+
+
+def _check_finite(
+    engine: Engine, run: Run, events: EventDataset, step: int, result: StepResult, loss_sum: float
+) -> None:
+    """Stop on every rank alike: no later step is worth more than this one.
+
+    Raises:
+        RunError: the loss of the step is not finite, or its gradient is not with any loss scale.
+    """
+    if math.isfinite(loss_sum) and not result.hopeless:
+        return
+    finite = math.isfinite(loss_sum)
+    suspects: list[int] = []
+    if finite or not math.isfinite(result.loss_sum):
+        suspects = step_positions(step, len(events), run.config, engine.groups)
+    what = "the loss is finite but its gradient is not" if finite else f"the loss is {loss_sum}"
+    advice = f"else take a smaller learning rate (now {engine.lr:.3g}) or a gradient_clipping above 0"
+    if engine.precision == "fp16":
+        advice += ", or bf16, since no map of float16 holds more than 65504"
+    advice += "; --resume goes on from the last checkpoint"
+    raise blame(f"step {step + 1}: {what}", suspects, events, run.index, advice)
 
 
 class _Most(NamedTuple):

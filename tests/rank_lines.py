@@ -18,7 +18,7 @@ RANK = """
 import sys, time
 from pathlib import Path
 from lartpc_ds import lifeline
-from lartpc_ds.errors import UserError
+from lartpc_ds.errors import RunError, UserError
 from lartpc_ds.control_point import ControlPoint
 from lartpc_ds.lifeline import Lifeline
 stopped = []

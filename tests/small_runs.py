@@ -47,11 +47,14 @@ def random_event(index: int, shapes: Sequence[tuple[int, int]] = ((33, 49), (33,
     return Event(EventId("", index, 1, 1, index), tuple(planes), particles)
 
 
-def write_events(path: Path, num_events: int) -> Path:
-    """A file of random events."""
+def write_events(path: Path, num_events: int, absurd: int | None = None) -> Path:
+    """A file of random events, of which one may have absurd pixels."""
     with Larcv3Writer(path) as writer:
         for index in range(num_events):
-            writer.write(random_event(index))
+            event = random_event(index)
+            if index == absurd:
+                event.planes[1].values[:] = 3e38
+            writer.write(event)
     return path
 
 

@@ -216,8 +216,8 @@ class Control:
         if "failed" in fields:
             told = fields["failed"]
             line.ended = True
-            if told["by_user"]:
-                self._failed.append(Failure(told["message"], True))
+            if not told["trace"]:
+                self._failed.append(Failure(told["message"], told["by_user"]))
             else:
                 where = f"rank {line.rank} failed first; the logs of all ranks are in {self._logs}"
                 self._failed.append(Failure(f"{told['trace']}{where}", False))

@@ -66,6 +66,14 @@ def test_of_a_users_mistake_only_the_message_is_shown(control: Control, tmp_path
     assert control.first_failure == Failure("event 7 of a.h5 is broken", by_user=True)
 
 
+def test_a_run_that_cannot_go_on_is_told_without_a_traceback_and_is_no_mistake_of_the_user(
+    control: Control, tmp_path: Path
+) -> None:
+    with rank(tmp_path, 1, "line.failed(RunError('step 3: the loss is nan')); time.sleep(600)"):
+        wait(lambda: control.first_failure is not None)
+    assert control.first_failure == Failure("step 3: the loss is nan", by_user=False)
+
+
 def test_a_subclass_of_value_error_is_our_bug(control: Control, tmp_path: Path) -> None:
     with rank(tmp_path, 1, "line.failed(ValueError('shapes')); time.sleep(600)"):
         wait(lambda: control.first_failure is not None)
