@@ -24,6 +24,7 @@ from lartpc_ds.layout import Bounds, Layout
 from lartpc_ds.levers.strip_plan import StripPlan, plan_strips
 from lartpc_ds.losses import Loss, check_loss, cross_entropy, import_loss
 from lartpc_ds.models.build import blocks, build_model
+from lartpc_ds.parallel.dry_run import built_without_memory, dry_run
 from lartpc_ds.parallel.spatialize import TilePlan, TileShare, plan_tiles, shares
 from lartpc_ds.parallel.tiles import Tiles
 from lartpc_ds.planning.stages import StageShare, block_costs, check_zero, cut_rates, plan_stages, stage_shares
@@ -104,9 +105,8 @@ def make_job(config: RunConfig, ds: Mapping[str, Any], layout: Layout, source: S
     for axis, most, size in zip(("rows", "columns"), config.data.shift, image[1:], strict=True):
         if most >= size:
             raise UserError(f"data.shift = {list(config.data.shift)}: the image has {size} {axis}; shift by fewer")
-    with torch.device("meta"):
-        model = make_model(config, image[0], len(index.class_names))
-        images = torch.empty(config.data.batch, *image)
+    model = built_without_memory(lambda: make_model(config, image[0], len(index.class_names)))
+    images = torch.empty(config.data.batch, *image, device="meta")
     scores = _scores(config, model, images, source.task, len(index.class_names))
     plan = plan_of(config, layout, model, image)
     if source.task == "pixels" and plan.output is not None and plan.output.dims != (2, 3):
@@ -147,8 +147,9 @@ def _scores(config: RunConfig, model: nn.Module, images: torch.Tensor, task: str
     """What the model gives for a batch; UserError if that does not fit the targets."""
     shape = tuple(images.shape)
     try:
-        scores = model.eval()(images)
-    except (RuntimeError, ValueError, TypeError) as error:
+        with dry_run(model):
+            scores = model.eval()(images)
+    except UserError as error:
         raise UserError(
             f"model {_name(config)}: cannot take images of {shape} (events, planes, wires, ticks): {error}"
         ) from None
@@ -209,8 +210,7 @@ def job_strips(config: RunConfig, job: Job) -> StripPlan | None:
 
 def without_data(config: RunConfig, job: Job) -> tuple[nn.Module, tuple[int, int, int]]:
     """A run's model on the meta device, and its image: (channels, rows, columns)."""
-    with torch.device("meta"):
-        model = make_model(config, job.planes, len(job.classes))
+    model = built_without_memory(lambda: make_model(config, job.planes, len(job.classes)))
     return model, (job.planes, *preprocessing(config, job.image_shape).shape)
 
 

@@ -10,12 +10,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from lartpc_ds import recipes
 from lartpc_ds.bench.measure import PINNED, WARM_UP_STEPS, circumstances, measure, run_folder, with_layout
 from lartpc_ds.layout import Bounds, Layout
+from lartpc_ds.parallel.dry_run import built_without_memory
 from lartpc_ds.planning.cuts import BlockCost, choose_bounds
 from lartpc_ds.planning.schedule import step_ns
 from lartpc_ds.planning.stages import block_costs, cut_rates, stage_shares
@@ -38,8 +38,7 @@ def bench(
     config, ds = recipes.load(recipe, settings)
     config = absolute_paths(config, Path.cwd())
     image, classes = network_input(config)
-    with torch.device("meta"):
-        model = make_model(config, image[0], classes)
+    model = built_without_memory(lambda: make_model(config, image[0], classes))
     micro_batches = config.train.accumulate
     costs = block_costs(config, ds, Layout(), model, image, cut_rates())
     rows: list[dict[str, Any]] = [{"stages": 1, "cuts": "none", **_modelled(costs, (0, len(costs)), micro_batches)}]

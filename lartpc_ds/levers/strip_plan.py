@@ -18,9 +18,10 @@ from lartpc_ds.levers.rows import Rows
 from lartpc_ds.levers.saved import BlockBytes, block_bytes
 from lartpc_ds.levers.strips import Note, Strips
 from lartpc_ds.models.build import blocks
+from lartpc_ds.parallel.dry_run import dry_run, shadow_of
 from lartpc_ds.parallel.imitation import TRACED_EVENTS, images_of
 from lartpc_ds.parallel.modules import announced
-from lartpc_ds.parallel.spatialize import both_modes, shadow_of
+from lartpc_ds.parallel.spatialize import both_modes
 from lartpc_ds.windows import Range
 
 __all__ = ["Strip", "StripPlan", "plan_strips"]
@@ -107,7 +108,9 @@ def _choose(shadow: nn.Module, sequence: Blocks, strips: int, until: str, image:
     if not plans:
         assert error is not None
         raise error
-    peaks = _peaks(plans, block_bytes(sequence, images_of(shadow, (TRACED_EVENTS, *image))))
+    with dry_run(shadow):
+        sizes = block_bytes(sequence, images_of(shadow, (TRACED_EVENTS, *image)))
+    peaks = _peaks(plans, sizes)
     return next(plan for plan, peak in zip(plans, peaks, strict=True) if peak <= _NEAR * min(peaks))
 
 
@@ -151,11 +154,11 @@ class _Run:
         strips.notes = self.notes
         channels, height, width = image
         rows = Rows.every(2, height) if strip is None else Rows.of(2, height, strip)
-        with torch.no_grad(), announced(shadow, strips.around):
-            try:
+        try:
+            with torch.no_grad(), dry_run(shadow, followed=True), announced(shadow, strips.around):
                 strips.run(front, images_of(shadow, (TRACED_EVENTS, channels, rows.count, width)), rows)
-            except UserError as error:
-                self.error = error
+        except UserError as error:
+            self.error = error
         self.trail = strips.trail
 
 

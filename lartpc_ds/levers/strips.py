@@ -18,6 +18,7 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.levers.rows import Rows
 from lartpc_ds.levers.strip_rules import JOINS, STRIP_RULES, changes_in_place
 from lartpc_ds.levers.strip_windows import STRIP_WINDOW_RULES
+from lartpc_ds.parallel.compiled import uncompiled
 from lartpc_ds.parallel.cuts import RESHAPES, numbers_of, tensors_of
 from lartpc_ds.parallel.frames import autograd_function, checkpointed, where
 from lartpc_ds.parallel.trace import DROPOUTS, LOOKS, UNSEEDED, canonical
@@ -70,7 +71,7 @@ class Strips(TorchFunctionMode):
             if len(given) != 1:
                 raise self.refuse(f"takes {len(given)} tensors; a streamed block takes one map")
             self.mark(given[0], self._passed)
-            with self:
+            with uncompiled(), self:
                 result = forward(*args, **kwargs)
             rows = self.rows_of(result)
             if rows is None:

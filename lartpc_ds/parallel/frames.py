@@ -1,15 +1,17 @@
 """What the Python stack says of a traced call: its line in the model, and what it is part of."""
 
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
 import torch
+from torch import nn
 
 from lartpc_ds.parallel import modules
 
-__all__ = ["autograd_function", "checkpointed", "in_checkpoint", "where"]
+__all__ = ["autograd_function", "checkpointed", "in_checkpoint", "is_invariant", "is_of_a_library", "place_of", "where"]
 
 _PACKAGE = Path(__file__).parents[1]
 _LIBRARY = (str(Path(torch.__file__).parent), str(_PACKAGE / "parallel"), str(_PACKAGE / "levers"))
@@ -25,14 +27,38 @@ def _frames() -> Iterator[FrameType]:
         frame = frame.f_back
 
 
+def is_of_a_library(frame: FrameType) -> bool:
+    """Is it of torch, or of what stands for it here, and not of a model?"""
+    return frame.f_code.co_filename.startswith(_LIBRARY)
+
+
+def is_invariant(error: Exception) -> bool:
+    """Is it an assertion of this package, which no model can be blamed for?"""
+    innermost = [*traceback.walk_tb(error.__traceback__)][-1][0]
+    return isinstance(error, AssertionError) and innermost.f_code.co_filename.startswith(_LIBRARY[1:])
+
+
 def where() -> str:
     """The innermost line of a model; where a model of torch's own modules has none, it says so."""
     for frame in _frames():
-        file = frame.f_code.co_filename
-        if not file.startswith(_LIBRARY):
-            ours = file.startswith(str(_PACKAGE)) and not file.startswith(_MODELS)
-            return "torch.nn" if ours else f"{Path(file).name}:{frame.f_lineno}"
+        if not is_of_a_library(frame):
+            return "torch.nn" if _is_ours(frame) else f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
     return "?"
+
+
+def _is_ours(frame: FrameType) -> bool:
+    file = frame.f_code.co_filename
+    return file.startswith(str(_PACKAGE)) and not file.startswith(_MODELS)
+
+
+def place_of(error: Exception, model: nn.Module) -> str:
+    """The innermost module and line of `model` that an exception came from."""
+    names = {id(module): name for name, module in model.named_modules()}
+    frames = [*traceback.walk_tb(error.__traceback__)][::-1]
+    owners = (id(frame.f_locals.get("self")) for frame, _ in frames)
+    layer = next((names[owner] for owner in owners if owner in names), "") or "the model's own forward"
+    lines = (f"{Path(f.f_code.co_filename).name}:{n}" for f, n in frames if not (is_of_a_library(f) or _is_ours(f)))
+    return f"{layer} ({next(lines, 'torch.nn')})"
 
 
 def in_checkpoint() -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Bounds, Layout
 from lartpc_ds.parallel.cuts import Call, Cut, Key, local_shape, tensors_of
+from lartpc_ds.parallel.dry_run import dry_run
 from lartpc_ds.parallel.modules import announced
 from lartpc_ds.parallel.operators import Gather, Remake
 from lartpc_ds.parallel.order import backward_order
@@ -100,7 +101,7 @@ class Imitation:
     seen: list[Seen]
     result: Any = None
     sent_bytes: int = 0
-    error: Exception | None = None
+    error: UserError | None = None
 
 
 def imagined(plan: TilePlan, model: nn.Module, layout: Layout, row: int, col: int, events: int) -> Imitation:
@@ -112,11 +113,11 @@ def imagined(plan: TilePlan, model: nn.Module, layout: Layout, row: int, col: in
     (top, bottom), (left, right) = plan.tile(row, col)
     images = images_of(model, (events, plan.image[0], bottom - top, right - left))
     imitation = Imitation(replay.seen)
-    with announced(model, replay.around):
-        try:
+    try:
+        with dry_run(model), announced(model, replay.around):
             imitation.result = model(images)
-        except Exception as error:  # an assertion or a missing key of the model's own, too
-            imitation.error = error
+    except UserError as error:
+        imitation.error = error
     imitation.sent_bytes = group.sent_bytes
     return imitation
 

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from lartpc_ds.errors import UserError
+from lartpc_ds.parallel.compiled import uncompiled
 from lartpc_ds.parallel.cuts import Call, Key, Run, compared, key_of, numbers_of, tensors_of
 from lartpc_ds.parallel.modules import announce
 from lartpc_ds.parallel.rules import RULES
@@ -109,7 +110,7 @@ class Replay(TorchFunctionMode):
         try:
             if len(self._stack) > 1:
                 return forward(*args, **kwargs)
-            with self, self.tiles.remade.hooks() if self._lean else nullcontext():
+            with uncompiled(), self, self.tiles.remade.hooks() if self._lean else nullcontext():
                 return forward(*args, **kwargs)
         finally:
             self._stack.pop()

@@ -6,7 +6,6 @@ its parameters, buffers, hooks and `state_dict` keys are as before.
 """
 
 import contextlib
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Bounds, Layout, tile_bounds
 from lartpc_ds.parallel.cuts import Call, Cut, EmptyTile, Run, tensors_of
+from lartpc_ds.parallel.dry_run import dry_run, shadow_of
 from lartpc_ds.parallel.followers import Followers, followers
 from lartpc_ds.parallel.groups import Groups
 from lartpc_ds.parallel.imitation import TRACED_EVENTS, TilePlan, compare, images_of, imagined, refuse_ambiguous
@@ -29,7 +29,7 @@ from lartpc_ds.parallel.statistics import BatchNorm, relu_norm
 from lartpc_ds.parallel.tiles import Clock, Tiles
 from lartpc_ds.parallel.trace import Tracer
 
-__all__ = ["TilePlan", "TileShare", "both_modes", "convert", "plan_tiles", "shadow_of", "shares", "spatialize"]
+__all__ = ["TilePlan", "TileShare", "both_modes", "convert", "plan_tiles", "shares", "spatialize"]
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _checked(model: nn.Module, wish: _Wish, gather_at: str | None, refuse_thin: 
         for _ in modes:
             tracer = Tracer(refuse_thin, layout.tiles == 1)
             images = tracer.mark(images_of(model, (TRACED_EVENTS, *wish.image)), Cut((2, 3), wish.bounds))
-            with torch.no_grad(), tracer.inside(model, gather_at):
+            with torch.no_grad(), dry_run(model, followed=layout.tiles > 1), tracer.inside(model, gather_at):
                 result = model(images)
             output = tracer.cut_of(result)
             traces.append(tuple(replace(call, run=wish.run_of(call)) for call in tracer.calls))
@@ -141,21 +141,6 @@ def _checked(model: nn.Module, wish: _Wish, gather_at: str | None, refuse_thin: 
             for trace, result, _ in zip(traces, results, modes, strict=True):
                 compare(plan, trace, result, model, layout)
     return plan
-
-
-def shadow_of(model: nn.Module) -> nn.Module:
-    """A copy on the meta device, but for buffers of a single number: a batch norm may ask its count of steps."""
-    scripted = [name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
-    if scripted:
-        raise UserError(
-            f"{scripted[0] or 'the model'} is compiled by torch.jit; give the nn.Module that it was made of"
-        )
-    shadow = copy.deepcopy(model).to("meta")
-    for module, real in zip(shadow.modules(), model.modules(), strict=True):
-        for name, buffer in real.named_buffers(recurse=False):
-            if buffer.ndim == 0 and not buffer.is_meta:
-                module._buffers[name] = buffer.detach().to("cpu", copy=True)
-    return shadow
 
 
 @contextmanager

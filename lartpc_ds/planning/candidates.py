@@ -78,10 +78,9 @@ def _kept(problem: Problem) -> tuple[str, str | tuple[str, ...], bool]:
 
 def _stages(problem: Problem) -> tuple[int, list[str]]:
     """The most pipeline stages; 0 for a model without blocks, and the sentence about it."""
-    import torch
+    from lartpc_ds.parallel.dry_run import built_without_memory
 
-    with torch.device("meta"):
-        model = problem.make_model()
+    model = built_without_memory(problem.make_model)
     try:
         sequence = blocks(model)
     except UserError as error:

@@ -24,7 +24,7 @@ class Problem:
     image: tuple[int, int, int]
     """(planes, rows, columns) that the network sees."""
     make_model: Callable[[], nn.Module]
-    """Of one device; called inside `torch.device("meta")` or a mode of fake tensors."""
+    """Of one device; called where weights have no memory (`parallel.dry_run`)."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ activations and pools by memory traffic. Rejected: rates that are written here, 
 stages are cut, and it differs by machine.
 """
 
-import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lartpc_ds.errors import UserError
+from lartpc_ds.parallel.dry_run import ReadableConstants, shadow_of, told
 from lartpc_ds.planning.cuts import BlockCost
 from lartpc_ds.planning.hardware import Rates
 from lartpc_ds.planning.roofline import operator_work
@@ -54,9 +54,10 @@ def profile(
     dtype = _AUTOCAST.get(precision)
     # autocast of a CPU serves: what its rules choose beside convolutions is small
     autocast = torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None)
-    copies = copy.deepcopy(nn.ModuleList(block for _, block in sequence)).train()
+    copies = shadow_of(nn.ModuleList(block for _, block in sequence)).train()
+    assert isinstance(copies, nn.ModuleList)
     costs = []
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), ReadableConstants():
         copies.to_empty(device="cpu")
         kept = _Kept({_storage(value) for value in (*copies.parameters(), *copies.buffers())})
         x = torch.empty(images)
@@ -82,9 +83,9 @@ def _profile_block(
     inside = leaf.clone()  # a block may work in place, which a leaf does not allow
     kept.begin(inside, x)
     try:
-        with autocast, torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda value: value), forward:
+        with told(block), autocast, torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda value: value), forward:
             y = block(inside)
-    except (RuntimeError, ValueError, TypeError) as error:
+    except UserError as error:
         raise UserError(
             f"block {name}: cannot take {tuple(x.shape)}, which the block before it gives: {error}"
         ) from None

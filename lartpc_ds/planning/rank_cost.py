@@ -6,10 +6,9 @@ DeepSpeed keeps (`states`), the order of a pipeline from `schedule`.
 
 from functools import partial
 
-import torch
-
 from lartpc_ds.levers.strip_plan import plan_strips
 from lartpc_ds.models.build import blocks
+from lartpc_ds.parallel.dry_run import built_without_memory
 from lartpc_ds.parallel.spatialize import plan_tiles
 from lartpc_ds.planning.applied import applied
 from lartpc_ds.planning.hardware import Hardware
@@ -77,8 +76,7 @@ def _plans(problem: Problem, candidate: Candidate) -> Plans:
     config, ds = applied(problem.config, problem.ds, candidate)
     layout, memory, image = candidate.layout, candidate.memory, problem.image
     check_zero(config, ds, layout)
-    with torch.device("meta"):
-        model = problem.make_model().train()
+    model = built_without_memory(problem.make_model).train()
     tiles = plan_tiles(model, layout, image, candidate.gather_at, config.model.norm_scope, memory.lean_norm)
     strips = None
     if memory.stream_strips > 1:

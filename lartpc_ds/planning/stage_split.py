@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-import torch
-
 from lartpc_ds.config import MemoryConfig
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Bounds, Layout
+from lartpc_ds.parallel.dry_run import built_without_memory
 from lartpc_ds.planning.applied import applied
 from lartpc_ds.planning.cuts import BlockCost, choose_bounds, stage_bytes
 from lartpc_ds.planning.hardware import Hardware
@@ -66,8 +65,7 @@ class Stages:
             problem = self.problem
             plain = Candidate(Layout(), memory=MemoryConfig(recompute=recompute))  # type: ignore[arg-type]
             config, ds = applied(problem.config, problem.ds, plain)
-            with torch.device("meta"):
-                model = problem.make_model()
+            model = built_without_memory(problem.make_model)
             rates = self.hardware.shared_by(self.ranks)
             self._costs[recompute] = block_costs(config, ds, Layout(), model, problem.image, rates)
         return self._costs[recompute]

@@ -20,6 +20,7 @@ from lartpc_ds.layout import Bounds, Layout
 from lartpc_ds.levers.apply import apply
 from lartpc_ds.levers.strip_plan import StripPlan
 from lartpc_ds.models.build import blocks
+from lartpc_ds.parallel.dry_run import ReadableConstants, told
 from lartpc_ds.parallel.spatialize import TilePlan
 from lartpc_ds.parallel.tiles import Alone, Group, Tiles
 from lartpc_ds.planning.hardware import Hardware
@@ -67,7 +68,7 @@ def trace_stages(
     row, col = _fullest(plans.tiles, layout)
     rates = hardware.shared_by(min(ranks_per_node, layout.world_size))
     traces = []
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), ReadableConstants():
         model = problem.make_model().train()
         peers = ImaginedPeers(layout.tiles, row * layout.cols + col, hardware, ranks_per_node, RankTrace(rates))
         norm, whole_norm = _norm_groups(problem, layout, peers)
@@ -84,7 +85,8 @@ def trace_stages(
             trace = RankTrace(rates)
             peers.trace = trace
             run = _StageRun(sequence[start:stop], trace, peers, received, dtype, stage, len(bounds) - 1)
-            traces.append(run.step(candidate.accumulate, problem.ds))
+            with told(model):
+                traces.append(run.step(candidate.accumulate, problem.ds))
             received = run.sent
     return traces
 

@@ -12,6 +12,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
+from lartpc_ds.parallel.dry_run import ReadableConstants
+
 __all__ = ["traced_peak_bytes"]
 
 
@@ -29,7 +31,7 @@ def traced_peak_bytes(
         images: the shape of a micro-batch; the images are on the device before the step.
         precision: of torch.autocast; None for float32 throughout.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), ReadableConstants():
         model = make_model().train()
         prepare(model)
         optimizer = torch.optim.AdamW(model.parameters(), foreach=False)

@@ -136,6 +136,27 @@ def test_all_inputs_of_a_block_are_gathered() -> None:
     assert plan.gathered_at == ["last"] and plan.output is None
 
 
+class Normalised(nn.Module):
+    """With constants that name no device, and weights that are computed in every forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        weighed = nn.utils.weight_norm(nn.Conv2d(2, 4, 3, stride=2, padding=1))
+        weighed.weight = weighed.weight.detach()  # torch copies no tensor that was computed
+        self.convs = nn.Sequential(weighed, nn.utils.spectral_norm(nn.Conv2d(4, 4, 3, padding=1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        strengths = torch.linspace(0.5, 1, 3, dtype=torch.float64).tolist()
+        x = (x - torch.tensor([0.5, 0.1])[:, None, None]) / torch.full((1,), 2.0, dtype=torch.float64)
+        return self.convs(x) * strengths[1]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_constants_and_computed_weights() -> None:
+    torch.manual_seed(1)
+    assert_tiles_agree(Normalised().double(), image((2, 2, 37, 45)), 2, 2)
+
+
 def _masks(model: nn.Module, rows: int, cols: int, clock: Clock) -> Tensor:
     """The output of `model` in training on a grid, put together from its tiles."""
     x, layout = image((3, 2, 37, 45)), Layout(rows=rows, cols=cols)

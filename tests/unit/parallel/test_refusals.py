@@ -203,7 +203,10 @@ def test_an_error_of_the_model_on_a_tile_is_told() -> None:
         assert x.shape[2] == 23, "made for 23 rows"
         return x
 
-    with pytest.raises(UserError, match="tile at row 0, column 0: the model cannot run on it: made for 23 rows"):
+    with pytest.raises(
+        UserError,
+        match=r"tile at row 0, column 0: the model cannot run on it: .* \(test_refusals\.py:\d+\): made for 23 rows",
+    ):
         plan(Model(fixed))
 
 
