@@ -47,7 +47,7 @@ POINTWISE = frozenset(
 PER_CHANNEL = frozenset("softmax log_softmax softmin cumsum".split())
 LOOKS = frozenset(
     """dim size numel stride is_contiguous is_floating_point is_complex element_size get_device nelement ndimension
-    storage_offset untyped_storage len hash format repr""".split()
+    storage_offset untyped_storage len hash format repr set_grad_enabled""".split()
 )
 _NEW = frozenset("new_empty new_zeros new_ones new_full new_tensor".split())
 DROPOUTS = frozenset({"dropout", "dropout2d", "feature_dropout"})
