@@ -59,9 +59,11 @@ def build_index(
     used = np.arange(len(ids)) if source.labels is None else np.flatnonzero(labels >= 0)
     whose = [ids[position] for position in used]
     digests = np.zeros(len(used), "S1") if look is None else look.digests[used]
+    first = np.arange(len(used))
     if duplicates == "error":
         refuse_duplicates(whose, digests)
-    first = first_of_each(whose, digests)
+    else:
+        first = first_of_each(whose, digests)
     if duplicates == "drop":
         kept = first == np.arange(len(first))
         used, first = used[kept], first[kept]

@@ -5,9 +5,7 @@ event when it is first trained on, which finds a broken one after hours, and nev
 """
 
 import hashlib
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 
 from lartpc_ds.data.block import Block, Voxels
 from lartpc_ds.data.files import Reader
+from lartpc_ds.data.processes import map_in_processes
 
 __all__ = ["EXTENT", "Survey", "survey"]
 
@@ -40,6 +39,11 @@ class Survey:
     digests: NDArray[np.bytes_]
     faults: dict[int, str]
 
+    def part(self, start: int, stop: int) -> "Survey":
+        """Of the events [start, stop), counted from `start`."""
+        faults = {place - start: fault for place, fault in self.faults.items() if start <= place < stop}
+        return Survey(self.extents[start:stop], self.digests[start:stop], faults)
+
 
 def survey(
     readers: Sequence[Reader],
@@ -52,8 +56,10 @@ def survey(
         np.zeros((len(wanted), readers[0].num_planes), EXTENT), np.zeros(len(wanted), "S16"), dict[int, str]()
     )
     blocks = list(_blocks(readers, wanted))
-    total = sum(int(reader.num_voxels.sum()) for reader in readers)
-    for (start, stop, _), part in zip(blocks, _looks(blocks, workers if total > _PARALLEL_VOXELS else 1), strict=True):
+    if sum(int(reader.num_voxels.sum()) for reader in readers) < _PARALLEL_VOXELS:
+        workers = 1
+    looks = map_in_processes(_look, (block for _, _, block in blocks), max(min(workers, len(blocks)), 1))
+    for (start, stop, _), part in zip(blocks, looks, strict=True):
         mine = wanted[start:stop]
         found.extents[start:stop][mine] = part.extents[mine]
         found.digests[start:stop][mine] = part.digests[mine]
@@ -76,15 +82,6 @@ def _blocks(readers: Sequence[Reader], wanted: NDArray[np.bool_]) -> Iterator[tu
                 yield offset + first, offset + stop, reader.block(first, stop)
             first = stop
         offset += reader.num_events
-
-
-def _looks(blocks: Sequence[tuple[int, int, Block]], workers: int) -> Iterator[Survey]:
-    if workers == 1 or len(blocks) == 1:
-        yield from (_look(block) for _, _, block in blocks)
-        return
-    # as for the simulation: a forked copy of a process that has threads (torch, h5py) can hang
-    with ProcessPoolExecutor(min(workers, len(blocks)), multiprocessing.get_context("forkserver")) as pool:
-        yield from pool.map(_look, (block for _, _, block in blocks))
 
 
 def _look(block: Block) -> Survey:

@@ -7,13 +7,14 @@ and the rest is still shown; the command then ends with exit code 2.
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from lartpc_ds.data.absurd import absurd_values
@@ -38,23 +39,20 @@ def inspect_files(
     them; notes: what a user should know and nothing stops for.
     """
     report: Report = {"files": [], "events": [], "problems": [], "notes": []}
-    seen: list[tuple[Reader, Survey]] = []
-    for path in _paths(patterns, report["problems"]):
-        entry, events = _inspect_file(path, product, truth, console, seen)
+    opened = [_open(path, product, truth) for path in _paths(patterns, report["problems"])]
+    readers = [reader for _, reader in opened if reader is not None]
+    looks = _looks(readers, console)
+    for entry, reader in opened:
+        if reader is not None:
+            report["events"] += _inspect_events(reader, looks[reader.path], entry["problems"])
         report["files"].append(entry)
-        report["events"].extend(events)
-        report["problems"].extend(entry["problems"])
+        report["problems"] += entry["problems"]
     planes = {entry["planes"]: entry["file"] for entry in report["files"] if entry["planes"]}
     if len(planes) > 1:
         found = ", ".join(f"{count} in {file}" for count, file in planes.items())
         report["problems"].append(f"files differ in their number of planes ({found}); they cannot be used together")
-    if seen:
-        report["notes"] += notes_of([reader for reader, _ in seen])
-        ids = [reader.event_id(index) for reader, _ in seen for index in range(reader.num_events)]
-        try:
-            refuse_duplicates(ids, np.concatenate([look.digests for _, look in seen]))
-        except UserError as error:
-            report["notes"].append(str(error))  # no fault of a file, and data.duplicates decides
+    if readers:
+        report["notes"] = [*notes_of(readers), *_duplicates(readers, looks)]
     return report
 
 
@@ -69,36 +67,60 @@ def _paths(patterns: Sequence[str], problems: list[str]) -> list[Path]:
     return sorted(paths.values())
 
 
-def _inspect_file(
-    path: Path, product: str, truth: str, console: Console | None, seen: list[tuple[Reader, Survey]]
-) -> tuple[Report, list[Report]]:
-    """The line of a file and those of its readable events; faults go into the line's "problems"."""
-    problems: list[str] = []
-    known: Report = {}
-    events: list[Report] = []
+def _open(path: Path, product: str, truth: str) -> tuple[Report, Reader | None]:
+    """The line of a file, and its reader unless it is broken."""
+    line: Report = {"file": str(path), **dict.fromkeys(("format", "events", "planes", "product", "truth"))}
     try:
         reader = make_reader(path, product=product, truth=truth)
-        known = {key: getattr(reader, key) for key in ("format", "product", "truth")}
-        known.update(events=reader.num_events, planes=reader.num_planes)
+    except UserError as error:
+        return {**line, "problems": [str(error)]}, None
+    known = {"format": reader.format, "events": reader.num_events, "planes": reader.num_planes}
+    return {**line, **known, "product": reader.product, "truth": reader.truth, "problems": []}, reader
+
+
+def _looks(readers: Sequence[Reader], console: Console | None) -> dict[Path, Survey]:
+    """What a look at every event of each file finds; files of as many planes are looked at together."""
+    looks: dict[Path, Survey] = {}
+    with Progress(console=console, transient=True, disable=console is None) as bar:
+        for planes in sorted({reader.num_planes for reader in readers}):
+            alike = [reader for reader in readers if reader.num_planes == planes]
+            total = sum(reader.num_events for reader in alike)
+            task = bar.add_task(f"events of {planes} planes", total=total)
+            everything, workers = np.ones(total, np.bool_), len(os.sched_getaffinity(0))
+            look = survey(alike, everything, workers, partial(_show, bar, task))
+            stop = 0
+            for reader in alike:
+                start, stop = stop, stop + reader.num_events
+                looks[reader.path] = look.part(start, stop)
+    return looks
+
+
+def _show(bar: Progress, task: TaskID, count: int) -> None:
+    bar.update(task, completed=count)
+
+
+def _duplicates(readers: Sequence[Reader], looks: Mapping[Path, Survey]) -> list[str]:
+    """The sentence of a refusal, but it is no fault of a file, and data.duplicates decides."""
+    ids = [reader.event_id(index) for reader in readers for index in range(reader.num_events)]
+    try:
+        refuse_duplicates(ids, np.concatenate([looks[reader.path].digests for reader in readers]))
+    except UserError as error:
+        return [str(error)]
+    return []
+
+
+def _inspect_events(reader: Reader, look: Survey, problems: list[str]) -> list[Report]:
+    """The readable events; a sentence in `problems` for each other one."""
+    try:
         labels = truth_names(reader.primaries()) if reader.truth else [None] * reader.num_events
-        look = _look(reader, console)
-        problems += [look.faults[index] for index in sorted(look.faults)]
-        problems += absurd_values(look, reader)
-        events = [_event(reader, look, index, labels[index]) for index in range(reader.num_events)]
-        events = [event for index, event in enumerate(events) if index not in look.faults]
-        seen.append((reader, look))
     except UserError as error:
         problems.append(str(error))
-    line = {key: known.get(key) for key in ("format", "events", "planes", "product", "truth")}
-    return {"file": str(path), **line, "problems": problems}, events
-
-
-def _look(reader: Reader, console: Console | None) -> Survey:
-    everything = np.ones(reader.num_events, np.bool_)
-    workers = len(os.sched_getaffinity(0))
-    with Progress(console=console, transient=True, disable=console is None) as bar:
-        task = bar.add_task(reader.path.name, total=reader.num_events)
-        return survey([reader], everything, workers, lambda count: bar.update(task, completed=count))
+        return []
+    problems += [look.faults[index] for index in sorted(look.faults)]
+    problems += absurd_values(look, reader)
+    return [
+        _event(reader, look, index, labels[index]) for index in range(reader.num_events) if index not in look.faults
+    ]
 
 
 def _event(reader: Reader, look: Survey, index: int, label: str | None) -> Report:

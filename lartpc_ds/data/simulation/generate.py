@@ -4,10 +4,8 @@ An event depends on (seed, index) alone: its own generator is made from them, so
 gives the same file. One generator a worker would be simpler and would tie the events to the machine.
 """
 
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 
 from lartpc_ds.data.event import Event, EventId
 from lartpc_ds.data.larcv3 import Larcv3Writer
+from lartpc_ds.data.processes import map_in_processes
 from lartpc_ds.data.simulation.drift import drift
 from lartpc_ds.data.simulation.kinematics import isotropic
 from lartpc_ds.data.simulation.particles import PRIMARIES, Flight, primary_pdg
@@ -103,14 +102,7 @@ def simulate_file(
 
 def _events(job: _Job, num_events: int, workers: int) -> Iterator[Event]:
     """The events of a job in order."""
-    make = partial(_indexed_event, job)
-    if workers == 1:
-        yield from map(make, range(num_events))
-        return
-    # forkserver: a forked copy of a process that has threads (torch, h5py) can hang; an executor: multiprocessing.Pool
-    # restarts a worker that cannot start (say, for a script on stdin) for ever
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver")) as pool:
-        yield from pool.map(make, range(num_events), chunksize=_CHUNK)
+    return map_in_processes(partial(_indexed_event, job), range(num_events), workers, _CHUNK)
 
 
 def _indexed_event(job: _Job, index: int) -> Event:

@@ -1,5 +1,6 @@
 """`train` looks at every event once: before a fresh run, and not again when it is resumed."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,10 @@ import h5py
 import pytest
 from rich.console import Console
 
-from lartpc_ds import recipes
+from lartpc_ds import recipes, session
 from lartpc_ds.config import RunConfig
 from lartpc_ds.errors import UserError
-from lartpc_ds.launch import training
+from lartpc_ds.launch import evaluation, training
 from lartpc_ds.layout import Layout
 from lartpc_ds.runlog import RunFolder
 from tests.small_runs import write_events, write_run_toml
@@ -54,3 +55,15 @@ def test_an_absurd_value_ends_the_run_before_it_begins(run, tmp_path):
     resolved = training.prepare_run(bounded, ds, Layout(), folder, QUIET, look=True)
     assert resolved.findings[0].startswith("pixels hold 5.") and "to 3e+38 in plane 0" in resolved.findings[0]
     assert "data.saturate bounds such values" in resolved.findings[-1]
+
+
+def test_files_to_evaluate_may_repeat_events(run, tmp_path):
+    config, ds, folder = run
+    training.prepare_run(config, ds, Layout(), folder, QUIET)
+    other = tmp_path / "copy.h5"
+    other.write_bytes((tmp_path / "events.h5").read_bytes())
+    console = Console(file=io.StringIO(), width=200)
+    both = [str(tmp_path / "events.h5"), str(other)]
+    _, index, positions = evaluation._given_files(session.open_run(folder)[0], ds, both, console)
+    assert len(positions) == len(index) == 80
+    assert "40 of 80 events repeat another one, by id or pixel by pixel: used too" in console.file.getvalue()

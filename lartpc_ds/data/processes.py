@@ -1,0 +1,45 @@
+"""A map over processes that live no longer than the one that started them.
+
+The processes of a fork server are not its children, and the pipes that they wait at are held open by each other: when
+the command line is killed they would wait for ever. So each watches the process that started it.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
+
+__all__ = ["map_in_processes"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_in_processes(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int, chunksize: int = 1
+) -> Iterator[Result]:
+    """`map(function, items)`, by `workers` processes, or by this one where that is 1; a stop ends what is not begun."""
+    if workers == 1:
+        yield from map(function, items)
+        return
+    # forkserver: a forked copy of a process that has threads (torch, h5py) can hang; an executor: multiprocessing.Pool
+    # restarts a worker that cannot start (say, for a script on stdin) for ever
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(workers, context, initializer=_live_with_parent) as pool:
+        yield from pool.map(function, items, chunksize=chunksize)
+
+
+def _live_with_parent() -> None:
+    """Ctrl-C goes to every process of a terminal; the one that started this one answers it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "started by map_in_processes"
+    parent.join()
+    os._exit(1)
