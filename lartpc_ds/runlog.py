@@ -193,13 +193,14 @@ class RunFolder:
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """All objects of `metrics.jsonl`, in order, without garbled lines and a last one cut short by a kill."""
-        return (line for _, line in self._metrics_lines() if line is not None)
+        return (line for _, line in self.numbered_metrics() if line is not None)
 
     def garbled_metrics(self) -> list[int]:
         """Numbers of the lines of `metrics.jsonl`, from 1, that are none of ours."""
-        return [number for number, line in self._metrics_lines() if line is None]
+        return [number for number, line in self.numbered_metrics() if line is None]
 
-    def _metrics_lines(self) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    def numbered_metrics(self) -> Iterator[tuple[int, dict[str, Any] | None]]:
+        """All complete lines of `metrics.jsonl`: their numbers, from 1, and their objects; None for a garbled one."""
         if self.metrics_file.exists():
             complete, _, _ = self.metrics_file.read_bytes().rpartition(b"\n")
             for number, text in enumerate(complete.split(b"\n") if complete else [], start=1):
@@ -224,7 +225,8 @@ def _metrics_line(text: bytes) -> dict[str, Any] | None:
         line = json.loads(text)
     except ValueError:  # not JSON, or not UTF-8
         return None
-    return line if isinstance(line, dict) and type(line.get("step")) is int else None
+    step = line.get("step") if isinstance(line, dict) else None
+    return line if type(step) is int and step > 0 else None
 
 
 def _lasting(path: Path) -> FileRecord:

@@ -1,9 +1,7 @@
 """The short table at the end of a run, made from the run folder alone, so that `report` can print it at any time."""
 
-import json
 import statistics
-import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +9,7 @@ from rich.table import Table
 
 from lartpc_ds.layout import Layout
 from lartpc_ds.metrics import Interval, balanced_text
+from lartpc_ds.report.whole import WholeParts, whole_parts
 from lartpc_ds.runlog import RunFolder
 
 __all__ = ["print_evaluation", "print_summary", "summarise"]
@@ -21,32 +20,37 @@ _WARM_UP_STEPS = 2  # first allocations and lazy set-up; the field leaves them o
 
 def summarise(folder: RunFolder) -> dict[str, str]:
     """Rows of the table for one run; UserError if it is not a run folder."""
-    folder.require()
-    config = tomllib.loads(folder.config_file.read_text())
-    job = json.loads(folder.job_file.read_text())
-    lines = list(folder.metrics())
-    steps = [line for line in lines if "loss" in line]
-    evaluations = [line["evaluation"] for line in lines if "evaluation" in line]
-    factors = config["data"]["downsample"]
-    wires, ticks = job["image_shape"]
-    block = (factors, factors) if isinstance(factors, int) else tuple(factors)
-    axes = "channels x rows x columns" if config["data"].get("target") else "planes x wires x ticks"
-    rows = {
-        "trained": f"{config['model'].get('target') or config['model']['name']} on {job['planes']} x "
-        f"{-(-wires // block[0])} x {-(-ticks // block[1])} ({axes}), {config['train']['ds_config']}",
-        "layout": str(Layout(**job["layout"])),
-        "steps": f"{steps[-1]['step'] if steps else 0} of {job['max_steps']}"
+    return _rows(folder, whole_parts(folder))
+
+
+def _rows(folder: RunFolder, parts: WholeParts) -> dict[str, str]:
+    steps, figures = parts.steps, parts.evaluations[-1:]
+    asked = parts.job["max_steps"] if parts.job else "?"
+    return {
+        "trained": _trained(parts.config, parts.job) if parts.config and parts.job else "?",
+        "layout": str(Layout(**parts.job["layout"])) if parts.job else "?",
+        "steps": f"{steps[-1]['step'] if steps else 0} of {asked}"
         + (f", {steps[-1]['events']} events" if steps else "")
         + _skipped(steps)
         + ("" if folder.done_file.exists() else " (not finished)"),
-        "balanced accuracy": balanced_text(evaluations[-1], f"{evaluations[-1]['events']} held-out events")
-        if evaluations
+        "balanced accuracy": balanced_text(figures[0], f"{figures[0]['events']} held-out events")
+        if figures
         else "not evaluated (no held-out events)",
         "seconds an event": _seconds_an_event(steps),
         "peak memory a rank": f"{max(line['peak_bytes'] for line in steps) / _GIB:.2f} GiB" if steps else "-",
         "run folder": str(folder.path),
     }
-    return rows
+
+
+def _trained(config: Mapping[str, Any], job: Mapping[str, Any]) -> str:
+    factors = config["data"]["downsample"]
+    wires, ticks = job["image_shape"]
+    block = (factors, factors) if isinstance(factors, int) else tuple(factors)
+    axes = "channels x rows x columns" if config["data"].get("target") else "planes x wires x ticks"
+    return (
+        f"{config['model'].get('target') or config['model']['name']} on {job['planes']} x "
+        f"{-(-wires // block[0])} x {-(-ticks // block[1])} ({axes}), {config['train']['ds_config']}"
+    )
 
 
 def _skipped(steps: Sequence[dict[str, Any]]) -> str:
@@ -66,13 +70,17 @@ def _seconds_an_event(steps: Sequence[dict[str, Any]]) -> str:
 def print_summary(console: Console, folders: Sequence[RunFolder]) -> None:
     """The table, a column a run, and the next command to try."""
     table = Table(title="runs" if len(folders) > 1 else "result", title_justify="left", title_style="bold")
-    columns = [summarise(folder) for folder in folders]
+    found = [whole_parts(folder) for folder in folders]
+    columns = [_rows(folder, parts) for folder, parts in zip(folders, found, strict=True)]
     table.add_column("")
     for folder in folders:
         table.add_column(folder.path.name, overflow="fold")
     for name in columns[0]:
         table.add_row(name, *(column[name] for column in columns))
     console.print(table)
+    for folder, parts in zip(folders, found, strict=True):
+        for told in parts.left_out:
+            console.print(f"left out of {folder.path.name}: {told}", soft_wrap=True, highlight=False, markup=False)
     console.print("next:", f"lartpc-ds evaluate {folders[0].path}", soft_wrap=True, highlight=False)
 
 

@@ -294,6 +294,38 @@ def test_evaluate_where_it_cannot(refuse: Refuse, work: Path, options: list[str]
     says(refuse("evaluate", "run", *options), words)
 
 
+@pytest.mark.parametrize("damage", ["missing", "empty", "half"])
+@pytest.mark.parametrize("name", ["config.toml", "job.json", "events.csv", "files.json"])
+def test_resume_of_a_damaged_folder(refuse: Refuse, work: Path, name: str, damage: str) -> None:
+    damaged(work / "run" / name, damage)
+    says(refuse(*training(run_dir="run"), "--resume"), ["run: ", name, "Restore it from a copy"])
+
+
+def test_resume_without_a_whole_checkpoint(refuse: Refuse, work: Path) -> None:
+    damaged(work / "run/checkpoints/step_0000004/rank0.pt", "half")
+    said = refuse(*training(run_dir="run"), "--resume")
+    says(said, ["--resume", "no checkpoint", "step_0000004: rank0.pt has", "another --run-dir"])
+
+
+def damaged(path: Path, damage: str) -> None:
+    if damage == "missing":
+        path.unlink()
+    else:
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2] if damage == "half" else b"")
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "half"])
+def test_evaluate_damaged_weights(refuse: Refuse, work: Path, damage: str) -> None:
+    damaged(work / "run/checkpoints/step_0000004/model.pt", damage)
+    says(refuse("evaluate", "run"), ["step_0000004: model.pt", "there is no other"])
+
+
+def test_train_on_damaged_weights_of_another_run(refuse: Refuse, work: Path) -> None:
+    damaged(work / "run/checkpoints/step_0000004/model.pt", "half")
+    says(refuse(*training('model.weights="run/checkpoints/last/model.pt"')), ["model.weights", "model.pt has"])
+
+
 def test_evaluate_an_unknown_checkpoint(refuse: Refuse) -> None:
     says(refuse("evaluate", "run", "--checkpoint", "step_0000099"), ["step_0000099", "best, last, step_0000004"])
 

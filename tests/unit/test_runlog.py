@@ -3,6 +3,8 @@ from typing import Any
 
 import pytest
 
+from lartpc_ds import run_record, runlog
+from lartpc_ds.config import RunConfig
 from lartpc_ds.errors import UserError
 from lartpc_ds.integrity import write_atomically
 from lartpc_ds.runlog import RunFolder
@@ -108,3 +110,90 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError):
         write_atomically(path, "new \ud800")
     assert path.read_text() == "old"
+
+
+def config(steps: int) -> RunConfig:
+    return RunConfig.parse({"train": {"max_steps": steps}}, "test")
+
+
+def written(folder: RunFolder, steps: int) -> None:
+    folder.write(config(steps), {"steps": steps}, {"max_steps": steps})
+
+
+def killed_after(monkeypatch: pytest.MonkeyPatch, files: int) -> None:
+    """The process dies when it has written so many files."""
+    left = files
+
+    def write(path: Path, text: str) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        write_atomically(path, text)
+
+    for module in (runlog, run_record):
+        monkeypatch.setattr(module, "write_atomically", write)
+
+
+def test_the_record_knows_the_files_that_shape_numbers(folder: RunFolder) -> None:
+    folder.events_file.write_text("events")
+    folder.simulated_file.write_bytes(b"pixels")
+    written(folder, 5)
+    names = {"config.toml", "ds_config.json", "job.json", "events.csv", "simulated.h5"}
+    assert folder.verified().files.keys() == names
+    folder.events_file.write_text("Events")
+    with pytest.raises(UserError, match=r"events\.csv has another content"):
+        folder.verified()
+    assert folder.verified("config.toml", "job.json").run == folder.record().run
+
+
+@pytest.mark.parametrize("files", range(6))
+def test_a_kill_while_a_resume_replaces_the_configurations_locks_nobody_out(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, files: int
+) -> None:
+    written(folder, 5)
+    run = folder.record().run
+    with monkeypatch.context() as patch:
+        killed_after(patch, files)
+        try:
+            written(folder, 6)
+        except KeyboardInterrupt:
+            assert files < 5, "a record, three files, a record"
+    assert folder.verified().run == run
+    with monkeypatch.context() as patch:  # and again, in the same place
+        killed_after(patch, files)
+        try:
+            written(folder, 7)
+        except KeyboardInterrupt:
+            pass
+    folder.verified()
+    written(folder, 8)
+    record = folder.verified()
+    assert record.run == run and not record.replaced
+    folder.config_file.write_text("[train]\nmax_steps = 5\n")
+    with pytest.raises(UserError, match=r"config\.toml"):
+        folder.verified()
+
+
+@pytest.mark.parametrize("files", range(4))
+def test_a_kill_while_a_run_is_prepared_leaves_no_job(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, files: int
+) -> None:
+    killed_after(monkeypatch, files)
+    with pytest.raises(KeyboardInterrupt):
+        written(folder, 5)
+    assert not folder.job_file.exists(), "by which a batch job tells that there is nothing to resume"
+    with pytest.raises(UserError, match=r"not a run folder|is missing"):
+        folder.verified()
+
+
+@pytest.mark.parametrize("garbage", [b"\x00\xff\n", b"{\n", b"[]\n", b"\n", b'{"loss": 1.0}\n', b'{"step": "2"}\n'])
+def test_garbled_metrics_are_left_out_and_rewinding_removes_them(folder: RunFolder, garbage: bytes) -> None:
+    lines = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
+    folder.append_metrics(lines[0])
+    with folder.metrics_file.open("ab") as stream:
+        stream.write(garbage)
+    folder.append_metrics(lines[1])
+    assert list(folder.metrics()) == lines and folder.garbled_metrics() == [2]
+    folder.rewind_metrics(2)
+    assert list(folder.metrics()) == lines and folder.garbled_metrics() == []
