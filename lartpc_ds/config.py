@@ -54,13 +54,20 @@ class SimulateConfig(Section):
     events: Positive = 1000
     momentum: tuple[float, float] = (0.2, 1.0)
     """GeV/c, drawn uniformly between the two."""
+    vertex: tuple[tuple[Share, Share], tuple[Share, Share], tuple[Share, Share]] = ((0.0, 1.0),) * 3
+    """Where particles start: [low, high] of x (the drift), y and z (the beam) as shares of the active volume."""
+    angle: Annotated[float, Field(gt=0, le=180)] = 180.0
+    """Largest angle in degrees between a particle's direction and the beam (z); 180: all directions alike."""
     seed: NonNegative = 1
 
     @model_validator(mode="after")
-    def _range(self) -> Self:
+    def _ranges(self) -> Self:
         low, high = self.momentum
         if not 0 < low <= high:
             raise ValueError(f"momentum must be [low, high] with 0 < low <= high, in GeV/c, is [{low:g}, {high:g}]")
+        for axis, (low, high) in zip("xyz", self.vertex, strict=True):
+            if low > high:
+                raise ValueError(f"vertex: {axis} must be [low, high] with low <= high, is [{low:g}, {high:g}]")
         return self
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lartpc_ds.config import RunConfig
-from lartpc_ds.data.simulation import SimulationSummary, simulate_file
+from lartpc_ds.data.simulation import ANYWHERE, Aim, SimulationSummary, simulate_file
 from lartpc_ds.errors import UserError
 from lartpc_ds.prepare import with_files
 
@@ -31,6 +31,7 @@ def simulated_events(config: RunConfig, out: Path, console: Console) -> RunConfi
         momentum_gev=data.simulate.momentum,
         seed=data.simulate.seed,
         workers=len(os.sched_getaffinity(0)),
+        aim=Aim(data.simulate.vertex, data.simulate.angle),
         console=console,
     )
     return with_files(config, (str(out),))
@@ -46,6 +47,7 @@ def simulate_with_progress(
     seed: int,
     workers: int,
     console: Console,
+    aim: Aim = ANYWHERE,
 ) -> SimulationSummary:
     """`simulate_file` with a bar that shows rate and time left."""
     rate = TextColumn("{task.speed:.1f} events/s" if console.is_terminal else "")
@@ -60,6 +62,7 @@ def simulate_with_progress(
             momentum_gev=momentum_gev,
             seed=seed,
             workers=workers,
+            aim=aim,
             on_event=lambda count: bar.update(task, completed=count),
         )
     console.print(

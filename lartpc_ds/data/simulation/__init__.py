@@ -5,6 +5,6 @@ the formulae. A full Geant4 chain is the better simulation and a day's installat
 hundred events a second, and simple enough to read.
 """
 
-from lartpc_ds.data.simulation.generate import SimulationSummary, simulate_event, simulate_file
+from lartpc_ds.data.simulation.generate import ANYWHERE, Aim, SimulationSummary, simulate_event, simulate_file
 
-__all__ = ["SimulationSummary", "simulate_event", "simulate_file"]
+__all__ = ["ANYWHERE", "Aim", "SimulationSummary", "simulate_event", "simulate_file"]

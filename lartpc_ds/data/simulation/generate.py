@@ -11,22 +11,44 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lartpc_ds.data.event import Event, EventId
 from lartpc_ds.data.larcv3 import Larcv3Writer
 from lartpc_ds.data.processes import map_in_processes
 from lartpc_ds.data.simulation.drift import drift
-from lartpc_ds.data.simulation.kinematics import isotropic
+from lartpc_ds.data.simulation.kinematics import in_cone
 from lartpc_ds.data.simulation.particles import PRIMARIES, Flight, primary_pdg
 from lartpc_ds.data.simulation.response import plane_pixels
 from lartpc_ds.data.simulation.transport import transport
 from lartpc_ds.detectors import Detector, detector
 from lartpc_ds.errors import UserError
 
-__all__ = ["SimulationSummary", "simulate_event", "simulate_file"]
+__all__ = ["ANYWHERE", "Aim", "SimulationSummary", "simulate_event", "simulate_file"]
 
 _HIGHEST_GEV = 20.0
 _CHUNK = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """Where primaries start, uniformly, and where they fly, uniformly in solid angle.
+
+    `vertex` is (low, high) of x, y and z as shares of the active volume; `angle_deg` the largest angle to the beam (z).
+    """
+
+    vertex: tuple[tuple[float, float], tuple[float, float], tuple[float, float]] = ((0.0, 1.0), (0.0, 1.0), (0.0, 1.0))
+    angle_deg: float = 180.0
+
+    def draw(self, detector: Detector, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Position in cm and direction of one primary, (3,) each."""
+        low, high = np.array([detector.x_cm, detector.y_cm, detector.z_cm]).T
+        direction = in_cone(np.array([0.0, 0.0, 1.0]), self.angle_deg, rng)
+        return low + (high - low) * rng.uniform(*np.array(self.vertex).T), direction
+
+
+ANYWHERE = Aim()
+"""The whole active volume, in any direction alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +69,22 @@ class _Job:
     detector_name: str
     classes: tuple[str, ...]
     momentum_gev: tuple[float, float]
+    aim: Aim
     seed: int
 
 
 def simulate_event(
-    detector: Detector, species: str, momentum_gev: float, rng: np.random.Generator, id: EventId
+    detector: Detector, species: str, momentum_gev: float, rng: np.random.Generator, id: EventId, aim: Aim = ANYWHERE
 ) -> Event:
-    """One particle of class `species`, placed uniformly in the active volume and flying in any direction alike.
+    """One particle of class `species`, by default anywhere in the active volume and flying in any direction alike.
 
     Raises:
         UserError: a class that is not simulated, or a momentum out of range.
     """
     _check_momentum((momentum_gev, momentum_gev))
     pdg = primary_pdg(species, rng)
-    low, high = np.array([detector.x_cm, detector.y_cm, detector.z_cm]).T
-    primary = Flight(pdg, isotropic(1, rng)[0] * momentum_gev * 1e3, rng.uniform(low, high), 0.0)
+    position, direction = aim.draw(detector, rng)
+    primary = Flight(pdg, direction * momentum_gev * 1e3, position, 0.0)
     deposits, truth = transport(primary, detector, rng)
     clouds = drift(deposits, detector)
     planes = tuple(plane_pixels(clouds, number, detector, rng) for number in range(len(detector.planes)))
@@ -77,6 +100,7 @@ def simulate_file(
     momentum_gev: tuple[float, float],
     seed: int,
     workers: int,
+    aim: Aim = ANYWHERE,
     on_event: Callable[[int], None] | None = None,
 ) -> SimulationSummary:
     """Writes `num_events` events to the larcv3 file `out`; the classes take turns.
@@ -88,7 +112,7 @@ def simulate_file(
     """
     detector(detector_name)
     _check(num_events, classes, momentum_gev, seed, workers)
-    job = _Job(out.name, detector_name, tuple(classes), momentum_gev, seed)
+    job = _Job(out.name, detector_name, tuple(classes), momentum_gev, aim, seed)
     started = time.perf_counter()
     with Larcv3Writer(out) as writer:
         for written, event in enumerate(_events(job, num_events, workers), start=1):
@@ -110,7 +134,7 @@ def _indexed_event(job: _Job, index: int) -> Event:
     species = job.classes[index % len(job.classes)]
     momentum_gev = float(rng.uniform(*job.momentum_gev))
     event_id = EventId(job.file, index, run=1, subrun=job.seed, event=index)
-    return simulate_event(detector(job.detector_name), species, momentum_gev, rng, event_id)
+    return simulate_event(detector(job.detector_name), species, momentum_gev, rng, event_id, job.aim)
 
 
 def _check(num_events: int, classes: Sequence[str], momentum_gev: tuple[float, float], seed: int, workers: int) -> None:

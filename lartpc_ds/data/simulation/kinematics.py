@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["across", "boost", "isotropic", "phase_space", "turned", "two_body_momentum", "unit"]
+__all__ = ["across", "boost", "in_cone", "isotropic", "phase_space", "turned", "two_body_momentum", "unit"]
 
 Array = NDArray[np.float64]
 
@@ -19,6 +19,16 @@ def unit(vectors: Array) -> Array:
 def isotropic(count: int, rng: np.random.Generator) -> Array:
     """Unit vectors (count, 3) in all directions alike."""
     return unit(rng.standard_normal((count, 3)))
+
+
+def in_cone(axis: Array, angle_deg: float, rng: np.random.Generator) -> Array:
+    """A unit vector (3,) at most `angle_deg` from `axis` (3,), uniform in solid angle."""
+    if angle_deg == 180.0:
+        everywhere: Array = isotropic(1, rng)[0]
+        return everywhere  # the draws with which all earlier files were made
+    cosine = rng.uniform(np.cos(np.radians(angle_deg)), 1.0, 1)
+    one: Array = turned(axis[None], cosine, rng)[0]
+    return one
 
 
 def across(directions: Array) -> tuple[Array, Array]:

@@ -4,7 +4,7 @@ import pytest
 
 from lartpc_ds.data.event import EventId
 from lartpc_ds.data.schema import PARTICLE
-from lartpc_ds.data.simulation import simulate_event, simulate_file
+from lartpc_ds.data.simulation import Aim, simulate_event, simulate_file
 from lartpc_ds.data.simulation.particles import PRIMARIES
 from lartpc_ds.detectors import DETECTORS, detector
 from lartpc_ds.errors import UserError
@@ -117,6 +117,33 @@ def test_momenta_are_in_the_range_asked_for(tmp_path):
     momenta = np.sqrt(first["px"] ** 2 + first["py"] ** 2 + first["pz"] ** 2)
     assert ((momenta >= 0.3) & (momenta <= 0.4)).all()
     assert len(momenta) == 10
+
+
+def test_particles_start_and_fly_where_they_are_aimed(tmp_path):
+    aim = Aim(((0.25, 0.75), (0.5, 0.5), (0.0, 0.2)), 20.0)
+    particles = contents_of(tmp_path / "a.h5", num_events=40, classes=("proton",), aim=aim)
+    first = particles[particles["process"] == b"primary"]
+    known = detector("argoneut")
+    for axis, (low, high), (least, most) in zip("xyz", aim.vertex, (known.x_cm, known.y_cm, known.z_cm), strict=True):
+        share = (first["vtx"][axis] - least) / (most - least)
+        assert share.min() >= low - 1e-9 and share.max() <= high + 1e-9
+        assert np.ptp(share) > 0.8 * (high - low) or low == high
+    cosines = first["pz"] / np.sqrt(first["px"] ** 2 + first["py"] ** 2 + first["pz"] ** 2)
+    least = np.cos(np.radians(20))
+    assert cosines.min() >= least
+    # uniform in solid angle is uniform in the cosine
+    assert cosines.mean() == pytest.approx((1 + least) / 2, abs=4 * (1 - least) / np.sqrt(12 * len(first)))
+    assert np.ptp(np.arctan2(first["py"], first["px"])) > np.pi
+
+
+def test_particles_start_anywhere_and_fly_in_any_direction_alike_by_default(tmp_path):
+    particles = contents_of(tmp_path / "a.h5", num_events=200, classes=("proton",), momentum_gev=(0.1, 0.1))
+    first = particles[particles["process"] == b"primary"]
+    directions = np.stack([first["px"], first["py"], first["pz"]]) / 0.1
+    np.testing.assert_allclose(directions.mean(axis=1), 0.0, atol=4 / np.sqrt(3 * len(first)))
+    np.testing.assert_allclose((directions**2).mean(axis=1), 1 / 3, atol=4 * np.sqrt(4 / 45 / len(first)))
+    z = detector("argoneut").z_cm
+    assert np.ptp(first["vtx"]["z"]) > 0.9 * (z[1] - z[0])
 
 
 @pytest.mark.parametrize(
