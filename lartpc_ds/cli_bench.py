@@ -78,6 +78,19 @@ def bench_pipeline(
     print(json.dumps(result) if as_json else json.dumps(result, indent=2))
 
 
+@bench_app.command("handmade")
+def bench_handmade(
+    recipe: Annotated[str, typer.Argument(help="A recipe or run TOML of particles.")] = "quickstart",
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a network has to beat on a run's events: hand-made image moments; and what the truth allows."""
+    from lartpc_ds.bench.hand_made import bench
+
+    result = bench(recipe, overrides or [])
+    print(json.dumps(result) if as_json else json.dumps(result, indent=2))
+
+
 @bench_app.command("cosmictagger")
 def bench_cosmictagger(as_json: AsJson = False) -> None:
     """The planner's model of messages beside public rates of CosmicTagger on up to 1700 GPUs; runs nothing."""
