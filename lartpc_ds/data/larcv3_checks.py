@@ -68,18 +68,20 @@ def _the_only(file: str, candidates: Sequence[str], key: str) -> str:
 def checked_ids(event_ids: NDArray[np.void]) -> tuple[NDArray[np.void], str]:
     """Rows of (run, subrun, event) with -1 in all three where nobody set them, and a sentence about those, if any.
 
-    Unset are events whose three numbers all are what a writer leaves, and a whole file of zeros.
+    Unset are events whose three numbers all are what a writer leaves, a whole file of zeros, and a whole file of at
+    least three events that all have the same numbers.
     """
     numbers = np.stack([event_ids[name] for name in ("run", "subrun", "event")])
-    unset = np.isin(numbers, _UNSET).all(axis=0) | (numbers == 0).all()
+    constant = bool((numbers == numbers[:, :1]).all()) and (len(event_ids) >= 3 or not numbers.any())
+    unset: NDArray[np.bool_] = np.isin(numbers, _UNSET).all(axis=0) | constant
     if not unset.any():
         return event_ids, ""
-    found = ", ".join(str(value) for value in np.unique(numbers[:, unset]).tolist())
+    first = "/".join(map(str, numbers[:, np.argmax(unset)].tolist()))
     event_ids = event_ids.copy()
     event_ids[unset] = -1
     count = "no event" if unset.all() else f"{int(unset.sum())} of {len(unset)} events not"
     return event_ids, (
-        f"{count} identified: run, subrun and event are unset ({found}); the file's name and the index in it stand for "
+        f"{count} identified, run, subrun and event are unset ({first}); the file's name and the index in it stand for "
         "them, so that a file that is renamed or reordered gets another split"
     )
 

@@ -176,7 +176,7 @@ def _plane_table(events: Sequence[Report]) -> Table:
             f"{occupancy:.3%}",
             f"{min(nonzero)} to {max(nonzero)}",
             f"{math.fsum(plane['sum'] for plane in planes) / len(planes):.6g}",
-            f"{min(lowest):.6g} to {max(highest):.6g}" if highest else "-",
+            f"{min(lowest):.4g} to {max(highest):.4g}" if highest else "-",
         )
     return table
 
