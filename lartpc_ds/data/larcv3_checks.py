@@ -73,7 +73,7 @@ def checked_ids(event_ids: NDArray[np.void]) -> tuple[NDArray[np.void], str]:
     """
     numbers = np.stack([event_ids[name] for name in ("run", "subrun", "event")])
     constant = bool((numbers == numbers[:, :1]).all()) and (len(event_ids) >= 3 or not numbers.any())
-    unset: NDArray[np.bool_] = np.isin(numbers, _UNSET).all(axis=0) | constant
+    unset = np.isin(numbers, _UNSET).all(axis=0) | np.full(len(event_ids), constant)
     if not unset.any():
         return event_ids, ""
     first = "/".join(map(str, numbers[:, np.argmax(unset)].tolist()))
