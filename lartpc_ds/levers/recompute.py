@@ -1,9 +1,10 @@
 """Recomputation: a block keeps its input only, and runs once more when its gradient is due.
 
-torch's non-reentrant checkpoint does the work. Around it, what a second run must not do twice or otherwise: running
-buffers of norms keep the values of the first run, masks are drawn for the micro-batch of the first run, and every rank
-runs its blocks to the end, so that the halos in them meet. Rejected: the reentrant form, with which ZeRO sees a
-parameter's gradient twice, and DeepSpeed's own, which updates running statistics twice.
+torch's non-reentrant checkpoint does the work. Around it, what a second run must not do twice or otherwise: it starts
+from the state that the first run started from and leaves none behind (`parallel.module_state`), masks are drawn for the
+micro-batch of the first run, and every rank runs its blocks to the end, so that the halos in them meet. Rejected: the
+reentrant form, with which ZeRO sees a parameter's gradient twice, and DeepSpeed's own, which updates running statistics
+twice.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,6 +20,7 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from lartpc_ds.errors import UserError
 from lartpc_ds.models.build import blocks
 from lartpc_ds.parallel.cuts import tensors_of
+from lartpc_ds.parallel.module_state import ModuleState
 from lartpc_ds.parallel.modules import Around, module_of, wrap
 from lartpc_ds.parallel.tiles import Clock, Tiles
 
@@ -34,7 +36,8 @@ def recompute(model: nn.Module, tiles: Tiles, leave_out: Iterable[nn.Module] = (
         leave_out: a block that is or has one of these modules stays as it is.
 
     Raises:
-        UserError: the model has no list of blocks; later, in a forward pass, that a block changes its input in place.
+        UserError: the model has no list of blocks; later, that a block changes its input in place, or state of its own
+            that cannot be put back.
     """
     *sequence, last = blocks(model)
     left = {*leave_out, last[1]}  # what the last block keeps is needed at once
@@ -50,7 +53,8 @@ def _checkpointed(tiles: Tiles) -> Around:
         if not torch.is_grad_enabled() or any(map(tiles.remade.holds, inputs)):
             return forward(*args, **kwargs)
         versions = [tensor._version for tensor in inputs]
-        again = _Again(module_of(forward), tiles.clock)
+        state = ModuleState(module_of(forward))
+        again = _Again(name, state, tiles.clock)
 
         def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
             return nullcontext(), again
@@ -65,6 +69,12 @@ def _checkpointed(tiles: Tiles) -> Around:
             raise UserError(
                 f"memory.recompute = 'block': block {name} changes its input in place, so that it cannot run once "
                 "more; begin it with a function that does not (inplace=False), or set memory.recompute = 'none'"
+            )
+        if lost := state.settle():
+            raise UserError(
+                f"memory.recompute = 'block': block {name} changes its attribute {lost[0]} in place, so that its "
+                "second run would not find the values of its first; make it a buffer (register_buffer), or set "
+                "memory.recompute = 'none'"
             )
         return result
 
@@ -97,26 +107,25 @@ class _Announced(torch.autograd.Function):
 
 
 class _Again:
-    """Surrounds the second run of a block."""
+    """Surrounds the second run of a block: the micro-batch and the state of the first."""
 
-    def __init__(self, block: nn.Module, clock: Clock) -> None:
-        self._block, self._clock = block, clock
+    def __init__(self, name: str, state: ModuleState, clock: Clock) -> None:
+        self._name, self._state, self._clock = name, state, clock
         self._first = clock.step, clock.micro_batch
         self._now = self._first
-        self._buffers: list[tuple[Tensor, Tensor]] = []
 
     def __enter__(self) -> None:
+        if lost := self._state.lost():
+            raise UserError(
+                f"memory.recompute = 'block': the buffer {lost[0]} of block {self._name} was changed between its run "
+                "and its second run in the backward pass; change it within the block, or set memory.recompute = 'none'"
+            )
         self._now = self._clock.step, self._clock.micro_batch
         self._clock.step, self._clock.micro_batch = self._first
-        # those of frozen modules do not change, and may be saved for the backward pass
-        training = [module for module in self._block.modules() if module.training]
-        self._buffers = [(buffer, buffer.clone()) for module in training for buffer in module.buffers(recurse=False)]
+        self._state.put_back()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._clock.step, self._clock.micro_batch = self._now
-        with torch.no_grad():
-            for buffer, value in self._buffers:
-                buffer.copy_(value)
-        self._buffers = []
+        self._state.leave()

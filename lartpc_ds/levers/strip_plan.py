@@ -20,6 +20,7 @@ from lartpc_ds.levers.strips import Note, Strips
 from lartpc_ds.models.build import blocks
 from lartpc_ds.parallel.dry_run import dry_run, shadow_of
 from lartpc_ds.parallel.imitation import TRACED_EVENTS, images_of
+from lartpc_ds.parallel.module_state import ModuleState, unchanged
 from lartpc_ds.parallel.modules import announced
 from lartpc_ds.parallel.spatialize import both_modes
 from lartpc_ds.windows import Range
@@ -154,12 +155,22 @@ class _Run:
         strips.notes = self.notes
         channels, height, width = image
         rows = Rows.every(2, height) if strip is None else Rows.of(2, height, strip)
-        try:
-            with torch.no_grad(), dry_run(shadow, followed=True), announced(shadow, strips.around):
-                strips.run(front, images_of(shadow, (TRACED_EVENTS, channels, rows.count, width)), rows)
-        except UserError as error:
-            self.error = error
+        states = [ModuleState(block) for _, block in front]
+        with unchanged(shadow):
+            try:
+                with torch.no_grad(), dry_run(shadow, followed=True), announced(shadow, strips.around):
+                    strips.run(front, images_of(shadow, (TRACED_EVENTS, channels, rows.count, width)), rows)
+            except UserError as error:
+                self.error = error
+            changes = [state.changes() for state in states]
         self.trail = strips.trail
+        for count, ((name, _), changed) in enumerate(zip(front, changes, strict=True)):
+            if changed and count < len(self.trail):
+                self.trail = self.trail[:count]
+                self.error = UserError(
+                    f"{name}: changes {', '.join(changed)} in every forward pass, and strips would do so once each; "
+                    "end the streamed front before it with memory.stream_until, or set memory.stream_strips = 1"
+                )
 
 
 def _check(shadow: nn.Module, front: Blocks, plan: StripPlan, image: Image) -> None:

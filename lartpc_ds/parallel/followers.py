@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from lartpc_ds.parallel.cuts import tensors_of
 from lartpc_ds.parallel.dry_run import dry_run
+from lartpc_ds.parallel.module_state import unchanged
 from lartpc_ds.parallel.modules import announced
 from lartpc_ds.parallel.trace import LOOKS, canonical
 
@@ -115,7 +116,7 @@ class _Followers(TorchFunctionMode):
 def followers(model: nn.Module, images: Tensor) -> Followers:
     """Of a model in the mode that it will train in; all on meta tensors."""
     mode = _Followers()
-    with torch.no_grad(), dry_run(model, followed=True), mode, announced(model, mode.around):
+    with torch.no_grad(), unchanged(model), dry_run(model, followed=True), mode, announced(model, mode.around):
         result = model(images)
         mode.leave(result)
 

@@ -18,6 +18,7 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Bounds, Layout
 from lartpc_ds.parallel.cuts import Call, Cut, Key, local_shape, tensors_of
 from lartpc_ds.parallel.dry_run import dry_run
+from lartpc_ds.parallel.module_state import unchanged
 from lartpc_ds.parallel.modules import announced
 from lartpc_ds.parallel.operators import Gather, Remake
 from lartpc_ds.parallel.order import backward_order
@@ -114,7 +115,7 @@ def imagined(plan: TilePlan, model: nn.Module, layout: Layout, row: int, col: in
     images = images_of(model, (events, plan.image[0], bottom - top, right - left))
     imitation = Imitation(replay.seen)
     try:
-        with dry_run(model), announced(model, replay.around):
+        with unchanged(model), dry_run(model), announced(model, replay.around):
             imitation.result = model(images)
     except UserError as error:
         imitation.error = error

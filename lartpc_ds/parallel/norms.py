@@ -26,7 +26,7 @@ from lartpc_ds.parallel.pieces import has_no_data, in_pieces, rows_at_once
 from lartpc_ds.parallel.remade import Remade
 from lartpc_ds.parallel.tiles import Group
 
-__all__ = ["Statistics", "normalise"]
+__all__ = ["Statistics", "normalise", "statistics_of"]
 
 
 class Statistics(NamedTuple):
@@ -37,32 +37,40 @@ class Statistics(NamedTuple):
     pixels: Tensor
 
 
+@torch.no_grad()
+def statistics_of(x: Tensor, *, num_groups: int, per_sample: bool, group: Group) -> Statistics:
+    """Of the whole image, of which this rank has the tile x (N, C, h, w).
+
+    A unit is one sample, or with `per_sample` false all of them; a statistic is over one unit and C / num_groups
+    channels.
+    """
+    return _combined(_local(x, num_groups, per_sample), group)
+
+
 def normalise(
     x: Tensor,
+    statistics: Statistics,
     weight: Tensor | None,
     bias: Tensor | None,
     eps: float,
     *,
-    num_groups: int,
     per_sample: bool,
     group: Group,
     remade: Remade | None = None,
     owns_gradient: bool = False,
-) -> tuple[Tensor, Statistics]:
-    """(x - mean) / sqrt(variance + eps) * weight + bias of a tile x (N, C, h, w), and the statistics.
+) -> Tensor:
+    """(x - mean) / sqrt(variance + eps) * weight + bias, with the `statistics_of` x.
 
-    A unit is one sample, or with `per_sample` false all of them; a statistic is over one unit and C / num_groups
-    channels. With `remade` the result is relu(y), noted there; with `owns_gradient` the gradient that reaches it is
-    nobody else's, and is written over.
+    With `remade` the result is relu(y), noted there; with `owns_gradient` the gradient that reaches it is nobody
+    else's, and is written over.
     """
     relu = None if remade is None else _ReLU(owns_gradient)
-    y, mean, variance, count = _Normalise.apply(x, weight, bias, eps, num_groups, per_sample, group, relu)  # type: ignore[no-untyped-call]
-    statistics = Statistics(mean, variance, count)
+    y: Tensor = _Normalise.apply(x, weight, bias, statistics, eps, per_sample, group, relu)  # type: ignore[no-untyped-call]
     if remade is not None and torch.is_grad_enabled():
         affine = _Affine.of(statistics, x.shape[1], weight, bias, eps, per_sample)
         again = remade.again(x)
         remade.note(y, lambda: affine.of_map(again(), relu=True))
-    return y, statistics
+    return y
 
 
 class _ReLU(NamedTuple):
@@ -104,9 +112,9 @@ class _Affine(NamedTuple):
 
 
 class _Normalise(Messenger):
-    """x (N, C, h, w), weight and bias (C) or None -> y like x; mean, variance, count (units, groups), no gradient.
+    """x (N, C, h, w), weight and bias (C) or None, statistics of (units, groups) -> y like x.
 
-    Gradients: (N, C, h, w) -> x's; weight's and bias's, of this tile's pixels.
+    Gradients: (N, C, h, w) -> x's, through its statistics, too; weight's and bias's, of this tile's pixels.
     """
 
     @staticmethod
@@ -115,19 +123,16 @@ class _Normalise(Messenger):
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
+        statistics: Statistics,
         eps: float,
-        num_groups: int,
         per_sample: bool,
         group: Group,
         relu: _ReLU | None,
-    ) -> tuple[Tensor, ...]:
-        statistics = _combined(_local(x, num_groups, per_sample), group)
+    ) -> Tensor:
         ctx.eps, ctx.group, ctx.per_sample, ctx.relu = eps, group, per_sample, relu
         affine = _Affine.of(statistics, x.shape[1], weight, bias, eps, per_sample)
-        y = affine.of_map(x, relu=relu is not None)
         ctx.save_for_backward(x, weight, bias, affine.mean, affine.variance, statistics.pixels)
-        ctx.mark_non_differentiable(*statistics)
-        return y, *statistics
+        return affine.of_map(x, relu=relu is not None)
 
     @staticmethod
     @once_differentiable

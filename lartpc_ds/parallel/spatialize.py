@@ -22,6 +22,7 @@ from lartpc_ds.parallel.dry_run import dry_run, shadow_of
 from lartpc_ds.parallel.followers import Followers, followers
 from lartpc_ds.parallel.groups import Groups
 from lartpc_ds.parallel.imitation import TRACED_EVENTS, TilePlan, compare, images_of, imagined, refuse_ambiguous
+from lartpc_ds.parallel.module_state import unchanged
 from lartpc_ds.parallel.operators import Convolution, MaxPool, Remake
 from lartpc_ds.parallel.randomness import Draw, Dropout
 from lartpc_ds.parallel.replay import Replay, table
@@ -124,7 +125,8 @@ def _checked(model: nn.Module, wish: _Wish, gather_at: str | None, refuse_thin: 
         for _ in modes:
             tracer = Tracer(refuse_thin, layout.tiles == 1)
             images = tracer.mark(images_of(model, (TRACED_EVENTS, *wish.image)), Cut((2, 3), wish.bounds))
-            with torch.no_grad(), dry_run(model, followed=layout.tiles > 1), tracer.inside(model, gather_at):
+            followed = layout.tiles > 1
+            with torch.no_grad(), unchanged(model), dry_run(model, followed=followed), tracer.inside(model, gather_at):
                 result = model(images)
             output = tracer.cut_of(result)
             traces.append(tuple(replace(call, run=wish.run_of(call)) for call in tracer.calls))

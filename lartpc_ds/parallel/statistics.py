@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lartpc_ds.layout import Bounds
 from lartpc_ds.parallel.layer_norms import layer_norm_relu
-from lartpc_ds.parallel.norms import Statistics, normalise
+from lartpc_ds.parallel.norms import Statistics, normalise, statistics_of
 from lartpc_ds.parallel.operators import outputs_of
 from lartpc_ds.parallel.reductions import global_max, global_sum
 from lartpc_ds.parallel.tiles import Alone, Tiles
@@ -85,24 +85,29 @@ class BatchNorm:
         shape = input.shape  # of a whole tensor, any
         x = input if len(shape) == 4 else input.reshape(*shape[:2], -1, 1)
         remade = tiles.remade if self.relu else None
-        y, statistics = normalise(
+        statistics = statistics_of(x, num_groups=shape[1], per_sample=False, group=group)
+        _update(running_mean, running_var, statistics, momentum)
+        y = normalise(
             x,
+            statistics,
             weight,
             bias,
             eps,
-            num_groups=shape[1],
             per_sample=False,
             group=group,
             remade=remade,
             owns_gradient=self.owns_gradient,
         )
-        _update(running_mean, running_var, statistics, momentum)
         # a reshape to the same shape would change the strides of a single event, and torch leave channels-last
         return y if x is input else y.reshape(shape)
 
 
 def _update(mean: Tensor | None, variance: Tensor | None, statistics: Statistics, momentum: float) -> None:
-    """As torch: unbiased with the count over all tiles; over several samples, the mean of theirs."""
+    """As torch: unbiased with the count over all tiles; over several samples, the mean of theirs.
+
+    Before the norm itself: a checkpoint of the user's own may end its second run as soon as the norm has saved its
+    maps, and torch's kernels have then updated their statistics.
+    """
     if mean is None or variance is None:
         return
     unbiased = statistics.variance * (statistics.pixels / (statistics.pixels - 1))
@@ -134,9 +139,8 @@ class GroupNorm:
         if input.is_cuda and torch.is_autocast_enabled("cuda"):
             input = input.float()  # as autocast does on CUDA, and not on CPU
         group, remade = Alone() if self.whole else tiles.group, tiles.remade if self.relu else None
-        return normalise(input, weight, bias, eps, num_groups=num_groups, per_sample=True, group=group, remade=remade)[
-            0
-        ]
+        statistics = statistics_of(input, num_groups=num_groups, per_sample=True, group=group)
+        return normalise(input, statistics, weight, bias, eps, per_sample=True, group=group, remade=remade)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,19 +172,19 @@ class InstanceNorm:
             y: Tensor = function(input, running_mean, running_var, weight, bias, False, momentum, eps)
             return y
         group, remade = Alone() if self.whole else tiles.group, tiles.remade if self.relu else None
-        y, statistics = normalise(
+        statistics = statistics_of(input, num_groups=input.shape[1], per_sample=True, group=group)
+        _update(running_mean, running_var, statistics, momentum)
+        return normalise(
             input,
+            statistics,
             weight,
             bias,
             eps,
-            num_groups=input.shape[1],
             per_sample=True,
             group=group,
             remade=remade,
             owns_gradient=self.owns_gradient,
         )
-        _update(running_mean, running_var, statistics, momentum)
-        return y
 
 
 @dataclass(frozen=True, slots=True)
