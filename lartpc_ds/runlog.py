@@ -108,6 +108,11 @@ class RunFolder:
         """Is this the folder of a run, whole or not?"""
         return self.record_file.is_file() or (self.config_file.is_file() and self.job_file.is_file())
 
+    @property
+    def is_begun(self) -> bool:
+        """Was a run here prepared to its end, so that a batch job resumes it and must not start anew?"""
+        return self.job_file.exists() or any(self.checkpoints.glob("step_*"))
+
     def require(self) -> None:
         """Raise UserError unless this is the folder of a run, whole or not."""
         if not self.is_run:

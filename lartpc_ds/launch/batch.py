@@ -151,7 +151,7 @@ def _timer(batch: BatchConfig) -> str:
 
 def _check_folder(run_dir: Path) -> None:
     """The script moves an unfinished run out of its way, so it must be given no other folder."""
-    if RunFolder(run_dir).job_file.exists():
+    if RunFolder(run_dir).is_begun:
         print(f"{run_dir} holds a run; the job will resume it", file=sys.stderr)
     elif run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise UserError(f"--run-dir {run_dir}: exists, and is not a run folder; choose another")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lartpc_ds import session
-from lartpc_ds.checkpoint_files import latest
+from lartpc_ds.checkpoint_files import latest, newest_whole
 from lartpc_ds.runlog import RunFolder
 from tests.ranks import run_ranks
 from tests.small_runs import prepared, write_events, write_run_toml
@@ -50,6 +50,8 @@ def check_resume(tmp_path: Path, ds_config: str, ranks: int, more: list[str]) ->
     assert run_ranks(ranks, train, parted.path, True, None) == [False] * ranks
 
     assert parted.done_file.exists()
+    # every file that a rank has written is in the manifest, and none of it is changed by the loading
+    assert newest_whole(parted.checkpoints, parted.verified().run) == (latest(parted.checkpoints), {})
     one, other = ([line for line in run.metrics() if "loss" in line] for run in (straight, parted))
     assert [line["loss"] for line in one] == [line["loss"] for line in other]
     assert [line["lr"] for line in one] == [line["lr"] for line in other]

@@ -13,8 +13,9 @@ trap 'rm -f "$hostfile"' EXIT
 "${lartpc_ds[@]}" hostfile make --from @system@ --slots @slots@ >"$hostfile" || exit
 
 set -- train @arguments@ --hostfile "$hostfile"@launcher@ --run-dir "$run_dir"
-if [ -e "$run_dir/job.json" ]; then
-    # written last when a run is prepared: from there on it can be resumed, with or without a checkpoint
+if [ -e "$run_dir/job.json" ] || [ -n "$(ls -d "$run_dir"/checkpoints/step_* 2>/dev/null)" ]; then
+    # written last when a run is prepared: from there on it can be resumed, with or without a checkpoint; where it is
+    # lost but a checkpoint is there, train says so, which is better than a start from nothing
     set -- "$@" --resume
 elif [ -n "$(ls -A "$run_dir" 2>/dev/null)" ]; then
     # the job was killed while it prepared the run: nothing in it can be resumed

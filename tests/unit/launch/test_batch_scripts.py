@@ -265,6 +265,13 @@ def test_what_a_job_left_that_was_killed_while_it_prepared_is_moved_away(site: S
     assert (moved / "half.h5").exists()
 
 
+def test_a_run_whose_job_is_lost_is_left_to_train_and_not_moved_away(site: Site) -> None:
+    (site.run_dir / "checkpoints" / "step_0000005").mkdir(parents=True)
+    assert site.run(site.write("slurm")) == 0
+    assert site.told("calls")[0].endswith("--resume")
+    assert [path.name for path in site.run_dir.parent.iterdir()] == ["my run"]
+
+
 def test_an_empty_run_folder_is_used(site: Site) -> None:
     site.run_dir.mkdir(parents=True)
     assert site.run(site.write("slurm")) == 0
