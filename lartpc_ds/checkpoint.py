@@ -56,7 +56,7 @@ def save(engine: Engine, folder: Path, progress: Progress, run: str, facts: Mapp
         dist.all_gather_object(files, mine)  # and all ranks are done
         if rank == 0:
             everything = {name: record for part in files for name, record in part.items()}
-            write_manifest(partial, run, everything, {"progress": asdict(progress), **facts})
+            write_manifest(partial, run, everything, {"progress": asdict(progress), "best": best, **facts})
             sync(partial)
             partial.rename(final)
             sync(folder)

@@ -18,13 +18,13 @@ __all__ = [
     "check_weights_file",
     "complete",
     "faults",
+    "go_back",
     "latest",
     "link",
     "manifest",
     "newest_whole",
     "remove_old",
     "resolve",
-    "set_aside",
     "step_folder",
     "write_manifest",
 ]
@@ -119,21 +119,23 @@ def newest_whole(folder: Path, run: str) -> tuple[Path | None, dict[Path, list[s
     return None, damaged
 
 
-def set_aside(damaged: Sequence[Path], instead: Path) -> None:
-    """Rename damaged checkpoints, so that the run can write theirs again; `last` becomes the one that is resumed.
+def go_back(start: Path, damaged: Sequence[Path]) -> None:
+    """Make `start` the last checkpoint: rename the damaged ones, so that the run can write them again, and set links.
 
-    They are not removed: a file system that gives an old view of a file would have them whole again later.
+    They are not removed: a file system that gives an old view of a file would have them whole again later. The links
+    need it without any damage, too, after a kill between the new checkpoint and its links.
     """
+    folder = start.parent
     for path in damaged:
         aside = path.with_name(path.name + _DAMAGED)
         if aside.exists():
             shutil.rmtree(aside)
         path.rename(aside)
-    if damaged:
-        link(instead.parent / "last", instead.name)
-        best = instead.parent / "best"
-        if best.is_symlink() and not best.exists():
-            best.unlink()
+    link(folder / "last", start.name)
+    if manifest(start)["best"]:
+        link(folder / "best", start.name)
+    elif (folder / "best").is_symlink() and not (folder / "best").exists():
+        (folder / "best").unlink()
 
 
 def link(path: Path, target: str) -> None:

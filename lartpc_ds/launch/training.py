@@ -183,7 +183,7 @@ def _go_back(folder: RunFolder, start: Path | None, damaged: Mapping[Path, Seque
     if start is None:
         _say(console, "there is no checkpoint yet: the run starts again from its first step")
     else:
-        checkpoint_files.set_aside(list(damaged), start)
+        checkpoint_files.go_back(start, list(damaged))
         _say(console, f"going on from {'the one before, ' if damaged else ''}{start.name}")
     if garbled := folder.garbled_metrics():
         _say(console, f"metrics.jsonl: left out what is no line of ours: line {', '.join(map(str, garbled))}")

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from lartpc_ds import recipes, session
-from lartpc_ds.checkpoint_files import latest, newest_whole, set_aside
+from lartpc_ds.checkpoint_files import go_back, latest, newest_whole
 from lartpc_ds.errors import UserError
 from lartpc_ds.launch.evaluation import EvaluateRequest, evaluate
 from lartpc_ds.launch.training import prepare_run
@@ -185,7 +185,7 @@ def test_the_run_goes_on_from_the_one_before_to_the_same_weights(run: RunFolder,
     flip(run.checkpoints / NEWEST / SHARDS[1])
     start, damaged = goes_on(run)
     assert start is not None
-    set_aside(list(damaged), start)
+    go_back(start, list(damaged))
     assert latest(run.checkpoints) == start
     assert run_ranks(2, train_one_step, run.path) == [True, True]
     assert goes_on(run) == (run.checkpoints / NEWEST, {})

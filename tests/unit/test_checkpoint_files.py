@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lartpc_ds import checkpoint_files
-from lartpc_ds.checkpoint_files import faults, latest, link, newest_whole, remove_old, resolve, set_aside
+from lartpc_ds.checkpoint_files import faults, go_back, latest, link, newest_whole, remove_old, resolve
 from lartpc_ds.errors import UserError
 from lartpc_ds.integrity import FileRecord
 
@@ -22,13 +22,13 @@ NAMES = [
 ]
 
 
-def write(folder: Path, step: int, run: str = RUN) -> Path:
+def write(folder: Path, step: int, run: str = RUN, *, best: bool = False) -> Path:
     path = checkpoint_files.step_folder(folder, step)
     path.mkdir(parents=True)
     for name in NAMES:
         (path / name).write_bytes(f"{run} {step} {name}".encode() * 20)
     records = {name: FileRecord.of(path / name) for name in NAMES}
-    checkpoint_files.write_manifest(path, run, records, {"progress": {"step": step}})
+    checkpoint_files.write_manifest(path, run, records, {"progress": {"step": step}, "best": best})
     return path
 
 
@@ -74,7 +74,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(folder: Path, name: st
     assert start == folder / "step_0000001"
     (told,) = damaged[newest]
     assert told.startswith(name), told
-    set_aside(list(damaged), folder / "step_0000001")
+    go_back(folder / "step_0000001", list(damaged))
     assert latest(folder) == start and (folder / "last").resolve() == start
     assert newest_whole(folder, RUN) == (start, {})
     assert (folder / "step_0000002.damaged").is_dir()
@@ -127,7 +127,7 @@ def test_a_run_without_checkpoints_starts_again_but_a_lost_folder_is_named(folde
 
 def test_a_best_that_is_set_aside_has_no_link(folder: Path) -> None:
     link(folder / "best", "step_0000002")
-    set_aside([folder / "step_0000002"], folder / "step_0000001")
+    go_back(folder / "step_0000001", [folder / "step_0000002"])
     assert not (folder / "best").is_symlink()
     with pytest.raises(UserError, match="there are: last, step_0000001"):
         resolve(folder, "best")
@@ -142,8 +142,10 @@ class TestAKill:
         assert newest_whole(folder, RUN) == (folder / "step_0000002", {})
 
     def test_before_the_links_point_to_the_new_one(self, folder: Path) -> None:
-        write(folder, 3)
-        assert newest_whole(folder, RUN) == (folder / "step_0000003", {})
+        newest = write(folder, 3, best=True)
+        assert newest_whole(folder, RUN) == (newest, {})
+        go_back(newest, [])
+        assert (folder / "last").resolve() == (folder / "best").resolve() == newest
 
     def test_while_an_old_one_is_removed(self, folder: Path) -> None:
         write(folder, 3)
