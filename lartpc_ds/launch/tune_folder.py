@@ -136,9 +136,10 @@ class TuneFolder:
         return tree
 
     def append(self, trial: Trial, result: TrialResult) -> None:
-        """Add one that has ended."""
-        with self.results_file.open("a") as stream:
-            stream.write(json.dumps({"key": trial.key, **asdict(result)}) + "\n")
+        """Add one that has ended; a garbled line goes, or the new one could be joined to it."""
+        known = {**self.results(), trial.key: result}
+        lines = [json.dumps({"key": key, **asdict(one)}) + "\n" for key, one in known.items()]
+        write_atomically(self.results_file, "".join(lines))
 
     def results(self) -> dict[str, TrialResult]:
         """Those that have ended, by their trial's key.

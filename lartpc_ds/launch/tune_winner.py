@@ -1,7 +1,6 @@
 """The files of a tuning's winner: a DeepSpeed JSON under a new name, and a run TOML that names it."""
 
 import json
-import tomllib
 from pathlib import Path
 
 import tomli_w
@@ -27,7 +26,7 @@ def write_winner(trial: Trial, run: str, folder: Path) -> tuple[Path, Path]:
     """
     toml_path = folder / f"{recipes.stem_of(run)}-tuned.toml"
     if toml_path.exists():
-        kept = RunConfig.parse(tomllib.loads(toml_path.read_text()), str(toml_path))
+        kept = RunConfig.parse(recipes.as_written(str(toml_path)), str(toml_path))
         return toml_path, Path(kept.train.ds_config)
     shared = Path.cwd() / _CONFIGS
     offload = "_offload" if offloads(trial.ds) else ""

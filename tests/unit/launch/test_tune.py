@@ -148,6 +148,34 @@ class TestFolder:
         with pytest.raises(UserError, match=r"another tuning:\n  run\.data\.batch: was 1, is 2\n.*another --out"):
             folder.read_plan({"steps": 3, "run": {"data": {"batch": 2}}})
 
+    @pytest.mark.parametrize("content", [b"", b"half", b"{}", b"\xff"])
+    def test_refuses_a_damaged_plan(self, folder: TuneFolder, content: bytes) -> None:
+        with folder.claimed():
+            folder.write_plan({"steps": 3}, [], [])
+        folder.plan_file.write_bytes(content)
+        with pytest.raises(UserError, match=r"--resume: .*: tune\.json .*another --out"):
+            folder.read_plan({"steps": 3})
+
+    def test_refuses_other_events_than_the_first_trials_had(self, folder: TuneFolder) -> None:
+        with folder.claimed():
+            folder.simulated_file.write_bytes(b"events")
+            folder.write_plan({"steps": 3}, [], [])
+        folder.read_plan({"steps": 3})
+        folder.simulated_file.write_bytes(b"Events")
+        with pytest.raises(UserError, match=r"simulated\.h5 has another content"):
+            folder.read_plan({"steps": 3})
+
+    def test_a_garbled_result_is_left_out_and_takes_no_other_with_it(self, folder: TuneFolder) -> None:
+        found, _ = trials(plan(TILES, STAGES))
+        with folder.claimed():
+            folder.write_plan({}, [], found)
+        results = [TrialResult(trial.name, 1, 2.0, GIB) for trial in found[:2]]
+        folder.append(found[0], results[0])
+        with folder.results_file.open("ab") as stream:
+            stream.write(b'\xff\n[1]\n{"key": "a"}\n{"key": "cut sho')
+        folder.append(found[1], results[1])
+        assert folder.results() == {trial.key: one for trial, one in zip(found, results, strict=False)}
+
     def test_is_claimed_once_and_given_up_without_a_plan(self, folder: TuneFolder) -> None:
         with pytest.raises(UserError, match="in vain"), folder.claimed():
             raise UserError("in vain")
