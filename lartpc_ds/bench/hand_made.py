@@ -28,6 +28,8 @@ from lartpc_ds.sources import index_events, open_source
 __all__ = ["bench", "classify", "image_moments", "truth_quantities"]
 
 _EPOCHS, _BATCH, _WIDTH = 60, 128, 64
+_CHARGE_GEV = 0.001
+"""An event with less has noise alone: hardly a pixel above threshold."""
 _VISIBLE_GEV = 0.003
 """Below, a descendant is a blob of a wire or two."""
 
@@ -47,10 +49,9 @@ def bench(recipe: str, overrides: Sequence[str]) -> dict[str, Any]:
         assert isinstance(source, EventSource)
         index = index_events(config, source)
         used = np.flatnonzero(index.split != "")
-        moments, truth = _features(source, used)
+        moments, truth, charged = _features(source, used)
     train, held_out = index.split[used] == "train", index.split[used] == "validation"
     labels = source.labels[used]
-    charged = (moments != 0).any(axis=1)
     return {
         "bench": "handmade",
         "recipe": recipe,
@@ -62,13 +63,17 @@ def bench(recipe: str, overrides: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _features(source: EventSource, used: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    moments, truth = [], []
+def _features(
+    source: EventSource, used: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Of each event: moments of all planes, truth quantities, and whether any particle left charge."""
+    moments, truth, charged = [], [], []
     for position in used.tolist():
         event = source.files.read(position)
         moments.append(np.concatenate([image_moments(plane) for plane in densify(event, source.pre)]))
         truth.append(truth_quantities(event.particles))
-    return np.array(moments), np.array(truth)
+        charged.append(event.particles["energy_deposit"].sum() > _CHARGE_GEV)
+    return np.array(moments), np.array(truth), np.array(charged)
 
 
 def image_moments(plane: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -2,10 +2,13 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lartpc_ds import recipes
+from lartpc_ds.data.event import EventId
 from lartpc_ds.data.labels import class_names
+from lartpc_ds.data.simulation import Aim, simulate_event
 from lartpc_ds.detectors import detector
 from lartpc_ds.errors import UserError
 from lartpc_ds.models import build_model
@@ -48,6 +51,30 @@ def test_every_recipe_loads_and_means_something(name: str) -> None:
         assert detector(config.data.detector).image_shape
     else:
         assert "data.files" in recipes.path_of(name).read_text(), "it cannot simulate, so it must say what it needs"
+
+
+@pytest.mark.parametrize(
+    ("species", "events"), [("electron", 20), ("gamma", 250), ("muon", 20), ("pion", 20), ("kaon", 20)]
+)
+def test_nearly_every_event_of_the_quickstart_has_charge(species: str, events: int) -> None:
+    data = recipes.load("quickstart")[0].data
+    aim = Aim(data.simulate.vertex, data.simulate.angle)
+    charged = 0
+    for index in range(events):
+        rng = np.random.default_rng([5, index])
+        momentum_gev = float(rng.uniform(*data.simulate.momentum))
+        identity = EventId("made.h5", index, 1, 5, index)
+        event = simulate_event(detector(data.detector), species, momentum_gev, rng, identity, aim)
+        charged += event.particles["energy_deposit"].sum() > 1e-3
+    assert species in data.classes
+    assert charged / events > 0.95
+
+
+def test_the_demonstrations_show_the_same_task() -> None:
+    first, second = (recipes.load(name)[0].data for name in ("quickstart", "argoneut"))
+    for key in ("momentum", "vertex", "angle"):
+        assert getattr(first.simulate, key) == getattr(second.simulate, key)
+    assert (first.detector, first.classes, first.threshold) == (second.detector, second.classes, second.threshold)
 
 
 @pytest.mark.parametrize("name", recipes.names())
