@@ -36,8 +36,6 @@ def test_a_resumed_run_says_what_was_found_and_reads_no_voxel(run, monkeypatch):
     monkeypatch.setattr("lartpc_ds.data.larcv3.Larcv3Reader.block", None)
     resumed = training._reopen(folder, config, ds, Layout())
     assert resumed.findings == fresh.findings
-        "a measurement of speed looks at none"
-    )
 
 
 def test_an_absurd_value_ends_the_run_before_it_begins(run, tmp_path):
