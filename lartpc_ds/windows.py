@@ -8,7 +8,6 @@ multiple of the stride (the sources are DistDL's derivation and the mistakes of 
 """
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -20,7 +19,6 @@ __all__ = [
     "Here",
     "Operator",
     "Piece",
-    "Pixels",
     "Range",
     "Rect",
     "Same",
@@ -119,22 +117,6 @@ class Transposed:
         first = -(-(out[0] + self.padding - reach) // self.stride)
         last = (out[1] - 1 + self.padding) // self.stride
         return first, max(last, first) + 1
-
-
-@dataclass(frozen=True, slots=True)
-class Pixels:
-    """Resampling: output o reads the input pixels [first[o], last[o]], both of which ascend."""
-
-    first: tuple[int, ...]
-    last: tuple[int, ...]
-
-    def out_bounds(self, bounds: Bounds, size: int) -> Bounds:
-        """B -> min(ceil(B * size / n), size)."""
-        return _outer(bounds, size, [min(math.ceil(b * size / bounds[-1]), size) for b in bounds])
-
-    def need(self, out: Range) -> Range:
-        """From the first pixel of the first output to the last of the last one."""
-        return self.first[out[0]], self.last[out[1] - 1] + 1
 
 
 def _outer(bounds: Bounds, size: int, mapped: Sequence[int]) -> Bounds:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lartpc_ds.layout import Layout
 from lartpc_ds.levers.recompute import recompute
-from lartpc_ds.parallel.reductions import sum_over_ranks
+from lartpc_ds.parallel.reductions import own_part, sum_over_ranks
 from lartpc_ds.parallel.spatialize import TilePlan, convert, plan_tiles
 from lartpc_ds.parallel.tiles import Clock, Group, Tiles, Wait
 
@@ -77,9 +77,7 @@ def on_tile(
 
 def _part(output: Tensor, plan: TilePlan, tiles: Tiles) -> Tensor:
     assert plan.output is not None
-    (rows, cols), (row_dim, col_dim) = plan.output.bounds, plan.output.dims
-    part = output.narrow(row_dim, rows[tiles.row], rows[tiles.row + 1] - rows[tiles.row])
-    return part.narrow(col_dim, cols[tiles.col], cols[tiles.col + 1] - cols[tiles.col])
+    return own_part(output, plan.output, tiles.row, tiles.col, output.ndim)
 
 
 def _gradients(model: nn.Module) -> dict[str, Tensor]:
@@ -98,9 +96,7 @@ def assert_same(reference: Numbers, ranks: Sequence[Numbers], plan: TilePlan, la
         (top, bottom), (left, right) = plan.tile(at.row, at.col)
         expected = reference.output
         if plan.output is not None:
-            (rows, cols), (row_dim, col_dim) = plan.output.bounds, plan.output.dims
-            expected = expected.narrow(row_dim, rows[at.row], rows[at.row + 1] - rows[at.row])
-            expected = expected.narrow(col_dim, cols[at.col], cols[at.col + 1] - cols[at.col])
+            expected = own_part(expected, plan.output, at.row, at.col, expected.ndim)
         _close(numbers.output, expected, reference.output, f"output of rank {rank}")
         gradient = reference.input_gradient[:, :, top:bottom, left:right]
         _close(numbers.input_gradient / layout.tiles, gradient, reference.input_gradient, f"input gradient, {rank}")

@@ -13,10 +13,11 @@ from torch.utils._pytree import tree_map_only
 from lartpc_ds.levers.strip_site import StripRule, StripSite, map_rows, rows_in
 from lartpc_ds.levers.strip_windows import STRIP_WINDOW_RULES
 from lartpc_ds.parallel.cuts import RESHAPES, tensors_of
+from lartpc_ds.parallel.rules import changes_in_place
 from lartpc_ds.parallel.shapes import kept
 from lartpc_ds.parallel.trace import DROPOUTS, PER_CHANNEL, POINTWISE
 
-__all__ = ["JOINS", "STRIP_RULES", "changes_in_place"]
+__all__ = ["JOINS", "STRIP_RULES"]
 
 
 def pointwise(site: StripSite, function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -45,13 +46,6 @@ def pointwise(site: StripSite, function: Any, *args: Any, **kwargs: Any) -> Any:
     args, kwargs = tree_map_only(Tensor, cropped, (args, kwargs))
     y = function(*args, **kwargs)
     return tree_map_only(Tensor, lambda one: site.mark(one, shared.moved(one.ndim + from_end)), y)
-
-
-def changes_in_place(function: Any, kwargs: Any) -> bool:
-    """By its name: relu_, __iadd__; or by its argument."""
-    name = getattr(function, "__name__", "")
-    dunder = name.startswith("__")
-    return kwargs.get("inplace", False) or (name.startswith("__i") if dunder else name.endswith("_"))
 
 
 def dropout(

@@ -16,11 +16,12 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from lartpc_ds.errors import UserError
 from lartpc_ds.levers.rows import Rows
-from lartpc_ds.levers.strip_rules import JOINS, STRIP_RULES, changes_in_place
+from lartpc_ds.levers.strip_rules import JOINS, STRIP_RULES
 from lartpc_ds.levers.strip_windows import STRIP_WINDOW_RULES
 from lartpc_ds.parallel.compiled import uncompiled
 from lartpc_ds.parallel.cuts import RESHAPES, numbers_of, tensors_of
 from lartpc_ds.parallel.frames import autograd_function, checkpointed, where
+from lartpc_ds.parallel.rules import changes_in_place
 from lartpc_ds.parallel.trace import DROPOUTS, LOOKS, UNSEEDED, canonical
 
 __all__ = ["Note", "Strips"]

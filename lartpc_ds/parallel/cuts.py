@@ -33,7 +33,7 @@ __all__ = [
 
 RESHAPES = frozenset({"reshape", "view", "flatten", "unflatten", "expand", "repeat"})
 _PLANNED_NUMBERS = frozenset(
-    {"conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "pad", "interpolate", "upsample"}
+    {"conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "pad", "interpolate", "upsample", "unfold"}
 )
 
 Key = tuple[str, tuple[tuple[int, ...], ...]]
@@ -54,7 +54,10 @@ class EmptyTile(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """`dims` are the row and the column dimension of a tensor, `bounds` where they are cut."""
+    """`dims` are the row and the column dimension of a tensor, `bounds` where they are cut.
+
+    Where both are one dimension, it has all pixels of a tile row by row, and of the whole map likewise.
+    """
 
     dims: tuple[int, int]
     bounds: tuple[Bounds, Bounds]
@@ -66,10 +69,22 @@ class Cut:
 
     def local_shape(self, shape: tuple[int, ...], row: int, col: int) -> tuple[int, ...]:
         """Of the tile at (row, col)."""
-        local = list(shape)
-        for dim, bounds, at in zip(self.dims, self.bounds, (row, col), strict=True):
-            local[dim] = bounds[at + 1] - bounds[at]
+        local, tile = list(shape), self.tile(row, col)
+        for dim in self.dims:
+            local[dim] = 1
+        for dim, (start, stop) in zip(self.dims, tile, strict=True):
+            local[dim] *= stop - start
         return tuple(local)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of the whole map."""
+        return self.bounds[0][-1], self.bounds[1][-1]
+
+    @property
+    def flat(self) -> bool:
+        """Are rows and columns one dimension?"""
+        return self.dims[0] == self.dims[1]
 
 
 @dataclass(frozen=True)
@@ -85,6 +100,8 @@ class Call:
     """None: torch's own function does the right thing on a tile."""
     numbers: tuple[Any, ...] = ()
     """Plain numbers among the arguments, as far as they must not depend on the tile."""
+    told: tuple[Any, ...] = ()
+    """All plain numbers among the arguments: they tell calls of one function on maps of one size apart."""
 
     @property
     def is_cut(self) -> bool:
@@ -123,11 +140,13 @@ def tensors_of(args: Any, kwargs: Any) -> list[Tensor]:
 
 
 def numbers_of(args: Any, kwargs: Any) -> tuple[Any, ...]:
-    """Every plain number among the arguments, numpy's included, in a fixed order."""
+    """Every plain number among the arguments, numpy's and those of slices included, in a fixed order."""
     numbers: list[Any] = []
     for leaf in tree_leaves((args, kwargs)):
         if isinstance(leaf, np.ndarray):
             numbers += [leaf.shape, leaf.tobytes()]
+        elif isinstance(leaf, slice):
+            numbers.append((leaf.start, leaf.stop, leaf.step))
         elif isinstance(leaf, Number):
             numbers.append(leaf)
     return tuple(numbers)

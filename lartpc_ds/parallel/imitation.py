@@ -73,11 +73,11 @@ def images_of(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
 
 
 def refuse_ambiguous(plan: TilePlan, layout: Layout) -> None:
-    """Ranks look a call up by its shapes; calls that some rank could not tell apart must be the same call."""
+    """Ranks look a call up by its shapes and numbers; calls that a rank could not tell apart must be the same call."""
     for row, col in _positions(layout):
-        seen: dict[tuple[str, Key], Call] = {}
+        seen: dict[tuple[str, Key, tuple[Any, ...]], Call] = {}
         for call in plan.calls:
-            other = seen.setdefault((call.owner, call.key(row, col)), call)
+            other = seen.setdefault((call.owner, call.key(row, col), call.told), call)
             if other.run == call.run:
                 continue
             why = f"for maps of different sizes that are equal on the tile at row {row}, column {col}"

@@ -15,9 +15,10 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from lartpc_ds.layout import Bounds
 from lartpc_ds.parallel.convolution import Geometry, convolve
-from lartpc_ds.parallel.cuts import Plans, Run, view_of
+from lartpc_ds.parallel.cuts import Cut, Plans, Run, view_of
 from lartpc_ds.parallel.halo import padded
 from lartpc_ds.parallel.pooling import max_pool
+from lartpc_ds.parallel.reductions import own_part
 from lartpc_ds.parallel.tiles import Tiles
 from lartpc_ds.windows import Rect
 
@@ -29,8 +30,8 @@ __all__ = [
     "Pad",
     "Realign",
     "Remake",
-    "Resample",
     "TransposedConvolution",
+    "Unfold",
     "outputs_of",
 ]
 
@@ -206,40 +207,35 @@ class Pad:
 
 
 @dataclass(frozen=True, slots=True)
-class Resample:
-    """F.interpolate, nearest or bilinear: on each axis two pixels, `first` and `last`, by the `weights` of the last."""
+class Unfold:
+    """F.unfold."""
 
     plans: Plans
-    bounds: OutBounds
-    weights: tuple[tuple[float, ...], tuple[float, ...]]
-    first: tuple[tuple[int, ...], tuple[int, ...]]
-    last: tuple[tuple[int, ...], tuple[int, ...]]
+    kernel: Pair
+    dilation: Pair
+    stride: Pair
 
     def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
-        """This rank's outputs."""
+        """This rank's windows."""
         x = args[0] if args else kwargs["input"]
-        here = view_of(self.plans, tiles)
-        y = padded(tiles, x, here)
-        for axis, out in enumerate(outputs_of(self.bounds, tiles)):
-            start, outputs = here.need[axis][0], slice(*out)
-            first, last, weights = self.first[axis][outputs], self.last[axis][outputs], self.weights[axis][outputs]
-            dtype = torch.promote_types(x.dtype, torch.float32)
-            index = torch.tensor([first, last], device=x.device) - start
-            low = y.index_select(2 + axis, index[0])
-            if any(weights):
-                share = torch.tensor(weights, dtype=dtype, device=x.device)
-                share = share[:, None] if axis == 0 else share
-                low = torch.lerp(low.to(dtype), y.index_select(2 + axis, index[1]).to(dtype), share)
-            y = low
-        return y.to(x.dtype)
+        return F.unfold(padded(tiles, x, view_of(self.plans, tiles)), self.kernel, self.dilation, 0, self.stride)
 
 
 @dataclass(frozen=True, slots=True)
 class Realign:
-    """A pointwise function or a concatenation of maps that are cut differently: some are moved to the first's cut."""
+    """A function of maps that come to one cut: those cut differently are moved, of whole ones a part is taken."""
 
+    cut: Cut
+    ndim: int
+    """Of the map that is cut so."""
     moved: tuple[tuple[int, Plans], ...]
     """(number among the tensors, how)."""
+    parts: tuple[int, ...]
+    """The whole tensors, by number."""
+
+    def changes(self, number: int) -> bool:
+        """Is the tensor of this number not taken as it is?"""
+        return number in self.parts or any(number == moved for moved, _ in self.moved)
 
     def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Any:
         """The function on maps that fit."""
@@ -247,6 +243,8 @@ class Realign:
         places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         for number, plans in self.moved:
             leaves[places[number]] = padded(tiles, leaves[places[number]], view_of(plans, tiles))
+        for number in self.parts:
+            leaves[places[number]] = own_part(leaves[places[number]], self.cut, tiles.row, tiles.col, self.ndim)
         moved_args, moved_kwargs = tree_unflatten(leaves, structure)
         return function(*moved_args, **moved_kwargs)
 

@@ -1,8 +1,9 @@
 """At run time: the planned calls are made on tiles, all others by torch.
 
 One mode serves a whole converted model. Each module's forward says that it runs, so that a call is looked up by
-(module, function, shapes of its tensors): no counter, so a block that recomputation runs once more finds its plans. A
-call that would need a plan and has none, because the model takes another way than when it was planned, is an error.
+(module, function, shapes of its tensors), and by its numbers where these leave two plans: no counter, so a block that
+recomputation runs once more finds its plans. A call that would need a plan and has none, because the model takes
+another way than when it was planned, is an error.
 """
 
 from collections.abc import Callable, Iterable
@@ -34,6 +35,8 @@ class Known:
     """The planned calls of one module, as one rank makes them."""
 
     runs: dict[Key, Run | None] = field(default_factory=dict)
+    apart: dict[Key, dict[tuple[Any, ...], Run | None]] = field(default_factory=dict)
+    """Of calls that shapes do not tell apart, by their numbers."""
     planned: set[str] = field(default_factory=set)
     """Functions with a call that torch's own does not do right."""
     cut: set[str] = field(default_factory=set)
@@ -82,6 +85,8 @@ class Replay(TorchFunctionMode):
         tensors = tensors_of(args, kwargs)
         key = key_of(name, tensors)
         run = known.runs.get(key)
+        if key in known.apart:
+            run = self._told_apart(owner, name, known.apart[key], numbers_of(args, kwargs))
         if strict and run is None and key not in known.runs:
             self._refuse_unplanned(owner, name, known, tensors)
         if self.seen is not None and name != "get" and name not in LOOKS:
@@ -89,6 +94,16 @@ class Replay(TorchFunctionMode):
         if run is None:
             run = known.any_shape.get(name)
         return func(*args, **kwargs) if run is None else run(self.tiles, func, args, kwargs)
+
+    def _told_apart(
+        self, owner: str, name: str, runs: dict[tuple[Any, ...], Run | None], numbers: tuple[Any, ...]
+    ) -> Run | None:
+        if numbers not in runs:
+            raise UserError(
+                f"{owner or 'the model'}: {name} with the numbers {numbers} was not made when the tiles were planned; "
+                f"for maps of this size {list(runs)} were. Do not compute them from the size of the image"
+            )
+        return runs[numbers]
 
     def _refuse_unplanned(self, owner: str, name: str, known: Known, tensors: list[Tensor]) -> None:
         """Whole maps after a gather may do as they like; so may the flat parameters of an engine's hooks."""
@@ -133,11 +148,17 @@ def table(calls: Iterable[Call], row: int, col: int) -> dict[str, Known]:
     modules: dict[str, Known] = {}
     for call in calls:
         known = modules.setdefault(call.owner, Known())
-        known.runs[call.key(row, col)] = call.run
+        key = call.key(row, col)
+        known.apart.setdefault(key, {})[call.told] = call.run
+        known.runs[key] = call.run
         if call.run is not None:
             known.planned.add(call.name)
         if call.is_cut:
             known.cut.add(call.name)
         if isinstance(call.run, LayerNorm):
             known.any_shape[call.name] = call.run
+    for known in modules.values():
+        known.apart = {
+            key: runs for key, runs in known.apart.items() if any(run != known.runs[key] for run in runs.values())
+        }
     return modules

@@ -1,4 +1,4 @@
-"""What stands for norms and reductions on tiles: the statistics of the whole image."""
+"""What stands for norms on tiles: the statistics of the whole image."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,45 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lartpc_ds.layout import Bounds
 from lartpc_ds.parallel.layer_norms import layer_norm_relu
 from lartpc_ds.parallel.norms import Statistics, normalise, statistics_of
-from lartpc_ds.parallel.operators import outputs_of
-from lartpc_ds.parallel.reductions import global_max, global_sum
 from lartpc_ds.parallel.tiles import Alone, Tiles
 
-__all__ = ["BatchNorm", "GlobalMax", "GlobalMean", "GroupNorm", "InstanceNorm", "LayerNorm", "relu_norm"]
+__all__ = ["BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "relu_norm"]
 
 Function = Callable[..., Any]
-
-
-@dataclass(frozen=True, slots=True)
-class GlobalMean:
-    """Mean (or with `total` the sum) over rows and columns of the whole image."""
-
-    dims: tuple[int, ...]
-    pixels: int
-    keepdim: bool
-    total: bool = False
-
-    def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
-        """The same on every rank."""
-        x = args[0] if args else kwargs["input"]
-        y = global_sum(x, self.dims, tiles.group)
-        y = (y if self.total else y / self.pixels).to(kwargs.get("dtype") or x.dtype)
-        return y if self.keepdim else y.squeeze(self.dims)
-
-
-@dataclass(frozen=True, slots=True)
-class GlobalMax:
-    """F.adaptive_max_pool2d(x, 1)."""
-
-    bounds: tuple[Bounds, Bounds]
-
-    def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
-        """The same on every rank."""
-        x = args[0] if args else kwargs["input"]
-        return global_max(x, tiles, outputs_of(self.bounds, tiles), self.bounds[1][-1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,11 +37,13 @@ GATHERED = "gathered input"
 
 POINTWISE = frozenset(
     """relu relu6 gelu silu mish sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu celu selu softplus
-    softsign logsigmoid threshold rrelu exp expm1 log log1p log2 sqrt rsqrt square abs neg negative sign sin cos erf
-    reciprocal pow float_power clamp clamp_min clamp_max clip add sub rsub subtract mul multiply div divide true_divide
-    rtruediv rdiv rpow floor round maximum minimum where lerp addcmul addcdiv nan_to_num isnan isfinite isinf
+    softsign logsigmoid threshold rrelu exp expm1 log log1p log2 log10 sqrt rsqrt square abs neg negative sign sgn sin
+    cos tan atan sinh cosh asinh erf erfc reciprocal remainder fmod mod heaviside trunc frac ceil pow float_power clamp
+    clamp_min clamp_max clip add sub rsub subtract mul multiply div divide true_divide rtruediv rdiv rpow floor round
+    maximum minimum where lerp addcmul addcdiv nan_to_num isnan isfinite isinf
     eq ne lt le gt ge
-    logical_and logical_or logical_not masked_fill to float double half bfloat16 type type_as contiguous clone detach
+    logical_and logical_or logical_xor logical_not and or xor invert bitwise_and bitwise_or bitwise_xor bitwise_not
+    masked_fill to float double half bfloat16 long int short char byte bool type type_as contiguous clone detach
     requires_grad_ zeros_like ones_like full_like empty_like""".split()
 )
 PER_CHANNEL = frozenset("softmax log_softmax softmin cumsum".split())
@@ -57,6 +59,15 @@ UNSEEDED = frozenset(
     log_normal poisson multinomial bernoulli random rrelu alpha_dropout feature_alpha_dropout dropout1d dropout3d
     gumbel_softmax""".split()
 )
+
+
+def _drops_pairs(name: str, args: Any, kwargs: Any) -> bool:
+    """Does attention draw which pairs of tokens it drops?"""
+    place = {"scaled_dot_product_attention": 4, "multi_head_attention_forward": 10}.get(name)
+    if place is None:
+        return False
+    share = args[place] if len(args) > place else kwargs.get("dropout_p", 0.0)
+    return bool(share) and kwargs.get("training", True)
 
 
 def canonical(function: Callable[..., Any]) -> str:
@@ -150,14 +161,16 @@ class Tracer(TorchFunctionMode):
                     "module"
                 )
             run = None
-        numbers = compared(self._name, run, numbers_of(args, kwargs))
-        self.calls.append(Call(self._stack[-1], self._name, where(), before, run, numbers))
+        told = numbers_of(args, kwargs)
+        numbers = compared(self._name, run, told)
+        self.calls.append(Call(self._stack[-1], self._name, where(), before, run, numbers, told))
         return result
 
     def _planned(self, func: Any, args: Any, kwargs: Any, is_cut: bool) -> Result:
         if self._name in DROPOUTS or func.__name__ == "bernoulli_":
             return self._random(func, args, kwargs, is_cut)
-        if self._name in UNSEEDED and kwargs.get("training", True) and not self.one_tile:
+        unseeded = self._name in UNSEEDED and kwargs.get("training", True)
+        if (unseeded or _drops_pairs(self._name, args, kwargs)) and not self.one_tile:
             raise self.refuse(
                 "draws random numbers that differ from rank to rank; use dropout, or Tensor.bernoulli_ for whole events"
             )

@@ -1,51 +1,38 @@
-"""Rules of the functions that read a window of pixels: convolutions, pools, padding, resampling."""
+"""Rules of the functions that read a window of pixels: convolutions, pools, padding."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lartpc_ds.layout import Bounds
 from lartpc_ds.parallel import operators
 from lartpc_ds.parallel.convolution import Geometry
 from lartpc_ds.parallel.cuts import Cut, EmptyTile, Plans
-from lartpc_ds.parallel.site import Result, Rule, Site, map_cut, pair
-from lartpc_ds.windows import AxisPlan, Operator, Pixels, Shift, Transposed, Window, plan
+from lartpc_ds.parallel.selection_rules import pad_by_index
+from lartpc_ds.parallel.site import Result, Rule, Site, filled, map_cut, pair
+from lartpc_ds.windows import AxisPlan, Operator, Shift, Transposed, Window, plan
 
 __all__ = ["WINDOW_RULES"]
-
-_THIN_PIXELS = 4
 
 
 def _planned(site: Site, cut: Cut, axes: tuple[Operator, Operator], y: Tensor) -> tuple[Plans, tuple[Bounds, Bounds]]:
     """Plans of a windowed operator whose whole result is `y`; refused if some tile of it is empty."""
-    bounds = []
-    for axis, operator in enumerate(axes):
-        out = operator.out_bounds(cut.bounds[axis], y.shape[2 + axis])
-        if any(start >= stop for start, stop in itertools.pairwise(out)):
-            raise site.refuse(
-                f"cuts {y.shape[2 + axis]} {('rows', 'columns')[axis]} of its output at {list(out)}: a tile is empty; "
-                f"take fewer layout.{('rows', 'cols')[axis]}, or leave the tiles earlier with layout.gather_at",
-                EmptyTile,
-            )
-        bounds.append(out)
+    bounds = [
+        filled(site, operator.out_bounds(cut.bounds[axis], y.shape[2 + axis]), y.shape[2 + axis], axis)
+        for axis, operator in enumerate(axes)
+    ]
     plans = tuple(plan(operator, cut.bounds[axis], bounds[axis]) for axis, operator in enumerate(axes))
-    if site.refuse_thin and any(_thin(axis, out) for axis, out in zip(plans, bounds, strict=True)):
+    if site.refuse_thin and any(_reaches_far(axis) for axis in plans):
         raise site.refuse("leaves tiles that are thinner than is worth their halos", EmptyTile)
     site.mark(y, Cut(cut.dims, (bounds[0], bounds[1])))
     return (plans[0], plans[1]), (bounds[0], bounds[1])
 
 
-def _thin(axis: AxisPlan, out: Bounds) -> bool:
-    """Is a tile's output below `_THIN_PIXELS`, or does its halo reach past the next tile?"""
-    tiles = len(axis.needs)
-    return tiles > 1 and (
-        any(stop - start < _THIN_PIXELS for start, stop in itertools.pairwise(out))
-        or any(axis.part(r, other) for r in range(tiles) for other in range(tiles) if abs(r - other) > 1)
-    )
+def _reaches_far(axis: AxisPlan) -> bool:
+    """Does a tile's halo reach past the next tile?"""
+    tiles = range(len(axis.needs))
+    return any(axis.part(r, other) for r in tiles for other in tiles if abs(r - other) > 1)
 
 
 def conv2d(
@@ -151,63 +138,43 @@ def _window_sizes(window: Window, outputs: int, size: int, with_padding: bool) -
     return tuple(min(stop, high) - max(start, low) for start, stop in windows)
 
 
-def pad(
-    site: Site, function: Any, input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = None
-) -> Result:
-    """A constant around rows and columns; other dimensions are left to torch."""
-    cut = map_cut(site, input)
-    if mode != "constant":
-        raise site.refuse(f"mode {mode!r} is not covered on tiles; pad with a constant")
-    if len(pad) > 4:
-        raise site.refuse("pads more than rows and columns; pad channels in a call of their own")
-    y = function(input, pad, mode, value)
-    left, _, top, _ = (*pad, 0, 0, 0, 0)[:4]
-    plans, bounds = _planned(site, cut, (Shift(top), Shift(left)), y)
-    return y, operators.Pad(plans, bounds, 0.0 if value is None else float(value))
-
-
-def interpolate(
+def unfold(
     site: Site,
     function: Any,
     input: Tensor,
-    size: Any = None,
-    scale_factor: Any = None,
-    mode: str = "nearest",
-    align_corners: bool | None = None,
-    recompute_scale_factor: bool | None = None,
-    antialias: bool = False,
+    kernel_size: Any,
+    dilation: Any = 1,
+    padding: Any = 0,
+    stride: Any = 1,
 ) -> Result:
-    """nearest, nearest-exact and bilinear, to larger or smaller maps; torch itself says which pixels it reads."""
+    """The pixels of each window as channels; rows and columns of windows become one dimension."""
     cut = map_cut(site, input)
-    if mode not in ("nearest", "nearest-exact", "bilinear") or antialias:
-        raise site.refuse(f"mode {mode!r}{' with antialias' if antialias else ''} is not covered on tiles")
-    y = function(input, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
-    how = (size, scale_factor, mode, align_corners, recompute_scale_factor)
-    sources = [_sources(input.shape[2 + axis], axis, y.shape[2 + axis], *how) for axis in (0, 1)]
-    first, last, weights = (tuple(column) for column in zip(*sources, strict=True))
-    axes = Pixels(first[0], last[0]), Pixels(first[1], last[1])
-    plans, bounds = _planned(site, cut, axes, y)
-    return y, operators.Resample(plans, bounds, weights, first, last)
+    if function is Tensor.unfold:
+        raise site.refuse("has no proven form on tiles as a tensor's method; use torch.nn.functional.unfold")
+    y = function(input, kernel_size, dilation, padding, stride)
+    kernel, spread, pads, steps = pair(kernel_size), pair(dilation), pair(padding), pair(stride)
+    rows, cols = (Window(kernel[axis], steps[axis], pads[axis], spread[axis]) for axis in (0, 1))
+    sizes = [
+        (input.shape[2 + axis] + 2 * pads[axis] - window.reach) // steps[axis] + 1
+        for axis, window in enumerate((rows, cols))
+    ]
+    plans, bounds = _planned(site, cut, (rows, cols), y.new_empty((1, 1, *sizes)))
+    return site.mark(y, Cut((2, 2), bounds)), operators.Unfold(plans, kernel, spread, steps)
 
 
-def _sources(
-    pixels: int, axis: int, outputs: int, size: Any, scale_factor: Any, mode: str, align_corners: Any, recompute: Any
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]:
-    """First and last pixel that each output reads on one axis and the last one's weight, asked of torch on a ramp."""
-    line = (pixels, 1) if axis == 0 else (1, pixels)
-    target = None if size is None else ((outputs, 1) if axis == 0 else (1, outputs))
-    factor = None
-    if scale_factor is not None:
-        factors = (scale_factor, scale_factor) if isinstance(scale_factor, int | float) else tuple(scale_factor)
-        factor = (float(factors[0]), 1.0) if axis == 0 else (1.0, float(factors[1]))
-    dtype = torch.float64 if mode == "bilinear" else torch.float32
-    ramp = torch.arange(pixels, dtype=dtype, device="cpu").reshape(1, 1, *line)
-    read = F.interpolate(ramp, target, factor, mode, align_corners, recompute).flatten().double()
-    assert len(read) == outputs, (len(read), outputs)
-    first = read.floor()
-    weights = (read - first).tolist()
-    last = [min(int(one) + 1, pixels - 1) if weight else int(one) for one, weight in zip(first, weights, strict=True)]
-    return tuple(int(one) for one in first), tuple(last), tuple(weights)
+def pad(
+    site: Site, function: Any, input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = None
+) -> Result:
+    """Around rows and columns: a constant, or by reflection, replication or the opposite edge."""
+    cut = map_cut(site, input)
+    if len(pad) > 4:
+        raise site.refuse("pads more than rows and columns; pad channels in a call of their own")
+    left, right, top, bottom = (*pad, 0, 0, 0, 0)[:4]
+    if mode != "constant":
+        return pad_by_index(site, function, input, (left, right, top, bottom), mode)
+    y = function(input, pad, mode, value)
+    plans, bounds = _planned(site, cut, (Shift(top), Shift(left)), y)
+    return y, operators.Pad(plans, bounds, 0.0 if value is None else float(value))
 
 
 WINDOW_RULES: dict[str, Rule] = {
@@ -215,7 +182,6 @@ WINDOW_RULES: dict[str, Rule] = {
     "conv_transpose2d": conv_transpose2d,
     "max_pool2d": max_pool2d,
     "avg_pool2d": avg_pool2d,
+    "unfold": unfold,
     "pad": pad,
-    "interpolate": interpolate,
-    "upsample": interpolate,
 }

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lartpc_ds.layout import Bounds
-from lartpc_ds.windows import AxisPlan, Here, Operator, Pixels, Range, Same, Shift, Transposed, Window, plan
+from lartpc_ds.windows import AxisPlan, Here, Operator, Range, Same, Shift, Transposed, Window, plan
 
 EXAMPLES = settings(derandomize=True, deadline=None, max_examples=150)
 
@@ -53,14 +53,6 @@ def shifts(draw: st.DrawFn) -> tuple[Shift, int, int]:
     return Shift(before), size, outputs
 
 
-@st.composite
-def resamplings(draw: st.DrawFn) -> tuple[Pixels, int, int]:
-    size, outputs = draw(sizes), draw(sizes)
-    first = tuple(out * size // outputs for out in range(outputs))
-    wide = draw(st.booleans())
-    return Pixels(first, tuple(min(one + wide, size - 1) for one in first)), size, outputs
-
-
 def reads_window(operator: Window, out: int, size: int) -> list[int]:
     return [out * operator.stride - operator.padding + operator.dilation * tap for tap in range(operator.kernel)]
 
@@ -78,15 +70,10 @@ def reads_shift(operator: Shift, out: int, size: int) -> list[int]:
     return [out - operator.before]
 
 
-def reads_pixels(operator: Pixels, out: int, size: int) -> list[int]:
-    return [operator.first[out], operator.last[out]]
-
-
 OPERATORS = {
     "window": (windows(), reads_window),
     "transposed": (transposed(), reads_transposed),
     "shift": (shifts(), reads_shift),
-    "pixels": (resamplings(), reads_pixels),
 }
 
 
