@@ -16,6 +16,7 @@ import deepspeed.ops
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
+from deepspeed.utils import safe_get_local_fp32_param, safe_set_local_fp32_param
 from torch import nn
 
 from lartpc_ds.ds_config import precision
@@ -100,6 +101,7 @@ class Engine:
         self.deepspeed, *_ = deepspeed.initialize(
             model=model, model_parameters=list(model.parameters()), config=dict(ds), dist_init_required=False
         )
+        _clear_padding(self.deepspeed)
         self.precision = precision(ds)
         self._loss_scale = LossScale.of(self.precision)
         attach(self._loss_scale, self.deepspeed, groups.pipe)
@@ -192,6 +194,25 @@ class Engine:
             averaged_buffers(self.module, self.groups),
         ):
             return {name: value.detach().cpu().clone() for name, value in self.module.state_dict().items()}
+
+
+def _clear_padding(engine: Any) -> None:
+    """Zero what ZeRO-3's partitions hold beyond the ends of the weights.
+
+    DeepSpeed allocates it and never writes it: a checkpoint would keep whatever lay in that memory, and differ from
+    that of the same run done again.
+    """
+    if engine.zero_optimization_stage() < 3:
+        return
+    for parameter in engine.module.parameters():
+        partition = parameter.ds_tensor
+        rank = dist.get_rank(parameter.ds_process_group)
+        padding = slice(max(0, parameter.ds_numel - rank * partition.numel()), None)
+        partition[padding] = 0
+        if parameter.requires_grad:
+            kept = safe_get_local_fp32_param(parameter).clone()
+            kept[padding] = 0
+            safe_set_local_fp32_param(parameter, kept)
 
 
 def inference(model: nn.Module, ds: Mapping[str, Any], device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -70,7 +70,7 @@ def train(stage: int, layout: Layout, folder: Path) -> list[tuple[float, bool, f
     found = []
     for step in range(4):
         if step == 3:
-            checkpoint.save(engine, folder, Progress(step), {}, best=False)
+            checkpoint.save(engine, folder, Progress(step), "run", {}, best=False)
             scale, skipped = engine.loss_scale, engine.skipped_steps
             engine = engine_of(stage, layout)
             checkpoint.load(engine, folder / "last")
