@@ -23,6 +23,7 @@ import psutil
 
 from lartpc_ds.control_point import BEAT_SECONDS, SILENCE_SECONDS, ControlPoint, Lines, message
 from lartpc_ds.errors import RunError, UserError
+from lartpc_ds.workers import kill_all
 
 __all__ = ["Lifeline"]
 
@@ -156,10 +157,8 @@ class _Guard:
     def _kill(self) -> None:
         """The rank and its readers, which have the fork server for a parent and would not notice."""
         with suppress(psutil.NoSuchProcess):
-            for process in [*self._process.children(recursive=True), self._process]:
-                if process.pid != os.getpid():
-                    with suppress(psutil.NoSuchProcess):
-                        process.kill()
+            family = [self._process, *self._process.children(recursive=True)]
+            kill_all(process for process in family if process.pid != os.getpid())
 
 
 def _received(end: socket.socket) -> bytes:

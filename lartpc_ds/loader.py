@@ -21,6 +21,7 @@ from lartpc_ds.data.sampler import evaluation_shard, micro_batch
 from lartpc_ds.errors import UserError
 from lartpc_ds.parallel.groups import Groups
 from lartpc_ds.readers import reader_context
+from lartpc_ds.workers import end_with_parent
 
 __all__ = ["evaluation_batches", "step_positions", "training_steps"]
 
@@ -108,6 +109,7 @@ def _read(
         collate_fn=_collate,
         num_workers=workers,
         multiprocessing_context=reader_context() if workers else None,
+        worker_init_fn=end_with_parent,
         generator=torch.Generator(),  # its own: a new loader would draw a seed from the random state of dropout
     )
     try:

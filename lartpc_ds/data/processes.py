@@ -1,16 +1,15 @@
 """A map over processes that live no longer than the one that started them.
 
-The processes of a fork server are not its children, and the pipes that they wait at are held open by each other: when
-the command line is killed they would wait for ever. So each watches the process that started it.
+So each watches the process that started it (lartpc_ds/workers.py).
 """
 
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
+
+from lartpc_ds.workers import end_with_parent
 
 __all__ = ["map_in_processes"]
 
@@ -35,11 +34,4 @@ def map_in_processes(
 def _live_with_parent() -> None:
     """Ctrl-C goes to every process of a terminal; the one that started this one answers it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "started by map_in_processes"
-    parent.join()
-    os._exit(1)
+    end_with_parent()

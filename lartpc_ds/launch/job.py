@@ -22,6 +22,7 @@ import psutil
 from lartpc_ds.launch.command import Command
 from lartpc_ds.launch.control import Control, Failure
 from lartpc_ds.launch.site import Site
+from lartpc_ds.workers import kill_all
 
 __all__ = ["JobEnd", "run_job"]
 
@@ -207,9 +208,7 @@ def _end_session(launcher: "subprocess.Popen[bytes]") -> None:
     for process in list(members):
         with suppress(psutil.NoSuchProcess):
             members.update(process.children(recursive=True))  # pdsh gives each of its ssh a session of its own
-    for process in members:
-        with suppress(psutil.NoSuchProcess):  # it ended by itself
-            process.kill()
+    kill_all(members)
     launcher.wait()
     psutil.wait_procs(members, timeout=10)
 

@@ -1,0 +1,60 @@
+"""Helper processes that end with the process that uses them, however that ends.
+
+A killed process cannot tell its helpers; and those of a fork server have the server for a parent, which waits for them
+as they wait for work, so all would live for ever. But each holds a pipe from the process that asked for it, which the
+kernel closes: a thread waits for that. Rejected: prctl's signal at a parent's death, which would be the fork server's.
+
+Python names its semaphores in shared memory, and its resource tracker takes away what is left of them when all users
+have gone. So a tracker is not killed with the others: it ends by itself, a moment later.
+"""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+
+import psutil
+
+__all__ = ["end_with_parent", "kill_all", "lives"]
+
+_TRACKER = "from multiprocessing.resource_tracker import main"
+_TRACKER_SECONDS = 5.0
+
+
+def end_with_parent(_worker: int = 0) -> None:
+    """Called in a helper process: from now on it ends when the process that asked for it has ended."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # we are in a process that multiprocessing has started
+    parent.join()
+    os._exit(1)
+
+
+def kill_all(processes: Iterable[psutil.Process]) -> None:
+    """Kill them, and let the resource trackers among them clean up."""
+    trackers = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):  # it has ended by itself
+            if any(_TRACKER in argument for argument in process.cmdline()):
+                trackers.append(process)
+            else:
+                process.kill()
+    deadline = time.monotonic() + _TRACKER_SECONDS
+    while any(map(lives, trackers)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for tracker in trackers:
+        with suppress(psutil.NoSuchProcess):
+            tracker.kill()
+
+
+def lives(process: psutil.Process) -> bool:
+    """Does it? One that has ended may stay in the table until somebody asks how."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
