@@ -28,6 +28,7 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.parallel.compiled import uncompiled
 from lartpc_ds.parallel.cuts import tensors_of
 from lartpc_ds.parallel.frames import is_invariant, is_of_a_library, place_of
+from lartpc_ds.parallel.meta_results import result_on_meta
 
 __all__ = ["ReadableConstants", "built_without_memory", "dry_run", "shadow_of", "told"]
 
@@ -131,7 +132,7 @@ class _Constants(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if len(unknown) < len(tensors) or not all(tensor.is_meta for tensor in tensors):
             self._write(func, args)
             args, kwargs = tree_map_only(Tensor, _moved, (args, kwargs))
-        return func(*args, **kwargs)
+        return result_on_meta(func, args, kwargs)
 
     def _write(self, func: Any, args: Any) -> None:
         changed = [value for value, spec in zip(args, func._schema.arguments, strict=False) if spec.is_write]

@@ -9,7 +9,7 @@ from torch import nn
 from lartpc_ds.config import MemoryConfig, RunConfig
 from lartpc_ds.layout import Layout
 
-__all__ = ["Candidate", "Cost", "MemoryParts", "Problem", "TimeParts"]
+__all__ = ["Candidate", "Cost", "MemoryParts", "Problem", "TimeParts", "trace_key"]
 
 _NO_LEVERS = MemoryConfig()
 
@@ -46,6 +46,20 @@ class Candidate:
     def global_batch(self) -> int:
         """Events of an optimizer step."""
         return self.batch * self.accumulate * self.layout.data
+
+
+def trace_key(candidate: Candidate, norm_scope: str, ranks_per_node: int) -> tuple[object, ...]:
+    """Candidates with the same key differ in the states and reductions of weights only, so one trace serves all.
+
+    With one micro-batch more than stages, every stage runs all kinds of passes; more of them repeat these.
+    """
+    layout = candidate.layout
+    return (
+        *(layout.pipe, layout.rows, layout.cols, min(ranks_per_node, layout.world_size)),
+        *(candidate.batch, min(candidate.accumulate, layout.pipe + 1), candidate.memory),
+        *(candidate.gather_at, candidate.cuts, candidate.overlap),
+        layout.data if norm_scope == "all" else 0,
+    )
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,15 @@ Activations, scratch and time come from a run of the converted model (`stage_tra
 DeepSpeed keeps (`states`), the order of a pipeline from `schedule`.
 """
 
-from functools import partial
-
 from lartpc_ds.levers.strip_plan import plan_strips
 from lartpc_ds.models.build import blocks
 from lartpc_ds.parallel.dry_run import built_without_memory
 from lartpc_ds.parallel.spatialize import plan_tiles
 from lartpc_ds.planning.applied import applied
 from lartpc_ds.planning.hardware import Hardware
-from lartpc_ds.planning.problem import Candidate, Cost, MemoryParts, Problem, TimeParts
-from lartpc_ds.planning.roofline import all_gather_seconds, all_reduce_seconds, send_seconds
+from lartpc_ds.planning.problem import Candidate, Cost, MemoryParts, Problem, TimeParts, trace_key
+from lartpc_ds.planning.reductions import reduction_seconds
+from lartpc_ds.planning.roofline import send_seconds
 from lartpc_ds.planning.schedule import step_ns
 from lartpc_ds.planning.stage_trace import Plans, StageTrace, trace_stages
 from lartpc_ds.planning.stages import check_zero, cut_rates, plan_stages
@@ -48,13 +47,7 @@ class Costs:
 
     def __call__(self, problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int) -> Cost:
         """As `cost`; one object for one problem and one machine."""
-        layout = candidate.layout
-        key = (
-            *(layout.pipe, layout.rows, layout.cols, min(ranks_per_node, layout.world_size)),
-            *(candidate.batch, min(candidate.accumulate, layout.pipe + 1), candidate.memory),
-            *(candidate.gather_at, candidate.cuts, candidate.overlap),
-            layout.data if problem.config.model.norm_scope == "all" else 0,
-        )
+        key = trace_key(candidate, problem.config.model.norm_scope, ranks_per_node)
         if key not in self._traces:
             self._traces[key] = _traced(problem, candidate, hardware, ranks_per_node)
         return _put_together(problem, candidate, hardware, ranks_per_node, self._traces[key])
@@ -131,25 +124,12 @@ def _time(
     return TimeParts(
         compute=computed + update + rates.step_seconds,
         halo=waited,
-        reduction=max(_reduction(candidate, hardware, ranks_per_node, stage) for stage in stages),
+        reduction=max(
+            reduction_seconds(problem.ds, candidate, stage.parameters, hardware, ranks_per_node) for stage in stages
+        ),
         bubble=max(step - computed - waited, 0.0),
     )
 
 
 def _in_ns(seconds: list[float]) -> list[int]:
     return [round(one * 1e9) for one in seconds]
-
-
-def _reduction(candidate: Candidate, hardware: Hardware, ranks_per_node: int, stage: StageTrace) -> float:
-    """Gradients are summed once a step, by ZeRO-2 and 3 once a micro-batch; then ZeRO gathers weights."""
-    size, ranks = stage.parameters * _FLOAT, candidate.layout.data * candidate.layout.tiles
-    arguments = (size, ranks, hardware.within, hardware.across, min(ranks_per_node, ranks))
-    gather, reduce = partial(all_gather_seconds, *arguments), partial(all_reduce_seconds, *arguments)
-    if candidate.zero == 0:
-        return reduce()
-    if candidate.zero == 1:
-        return reduce() + gather()
-    if candidate.zero == 2:
-        return candidate.accumulate * reduce() + gather()
-    # ZeRO-3 gathers for the forward and for the backward pass, and scatters the sums
-    return candidate.accumulate * 3 * gather()

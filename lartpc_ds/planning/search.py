@@ -95,7 +95,7 @@ def search(
 
     base = references(trace, devices, _reference_levers(offered))
     stages = Stages(problem, hardware, min(ranks_per_node, devices), limit)
-    surrogate = Surrogate(base, hardware, ranks_per_node, stages.split)
+    surrogate = Surrogate(problem, base, hardware, ranks_per_node, stages.split)
     for memory, known in base.whole.items():
         surrogate.learn(Candidate(Layout(data=devices), memory=memory), known)
     ranking = Ranking(problem, limit, _possible(offered, base), surrogate.guess)

@@ -14,8 +14,8 @@ from lartpc_ds.config import MemoryConfig
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout
 from lartpc_ds.planning.hardware import Hardware
-from lartpc_ds.planning.problem import Candidate, Cost, MemoryParts, TimeParts
-from lartpc_ds.planning.roofline import all_gather_seconds, all_reduce_seconds
+from lartpc_ds.planning.problem import Candidate, Cost, MemoryParts, Problem, TimeParts, trace_key
+from lartpc_ds.planning.reductions import reduction_seconds
 from lartpc_ds.planning.stage_split import StageSplit
 
 __all__ = ["PLAIN", "References", "Surrogate", "references"]
@@ -26,6 +26,7 @@ _HOST_BYTES_PER_SECOND = 25e9
 """Between a device and the host's memory: PCI Express 4 with 16 lanes carries 32 GB/s at most."""
 _UPDATE_PASSES = 7
 """Over the weights, of AdamW: it reads weight, gradient and two states, and writes three of them."""
+_FLOAT = 4
 _LEAN = 0.5
 """Of the activations, what lean norms leave at best (docs/memory.md)."""
 _STAGED = 0.8
@@ -79,8 +80,11 @@ class _Correction:
 class Surrogate:
     """Guesses, and learns from what is traced."""
 
-    def __init__(self, base: References, hardware: Hardware, ranks_per_node: int, split: StageSplit) -> None:
-        self._base, self._hardware, self._ranks_per_node, self._split = base, hardware, ranks_per_node, split
+    def __init__(
+        self, problem: Problem, base: References, hardware: Hardware, ranks_per_node: int, split: StageSplit
+    ) -> None:
+        self._problem, self._base, self._split = problem, base, split
+        self._hardware, self._ranks_per_node = hardware, ranks_per_node
         self._known: dict[tuple[object, ...], tuple[Candidate, Cost]] = {}
         self._corrections: dict[tuple[object, ...], _Correction] = {}
         plain = base.whole[PLAIN]
@@ -90,7 +94,7 @@ class Surrogate:
     def learn(self, candidate: Candidate, cost: Cost) -> None:
         """What was traced corrects what is like it."""
         guess = self._guess(candidate, _Correction())
-        self._known[_trace_key(candidate)] = candidate, cost
+        self._known[self._trace_key(candidate)] = candidate, cost
         self._corrections[_group(candidate)] = _Correction(
             _ratio(cost.memory.activations, guess.memory.activations),
             _ratio(cost.time.compute, guess.time.compute),
@@ -100,14 +104,14 @@ class Surrogate:
 
     def guess(self, candidate: Candidate) -> Cost:
         """Near what `candidate` would cost."""
-        known = self._known.get(_trace_key(candidate))
+        known = self._known.get(self._trace_key(candidate))
         if known is not None:
             return self._derived(candidate, *known)
         return self._guess(candidate, self._corrections.get(_group(candidate), _Correction()))
 
     def knows(self, candidate: Candidate) -> bool:
         """Was one traced that differs in states and reductions only?"""
-        return _trace_key(candidate) in self._known
+        return self._trace_key(candidate) in self._known
 
     def concerns(self, traced: Candidate, other: Candidate) -> bool:
         """Does a trace of the one change the guess of the other?"""
@@ -115,7 +119,7 @@ class Surrogate:
 
     def alike(self, one: Candidate, other: Candidate) -> bool:
         """Do they differ in states and reductions only?"""
-        return _trace_key(one) == _trace_key(other)
+        return self._trace_key(one) == self._trace_key(other)
 
     def _guess(self, candidate: Candidate, right: _Correction) -> Cost:
         activations, micro, workspace = self._whole(candidate.memory)
@@ -191,32 +195,15 @@ class Surrogate:
         return seconds
 
     def _reduction(self, candidate: Candidate) -> float:
-        layout, links = candidate.layout, (self._hardware.within, self._hardware.across)
-        size, ranks = self._states[1] // layout.pipe, layout.data * layout.tiles
-        times = candidate.accumulate if candidate.zero >= 2 else 1
-        seconds = times * all_reduce_seconds(size, ranks, *links, self._ranks_per_node)
-        if candidate.zero == 3:
-            seconds += candidate.accumulate * all_gather_seconds(size, ranks, *links, self._ranks_per_node)
-        return seconds
+        parameters = self._states[0] // _FLOAT // candidate.layout.pipe
+        return reduction_seconds(self._problem.ds, candidate, parameters, self._hardware, self._ranks_per_node)
+
+    def _trace_key(self, candidate: Candidate) -> tuple[object, ...]:
+        return trace_key(candidate, self._problem.config.model.norm_scope, self._ranks_per_node)
 
 
 def _ratio(traced: float, guessed: float) -> float:
     return traced / guessed if guessed > 0 else 1.0
-
-
-def _trace_key(candidate: Candidate) -> tuple[object, ...]:
-    """Candidates with the same key differ in states and reductions only."""
-    layout, micro_batches = candidate.layout, min(candidate.accumulate, candidate.layout.pipe)
-    grid = layout.pipe, layout.rows, layout.cols
-    return (
-        grid,
-        candidate.batch,
-        micro_batches,
-        candidate.memory,
-        candidate.gather_at,
-        candidate.cuts,
-        candidate.overlap,
-    )
 
 
 def _group(candidate: Candidate) -> tuple[object, ...]:
