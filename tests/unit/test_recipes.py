@@ -5,12 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lartpc_ds import recipes
+from lartpc_ds import ds_config, recipes
 from lartpc_ds.data.event import EventId
 from lartpc_ds.data.labels import class_names
 from lartpc_ds.data.simulation import Aim, simulate_event
 from lartpc_ds.detectors import detector
 from lartpc_ds.errors import UserError
+from lartpc_ds.launch import calibrate
 from lartpc_ds.models import build_model
 
 MINE = """
@@ -265,3 +266,10 @@ def test_recipes_parse_as_plain_toml_with_a_known_json() -> None:
     for name in recipes.names():
         tree = tomllib.loads(recipes.path_of(name).read_text())
         assert set(tree) <= {"data", "model", "layout", "memory", "train"}
+
+
+def test_calibration_measures_the_same_whatever_the_demonstration_trains() -> None:
+    config, ds = recipes.load("quickstart", calibrate._TINY_RUN)
+    assert (ds["zero_optimization"]["stage"], ds_config.precision(ds)) == (2, "bf16")
+    assert (config.data.downsample, config.model.stem_stride, config.model.width) == (8, (2, 8), 4)
+    assert (config.data.batch, config.train.accumulate) == (1, 1)
