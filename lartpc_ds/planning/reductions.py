@@ -1,9 +1,9 @@
 """What ranks that share weights send each other in a step, as DeepSpeed's engine does it.
 
-From the sources of DeepSpeed 0.19.8 (`allreduce_gradients`, `__params_to_release`). Without ZeRO and with ZeRO-1, gradients
-are summed once a step, at the end of its micro-batches; ZeRO-2 sums them in every micro-batch, and both gather the
-updated weights once. ZeRO-3 gathers weights for every forward pass, keeps them until the backward pass if it finds in
-its configuration that it may, and scatters the sums of gradients in every micro-batch.
+From the sources of DeepSpeed 0.19.8 (`allreduce_gradients`, `__params_to_release`). Without ZeRO and with ZeRO-1,
+gradients are summed once a step, at the end of its micro-batches; ZeRO-2 sums them in every micro-batch. ZeRO-1 and 2
+gather the updated weights once. ZeRO-3 gathers weights for every forward pass, keeps them until the backward if its
+configuration lets it, and scatters the sums of gradients in every micro-batch.
 """
 
 from collections.abc import Mapping
