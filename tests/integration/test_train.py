@@ -51,7 +51,7 @@ def test_the_run_folder_holds_what_the_architecture_says(trained: tuple[RunFolde
     names = {path.name for path in folder.path.iterdir() if not re.match(r"(predictions|evaluation)-", path.name)}
     assert names == {
         "config.toml", "ds_config.json", "metrics.jsonl", "checkpoints", "predictions.csv", "logs", "DONE",
-        "events.csv", "job.json", "files.json",
+        "events.csv", "job.json", "files.json", "findings.txt",
     }  # fmt: skip
     assert {"rank0.log", "rank1.log"} <= {path.name for path in folder.logs.iterdir()}
     assert not (folder.logs / "control.json").exists()  # its token was good for this job only
