@@ -48,7 +48,7 @@ class AxisTaps:
         return self.bounds[position], self.bounds[position + 1]
 
     def runs(self, position: int) -> tuple[Range, ...]:
-        """The input pixels that `position` reads: ascending, apart."""
+        """The input pixels that `position` reads, with those between any two less than a quarter of the map apart."""
         return _runs(self, position)
 
 
@@ -56,10 +56,12 @@ class AxisTaps:
 def _runs(axis: AxisTaps, position: int) -> tuple[Range, ...]:
     outputs = slice(axis.outputs[position], axis.outputs[position + 1])
     pixels = sorted({pixel for tap in axis.taps.index for pixel in tap[outputs]})
-    runs: list[Range] = []
-    for _, run in itertools.groupby(enumerate(pixels), lambda numbered: numbered[1] - numbered[0]):
-        members = [pixel for _, pixel in run]
-        runs.append((members[0], members[-1] + 1))
+    runs = [(pixels[0], pixels[0] + 1)]
+    for pixel in pixels[1:]:
+        if 4 * (pixel - runs[-1][1]) < axis.bounds[-1]:
+            runs[-1] = (runs[-1][0], pixel + 1)
+        else:
+            runs.append((pixel, pixel + 1))
     return tuple(runs)
 
 
