@@ -200,8 +200,8 @@ class MemoryConfig(Section):
 class TrainConfig(Section):
     """How long, how fast, how often."""
 
-    ds_config: str = "zero2_bf16"
-    """Name of a file in `ds_configs/` or a path."""
+    ds_config: str = "zero0_bf16"
+    """Name of a file in `ds_configs/` or a path; ZeRO shards weights, of which a network of convolutions has few."""
     max_steps: Positive | None = None
     """Optimizer steps."""
     epochs: Annotated[float, Field(gt=0)] | None = None

@@ -91,7 +91,7 @@ def check_accelerator(name: str, ds: Mapping[str, Any]) -> None:
     if name == "cpu" and precision(ds) == "fp16":
         raise UserError(
             "torch_autocast.dtype = 'float16': fp16 needs CUDA, and there is none here; "
-            "take a ..._bf16 or ..._fp32 configuration, for example --set train.ds_config=zero2_bf16"
+            "take a ..._bf16 or ..._fp32 configuration, for example --set train.ds_config=zero0_bf16"
         )
 
 

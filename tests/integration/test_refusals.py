@@ -232,7 +232,7 @@ def test_fp16_needs_cuda(work: Path) -> None:
     """In a process of its own, which is told that there is none."""
     finished = run_cli(work, *training('train.ds_config="zero2_fp16"'))
     assert finished.code == 2 and finished.out == "" and "Traceback" not in finished.err
-    says(finished.err, ["fp16", "CUDA", "zero2_bf16"])
+    says(finished.err, ["fp16", "CUDA", "zero0_bf16"])
     assert not (work / "new").exists()
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lartpc_ds import ds_config, recipes
+from lartpc_ds.config import TrainConfig
 from lartpc_ds.data.event import EventId
 from lartpc_ds.data.labels import class_names
 from lartpc_ds.data.simulation import Aim, simulate_event
@@ -52,6 +53,13 @@ def test_every_recipe_loads_and_means_something(name: str) -> None:
         assert detector(config.data.detector).image_shape
     else:
         assert "data.files" in recipes.path_of(name).read_text(), "it cannot simulate, so it must say what it needs"
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_a_network_of_convolutions_is_trained_without_zero(name: str) -> None:
+    """Its few weights are not worth the time and the copies; nor are they where a recipe leaves the choice to us."""
+    assert recipes.load(name)[1]["zero_optimization"]["stage"] == 0
+    assert TrainConfig(max_steps=1).ds_config.startswith("zero0_")
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_a_gpu_takes_one_rank(on_four_gpus: None) -> None:
 
 def test_fp16_needs_cuda_and_the_message_names_what_works(on_cpu: None) -> None:
     check_devices(16, ds_config.read("zero2_bf16"))
-    with pytest.raises(UserError, match=r"fp16 needs CUDA.*--set train\.ds_config=zero2_bf16"):
+    with pytest.raises(UserError, match=r"fp16 needs CUDA.*--set train\.ds_config=zero0_bf16"):
         check_devices(1, ds_config.read("zero2_fp16"))
 
 
