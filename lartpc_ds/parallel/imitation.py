@@ -140,7 +140,11 @@ def compare(
         if run.error is not None:
             raise UserError(f"{at}: the model cannot run on it: {run.error}") from run.error
         if len(run.seen) != len(trace):
-            raise UserError(f"{at}: the model makes other calls than on the whole image")
+            last = trace[min(len(run.seen), len(trace) - 1)]
+            raise UserError(
+                f"{last.owner or 'the model'} ({last.where}): {at} makes {len(run.seen)} calls where the whole image "
+                f"makes {len(trace)}, up to {last.name}; do not choose by the size of the image what to do"
+            )
         shapes = [local_shape(shape, cut, row, col) for shape, cut in results]
         given = [tuple(one.shape) for one in tensors_of(run.result, {})]
         if given != shapes:

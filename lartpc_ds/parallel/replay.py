@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map_only
 from lartpc_ds.errors import UserError
 from lartpc_ds.parallel.compiled import uncompiled
 from lartpc_ds.parallel.cuts import Call, Key, Run, compared, key_of, numbers_of, tensors_of
+from lartpc_ds.parallel.frames import where
 from lartpc_ds.parallel.modules import announce
 from lartpc_ds.parallel.rules import RULES
 from lartpc_ds.parallel.statistics import LayerNorm
@@ -100,8 +101,8 @@ class Replay(TorchFunctionMode):
     ) -> Run | None:
         if numbers not in runs:
             raise UserError(
-                f"{owner or 'the model'}: {name} with the numbers {numbers} was not made when the tiles were planned; "
-                f"for maps of this size {list(runs)} were. Do not compute them from the size of the image"
+                f"{owner or 'the model'} ({where()}): {name} with the numbers {numbers} was not made when the tiles "
+                f"were planned; for maps of this size {list(runs)} were. Do not compute them from the size of the image"
             )
         return runs[numbers]
 
@@ -112,8 +113,9 @@ class Replay(TorchFunctionMode):
             return
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
         raise UserError(
-            f"{owner or 'the model'}: {name} of {shapes} was not made when the tiles were planned, so nothing is known "
-            "of it; the model must make the same calls in every step (plan it in training mode to train it)"
+            f"{owner or 'the model'} ({where()}): {name} of {shapes} was not made when the tiles were planned, so "
+            "nothing is known of it; the model must make the same calls in every step (plan it in training mode to "
+            "train it)"
         )
 
     def around(self, name: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:

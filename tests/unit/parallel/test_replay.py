@@ -84,7 +84,10 @@ class OnlyInTraining(nn.Module):
 
 def test_a_call_that_was_not_planned_is_an_error() -> None:
     """Planned in evaluation, then trained: the pool would run on the tile as if it were the image."""
-    with pytest.raises(UserError, match=r"1: avg_pool2d of \(1, 2, 12, 19\) was not made when the tiles were planned"):
+    with pytest.raises(
+        UserError,
+        match=r"1 \(test_replay\.py:\d+\): avg_pool2d of \(1, 2, 12, 19\) was not made when the tiles were planned",
+    ):
         _replayed(_model(OnlyInTraining()).eval(), lambda model, x: model.train()(x))
 
 
