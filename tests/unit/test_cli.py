@@ -35,6 +35,7 @@ OPTIONS = {
     "bench planner": {"--hardware", "--only", "--measured", "--repeats", "--steps", "--json"},
     "bench pipeline": {"--set", "--stages", "--measure", "--repeats", "--steps", "--json"},
     "bench cosmictagger": {"--json"},
+    "bench handmade": {SET, "--json"},
 }
 
 
