@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -24,6 +25,9 @@ from lartpc_ds.parallel.tiles import Tiles
 from lartpc_ds.windows import Piece, Range, Rect, intersection
 
 __all__ = ["AxisTaps", "Select", "Sliced", "Taps", "whole_index"]
+
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,26 +199,26 @@ def whole_index(index: Any, ndim: int) -> list[Any]:
 
 def _read(x: Tensor, dim: int, axis: AxisTaps, position: int) -> Tensor:
     """What the outputs of `position` make of the pixels that they read."""
-    index, weights = _local(axis, position)
-    parts = [x.index_select(dim, tap) for tap in index.to(x.device)]
-    if weights is None:
+    places, factors = _local(axis, position)
+    parts = [x.index_select(dim, tap) for tap in torch.tensor(places, device=x.device)]
+    if factors is None:
         return parts[0]
-    factors = weights.to(x.device, torch.promote_types(x.dtype, torch.float32))
-    factors = factors[:, :, None] if dim == 2 else factors
-    y: Tensor = parts[0] * factors[0]
-    for part, factor in zip(parts[1:], factors[1:], strict=True):
-        y = y + part * factor
+    weights = torch.tensor(factors, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+    weights = weights[:, :, None] if dim == 2 else weights
+    y: Tensor = parts[0] * weights[0]
+    for part, weight in zip(parts[1:], weights[1:], strict=True):
+        y = y + part * weight
     return y
 
 
 @lru_cache(maxsize=4096)
-def _local(axis: AxisTaps, position: int) -> tuple[Tensor, Tensor | None]:
-    """(taps, outputs): the place of what each output reads, among all that `position` reads, and its factors."""
+def _local(axis: AxisTaps, position: int) -> tuple[Array, Array | None]:
+    """(taps, outputs): the place of what each output reads, among all that `position` reads, and its factors.
+
+    Not tensors, which a trace without data would make without data, and leave in the cache.
+    """
     outputs = slice(axis.outputs[position], axis.outputs[position + 1])
-    read = torch.cat([torch.arange(*run, device="cpu") for run in axis.runs(position)])
-    index = torch.tensor([tap[outputs] for tap in axis.taps.index], device="cpu")
+    read = np.concatenate([np.arange(*run) for run in axis.runs(position)])
+    places = np.searchsorted(read, np.array([tap[outputs] for tap in axis.taps.index]))
     weights = axis.taps.weights
-    if weights is None:
-        return torch.searchsorted(read, index), None
-    factors = torch.tensor([tap[outputs] for tap in weights], dtype=torch.float64, device="cpu")
-    return torch.searchsorted(read, index), factors
+    return places, None if weights is None else np.array([tap[outputs] for tap in weights])

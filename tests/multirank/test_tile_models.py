@@ -84,7 +84,6 @@ def test_a_u_net_with_an_output_a_pixel(fit: str) -> None:
         ("convnext_atto", {"drop_path_rate": 0.0}),
         ("regnety_002", {}),
         ("convnextv2_atto", {"depths": (1, 1, 1, 1), "drop_path_rate": 0.0}),  # a norm over all pixels
-        ("skresnet18", {}),  # selective kernels: stack and softmax
     ],
 )
 def test_timm(name: str, options: dict[str, object]) -> None:
