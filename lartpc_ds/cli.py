@@ -16,6 +16,7 @@ from lartpc_ds.cli_bench import bench_app
 from lartpc_ds.cli_options import AsJson, Devices, Exclude, Include, Launcher, Overrides, Run
 from lartpc_ds.cli_plan import plan_app
 from lartpc_ds.errors import UserError
+from lartpc_ds.lazy_compiler import defer_compiler
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,6 +64,7 @@ def train(
     verbose: Verbose = False,
 ) -> None:
     """Train: check everything, print the plan, start the deepspeed launcher, show the result."""
+    defer_compiler()
     from lartpc_ds.launch.training import TrainRequest
     from lartpc_ds.launch.training import train as run_training
 
@@ -129,6 +131,7 @@ def evaluate(
     exclude: Exclude = "",
 ) -> None:
     """Evaluate a checkpoint: figures, confusion matrix and a table of scores."""
+    defer_compiler()
     from lartpc_ds.launch.evaluation import EvaluateRequest
     from lartpc_ds.launch.evaluation import evaluate as run_evaluation
 

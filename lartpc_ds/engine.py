@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache, wraps
 from typing import Any
 
 import deepspeed
@@ -16,6 +17,7 @@ import deepspeed.ops
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime import compiler
 from deepspeed.utils import safe_get_local_fp32_param, safe_set_local_fp32_param
 from torch import nn
 
@@ -29,8 +31,19 @@ from lartpc_ds.parallel.tiles import Tiles
 __all__ = ["Engine", "StepResult", "averaged_buffers", "channels_last", "finish", "inference", "start"]
 
 
+def _compile_when_called() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorates as DeepSpeed's own `compile()`, with which `initialize` meets Muon and so imports torch's compiler."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        compiled = cache(lambda: torch.compile(function))
+        return wraps(function)(lambda *args, **options: compiled()(*args, **options))
+
+    return decorate
+
+
 def start(layout: Layout, timeout_minutes: int) -> tuple[Groups, torch.device]:
     """Join the job: process group, this rank's groups and its device; no wait for other ranks is longer."""
+    compiler.compile = _compile_when_called
     # this op serves inference only, and building it would ask every user for a C++ compiler
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     accelerator = get_accelerator()

@@ -17,6 +17,7 @@ from types import FrameType
 
 from lartpc_ds.control_point import ControlPoint
 from lartpc_ds.errors import UserError
+from lartpc_ds.lazy_compiler import defer_compiler
 from lartpc_ds.lifeline import Lifeline
 from lartpc_ds.network import interface_towards, is_this_machine
 from lartpc_ds.rank_environment import rank_variables
@@ -109,6 +110,7 @@ def _check_master(rank: int) -> None:
 
 
 def _run(arguments: argparse.Namespace, folder: RunFolder, stop: _StopFlag) -> bool:
+    defer_compiler()
     from lartpc_ds import session
 
     if arguments.mode == "evaluate":

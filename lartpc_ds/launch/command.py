@@ -1,5 +1,7 @@
 """The exact `deepspeed` command line of a job, here or on other hosts, and the environment that it runs in."""
 
+import base64
+import json
 import os
 import re
 import shutil
@@ -113,19 +115,21 @@ def _hostfile(logs: Path) -> Path:
 
 
 def _local(site: Site, worker: Sequence[str]) -> Command:
-    arguments = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", os.devnull]
     accelerator = get_accelerator()
     # ranks must not find a device that this process, which checked everything, did not see
     variables: dict[str, str | None] = {"DS_ACCELERATOR": accelerator.device_name()}
     if accelerator.device_name() == "cpu":
-        arguments += ["--num_gpus", str(site.world_size)]
+        devices = [str(rank) for rank in range(site.world_size)]
         variables["CUDA_VISIBLE_DEVICES"] = None
     else:
-        # the launcher ignores CUDA_VISIBLE_DEVICES beside --num_gpus, and would take a neighbour's GPUs
+        # the launcher would count from this machine's first device, and take a neighbour's
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(accelerator.device_count())))
         names = visible.split(",")
-        variables["CUDA_VISIBLE_DEVICES"] = ",".join(names[device] for device in site.hosts[0].devices)
-    arguments += ["--master_port", str(_free_port()), "--no_local_rank", "--module", _WORKER]
+        devices = [names[device] for device in site.hosts[0].devices]
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+    world = base64.urlsafe_b64encode(json.dumps({"localhost": devices}).encode()).decode()
+    arguments = [sys.executable, "-u", "-m", "lartpc_ds.launch.bare", "deepspeed.launcher.launch"]
+    arguments += ["--world_info", world, "--master_port", str(_free_port()), "--no_local_rank", "--module", _WORKER]
     return Command((*arguments, *worker), variables)
 
 

@@ -234,7 +234,7 @@ def _job_end(
         return JobEnd(2 if failure.by_user else 1, failure.report)
     if launcher_code == _RESUMABLE or stop_count:
         return JobEnd(_RESUMABLE) if resumable() else JobEnd(1, "stopped before the first checkpoint")
-    # the runner exits with 0 when a signal ends the launcher proper
+    # over hosts DeepSpeed's runner exits with 0 when a signal ends the launcher proper
     what = "failed" if launcher_code > 0 else "was killed, from outside or for lack of memory"
     tail = (logs / "launcher.log").read_text(errors="replace").splitlines()[-12:]
     return JobEnd(1, "\n".join([f"the deepspeed launcher {what} (exit code {launcher_code}); its last words:", *tail]))

@@ -5,11 +5,12 @@ Rejected: taking `torch.compile` off a network when it is built, which would ren
 functions that are decorated with it.
 """
 
-import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+
+from lartpc_ds.lazy_compiler import is_loaded
 
 __all__ = ["uncompiled"]
 
@@ -17,4 +18,4 @@ __all__ = ["uncompiled"]
 def uncompiled() -> AbstractContextManager[Any]:
     """Inside, nothing is compiled and nothing compiled runs."""
     # nothing can be compiled before torch's compiler is imported, which takes seconds
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    return torch.compiler.set_stance("force_eager") if is_loaded() else nullcontext()

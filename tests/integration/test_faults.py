@@ -137,10 +137,10 @@ def test_a_killed_process_ends_the_job(work: Path, kill: Callable[[Job], None], 
 def test_a_killed_command_line_takes_its_job_along(work: Path) -> None:
     with started(work, *training(LONG, "data.workers=1", ranks=1)) as job:
         job.wait_for_step(2)
-        assert len(job.processes()) >= 5  # command line, runner, launcher, rank and its reader
+        assert len(job.processes()) >= 4  # command line, launcher, rank and its reader
         job.process.kill()
         job.process.communicate()
-        wait_until(lambda: not job.processes(), "the end of runner, launcher, rank and reader", timeout_seconds=30)
+        wait_until(lambda: not job.processes(), "the end of launcher, rank and reader", timeout_seconds=30)
     assert not job.folder.done_file.exists()
 
 

@@ -147,7 +147,7 @@ def test_dry_run_prints_everything_and_leaves_nothing(work: Path) -> None:
         "--module lartpc_ds.worker",
     ):
         assert word in finished.out
-    assert "deepspeed.launcher.runner" in finished.out.splitlines()[-1]
+    assert "deepspeed.launcher.launch" in finished.out.splitlines()[-1]
 
 
 def test_verbose_shows_deepspeed_and_its_csv_monitor_writes(work: Path) -> None:
