@@ -97,6 +97,13 @@ class Window:
         first = out[0] * self.stride - self.padding
         return first, (out[1] - 1) * self.stride - self.padding + self.reach
 
+    def misses(self, outputs: int, size: int) -> bool:
+        """Does some output read no pixel of a map of `size`, only padding? With gaps between its pixels it may."""
+        starts = (out * self.stride - self.padding for out in range(outputs))
+        return self.dilation > 1 and any(
+            not any(0 <= start + self.dilation * tap < size for tap in range(self.kernel)) for start in starts
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Transposed:

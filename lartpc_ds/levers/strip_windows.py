@@ -80,7 +80,16 @@ def max_pool2d(
     kernel, pads, spread = pair(kernel_size), pair(padding), pair(dilation)
     steps = kernel if stride is None or stride == [] else pair(stride)
     window = Window(kernel[0], steps[0], pads[0], spread[0])
-    outputs = pool_outputs(map_rows(site, input).size, window, ceil_mode)
+    size = map_rows(site, input).size
+    outputs = pool_outputs(size, window, ceil_mode)
+    across = Window(kernel[1], steps[1], pads[1], spread[1])
+    if window.misses(outputs, size) or across.misses(
+        pool_outputs(input.shape[3], across, ceil_mode), input.shape[3]
+    ):  # torch's backward then writes to memory that is not its own
+        raise site.refuse(
+            "has a window that reads padding only, which torch's backward does not survive; take a smaller dilation or "
+            "end the front earlier with memory.stream_until"
+        )
     x, out = _windows(site, input, window, outputs, float("-inf"))
     return site.mark(function(x, kernel_size, stride, (0, pads[1]), dilation, ceil_mode), out)
 
