@@ -21,6 +21,7 @@ from lartpc_ds.data.event_index import EventIndex
 from lartpc_ds.data.source import Source
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Bounds, Layout
+from lartpc_ds.levers.recompute import check_blocks
 from lartpc_ds.levers.strip_plan import StripPlan, plan_strips
 from lartpc_ds.losses import Loss, check_loss, cross_entropy, import_loss
 from lartpc_ds.models.build import blocks, build_model
@@ -116,9 +117,10 @@ def make_job(config: RunConfig, ds: Mapping[str, Any], layout: Layout, source: S
             f"model {_name(config)}: its output is cut into tiles at {plan.output.bounds}, the images and their "
             f"targets at {plan.bounds}; only classes of pixels follow the output, so set layout.rows = layout.cols = 1"
         )
-    strips_of(config, layout, model.train(), image)
+    strips = strips_of(config, layout, model.train(), image)
     if config.memory.recompute == "block":
-        blocks(model)  # refuses a model that has no list of them
+        front = [] if strips is None else [block for _, block in blocks(model)[: len(strips.front)]]
+        check_blocks(model, image, [name for name, one in model.named_modules() if one in front] + plan.remade_at)
     if config.train.loss_target is not None:
         check_loss(config.train.loss_target, source, scores)
     if config.model.weights is not None:

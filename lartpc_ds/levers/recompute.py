@@ -20,11 +20,27 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from lartpc_ds.errors import UserError
 from lartpc_ds.models.build import blocks
 from lartpc_ds.parallel.cuts import tensors_of
+from lartpc_ds.parallel.dry_run import dry_run, shadow_of
+from lartpc_ds.parallel.imitation import TRACED_EVENTS, images_of
 from lartpc_ds.parallel.module_state import ModuleState
 from lartpc_ds.parallel.modules import Around, module_of, wrap
-from lartpc_ds.parallel.tiles import Clock, Tiles
+from lartpc_ds.parallel.tiles import Alone, Clock, Tiles
 
-__all__ = ["recompute"]
+__all__ = ["check_blocks", "recompute"]
+
+
+def check_blocks(model: nn.Module, image: tuple[int, int, int], leave_out: Iterable[str] = ()) -> None:
+    """Refuse before a run what `recompute` would refuse in its first step; `model` runs without data, unchanged.
+
+    Args:
+        model: with a list of blocks, in the mode that it will train in.
+        image: channels, rows and columns.
+        leave_out: names of modules, as in `recompute`.
+    """
+    shadow, alone = shadow_of(model), Tiles(1, 1, Alone(), Alone(), Alone())
+    recompute(shadow, alone, map(shadow.get_submodule, leave_out))
+    with torch.enable_grad(), dry_run(shadow):
+        shadow(images_of(shadow, (TRACED_EVENTS, *image)))
 
 
 def recompute(model: nn.Module, tiles: Tiles, leave_out: Iterable[nn.Module] = ()) -> None:
@@ -36,8 +52,8 @@ def recompute(model: nn.Module, tiles: Tiles, leave_out: Iterable[nn.Module] = (
         leave_out: a block that is or has one of these modules stays as it is.
 
     Raises:
-        UserError: the model has no list of blocks; later, that a block changes its input in place, or state of its own
-            that cannot be put back.
+        UserError: the model has no list of blocks; later, or in `check_blocks`, that a block changes its input in
+            place, or state of its own that cannot be put back.
     """
     *sequence, last = blocks(model)
     left = {*leave_out, last[1]}  # what the last block keeps is needed at once

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lartpc_ds.errors import UserError
 from lartpc_ds.levers.apply import apply
+from lartpc_ds.levers.recompute import check_blocks
 from lartpc_ds.levers.strip_plan import StripPlan, plan_strips
 from lartpc_ds.parallel.reductions import sum_over_ranks
 from lartpc_ds.parallel.spatialize import TilePlan, plan_tiles
@@ -24,7 +25,7 @@ __all__ = ["Outcome", "trial"]
 
 Kind = Literal["exact", "refused", "refused vaguely", "refused late", "wrong", "raised", "stuck"]
 TOLERANCE = 1e-10
-_PLACE = re.compile(r"\((\w+\.py:\d+|torch\.nn)\)|layout\.(rows|cols|gather_at) = |memory\.stream_\w+ = ")
+_PLACE = re.compile(r"\((\w+\.py:\d+|torch\.nn)\)|layout\.(rows|cols|gather_at) = |memory\.\w+ = ")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ def trial(case: Case) -> Outcome:
         if case.memory.stream_strips > 1:
             memory = case.memory
             strips = plan_strips(case.network, memory.stream_strips, memory.stream_until, (channels, rows, cols))
+        if case.memory.recompute == "block":
+            front = () if strips is None else strips.front
+            check_blocks(case.network, (channels, rows, cols), [*front, *plan.remade_at])
     except UserError as error:
         return Outcome("refused" if _PLACE.search(str(error)) else "refused vaguely", str(error))
     except Exception as error:

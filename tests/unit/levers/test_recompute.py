@@ -8,7 +8,7 @@ from torch import nn
 
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout
-from lartpc_ds.levers.recompute import recompute
+from lartpc_ds.levers.recompute import check_blocks, recompute
 from lartpc_ds.parallel.spatialize import convert, plan_tiles
 from lartpc_ds.parallel.tiles import Alone, Clock, Tiles
 from tests.tile_parity import image
@@ -93,8 +93,12 @@ def test_a_block_that_changes_its_input_is_refused() -> None:
         _block(), nn.Sequential(nn.Hardtanh(inplace=True), nn.Conv2d(4, 4, 3)), nn.Identity()
     ).double()
     model, _ = _converted(network, recomputed=True)
-    with pytest.raises(UserError, match=r"memory\.recompute = 'block': block 1 changes its input in place"):
+    refused = pytest.raises(UserError, match=r"memory\.recompute = 'block': block 1 changes its input in place")
+    with refused:
         model(image((1, 2, 12, 11)))
+    with refused:
+        check_blocks(network, (2, 12, 11))
+    check_blocks(network, (2, 12, 11), ["1"])
 
 
 def test_in_evaluation_nothing_is_wrapped() -> None:
