@@ -99,6 +99,8 @@ def max_pool2d(
     kernel, pads, spread = pair(kernel_size), pair(padding), pair(dilation)
     steps = kernel if stride is None or stride == [] else pair(stride)
     rows, cols = (Window(kernel[axis], steps[axis], pads[axis], spread[axis]) for axis in (0, 1))
+    if rows.misses(y.shape[2], input.shape[2]) or cols.misses(y.shape[3], input.shape[3]):
+        raise site.refuse("has a window that reads padding only, which torch's backward does not survive, either")
     plans, bounds = _planned(site, cut, (rows, cols), y)
     return y, operators.MaxPool(plans, bounds, Geometry(rows, cols))
 

@@ -66,6 +66,7 @@ def _token_attention(x: Tensor, attention: nn.Module) -> Tensor:
 LAYERS: dict[str, tuple[nn.Module, str]] = {
     "Conv3d": (Applied(lambda x: F.conv3d(x[:, None], x.new_zeros(1, 1, 1, 3, 3))), "conv3d has no proven form"),
     "AdaptiveMaxPool2d, indices": (nn.AdaptiveMaxPool2d(1, return_indices=True), "has no proven form"),
+    "MaxPool2d, gaps": (nn.MaxPool2d((2, 1), 1, (1, 0), (24, 1)), "has a window that reads padding only"),
     "MaxPool2d, indices": (nn.MaxPool2d(2, return_indices=True), "has no proven form"),
     "area": (nn.Upsample(scale_factor=0.5, mode="area"), "mode 'area' is not covered"),
     "Flatten": (nn.Sequential(nn.Flatten(), nn.Linear(4 * 23 * 19, 3)), r"pool them to one pixel first"),
