@@ -1,6 +1,6 @@
 """A map over processes that live no longer than the one that started them.
 
-So each watches the process that started it (lartpc_ds/workers.py).
+Each of them watches it (lartpc_ds/workers.py), because a killed command line can tell nobody.
 """
 
 import multiprocessing
