@@ -137,8 +137,8 @@ class _Normalise(Messenger):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        gradient = gradients[0]
         x, weight, bias, mean, variance, count = ctx.saved_tensors
+        x, gradient = _usual_strides(x), _usual_strides(gradients[0])
         affine = _Affine(mean, variance, weight, bias, ctx.eps, ctx.per_sample)
         invstd = (variance + ctx.eps).rsqrt()
         if ctx.relu is not None:
@@ -162,6 +162,11 @@ class _Normalise(Messenger):
         offset = -mean_gradient * invstd - slope * mean
         g_x = torch.empty_like(x) if ctx.relu is None else gradient
         return _combine(g_x, gradient, x, scale, slope, offset), g_weight, g_bias, *(None for _ in range(5))
+
+
+def _usual_strides(x: Tensor) -> Tensor:
+    """Of one event any first stride is right, but with some torch's norms take channels-last maps for others."""
+    return x.as_strided(x.shape, (x[0].numel(), *x.stride()[1:])) if len(x) == 1 else x
 
 
 def _units(x: Tensor, per_sample: bool) -> Iterator[tuple[int, Tensor]]:

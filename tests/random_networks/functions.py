@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["JOINS", "ONE_MAP", "attention_over_pixels"]
+__all__ = ["JOINS", "ONE_MAP", "attention_over_pixels", "global_context"]
 
 
 def clipped_product(x: Tensor) -> Tensor:

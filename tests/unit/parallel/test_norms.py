@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lartpc_ds.layout import Layout
+from lartpc_ds.parallel.norms import normalise, statistics_of
 from lartpc_ds.parallel.spatialize import TilePlan, plan_tiles
-from lartpc_ds.parallel.tiles import Tiles
+from lartpc_ds.parallel.tiles import Alone, Tiles
 from lartpc_ds.planning.kernels import Sizes, Stopwatch
 from lartpc_ds.planning.operators import operator_rates
 from tests.tile_parity import assert_tiles_agree, image, on_threads, on_tile
@@ -104,3 +105,21 @@ def test_ones_for_a_weight_change_no_bit_on_cpu(dtype: torch.dtype, memory_forma
     ]
     for one, other in zip(*found, strict=True):
         assert one.dtype == other.dtype and torch.equal(one, other)
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_of_one_event_the_gradient_is_right_whatever_its_strides(norm: str) -> None:
+    """Tokens made of a map give it a gradient in channels-last order with a first stride of its own."""
+    x = image((1, 3, 4, 5)).requires_grad_()
+
+    def gradient(y: Tensor) -> Tensor:
+        tokens = y.flatten(2).transpose(1, 2)
+        loss = (tokens @ tokens.transpose(1, 2)).softmax(2) @ tokens
+        return torch.autograd.grad((loss * image((1, 20, 3), 5)).sum(), x)[0]
+
+    deviation = x - x.mean((2, 3), keepdim=True)
+    by_hand = deviation / (deviation.square().mean((2, 3), keepdim=True) + 1e-5).sqrt()
+    per_sample = norm == "instance"
+    statistics = statistics_of(x, num_groups=3, per_sample=per_sample, group=Alone())
+    y = normalise(x, statistics, None, None, 1e-5, per_sample=per_sample, group=Alone())
+    torch.testing.assert_close(gradient(y), gradient(by_hand), rtol=1e-12, atol=1e-12)
