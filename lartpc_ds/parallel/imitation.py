@@ -135,7 +135,7 @@ def compare(
     for row, col in _positions(layout):
         at, run = f"the tile at row {row}, column {col}", imagined(plan, model, layout, row, col, TRACED_EVENTS)
         for seen, call in zip(run.seen, trace, strict=False):
-            if (seen.owner, seen.key, seen.numbers) != (call.owner, call.key(row, col), call.numbers):
+            if seen != Seen(call.owner, call.key(row, col), call.numbers, call.run):
                 raise _depends(call, seen, row, col)
         if run.error is not None:
             raise UserError(f"{at}: the model cannot run on it: {run.error}") from run.error
@@ -187,6 +187,11 @@ def _depends(call: Call, seen: Seen, row: int, col: int) -> UserError:
         told += f"on the tile at row {row}, column {col} {seen.key[0]} of {seen.owner or 'the model'} takes its place"
     elif seen.key != call.key(row, col):
         told += f"a tile gives it {list(seen.key[1])}, its part of the whole image is {list(call.key(row, col)[1])}"
-    else:
+    elif seen.numbers != call.numbers:
         told += f"it has the numbers {seen.numbers} on a tile, {call.numbers} on the whole image"
+    else:
+        told += (
+            f"on the tile at row {row}, column {col} it has the numbers of another call on a map of this size, where "
+            f"it has the numbers {call.told} on the whole image"
+        )
     return UserError(f"{told}; do not compute with the size")

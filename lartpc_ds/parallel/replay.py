@@ -55,6 +55,8 @@ class Seen(NamedTuple):
     owner: str
     key: Key
     numbers: tuple[Any, ...]
+    run: Run | None
+    """The plan that was found for it."""
 
 
 class Replay(TorchFunctionMode):
@@ -91,7 +93,7 @@ class Replay(TorchFunctionMode):
         if strict and run is None and key not in known.runs:
             self._refuse_unplanned(owner, name, known, tensors)
         if self.seen is not None and name != "get" and name not in LOOKS:
-            self.seen.append(Seen(owner, key, compared(name, run, numbers_of(args, kwargs))))
+            self.seen.append(Seen(owner, key, compared(name, run, numbers_of(args, kwargs)), run))
         if run is None:
             run = known.any_shape.get(name)
         return func(*args, **kwargs) if run is None else run(self.tiles, func, args, kwargs)
@@ -136,7 +138,7 @@ class Replay(TorchFunctionMode):
         with torch._C.DisableTorchFunction():
             key = key_of(GATHERED, [x])
             if self.seen is not None:
-                self.seen.append(Seen(name, key, ()))
+                self.seen.append(Seen(name, key, (), known.runs.get(key)))
             run = known.runs.get(key)
             return x if run is None else run(self.tiles, None, (x,), {})
 
