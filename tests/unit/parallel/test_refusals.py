@@ -156,9 +156,14 @@ def test_what_depends_on_the_size_of_the_tile_is_refused(name: str) -> None:
 
 def test_numbers_of_another_call_do_not_choose_its_plan() -> None:
     """Both calls meet 14 columns on the first tile, where the model does not pad; on the whole image the first pads."""
-    even = Model(lambda x: F.pad(x, (0, x.shape[3] % 2)))
+
+    class Even(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.pad(x, (0, x.shape[3] % 2))
+
+    even = Even()
     with pytest.raises(UserError, match=r"test_refusals\.py:\d+\): pad depends on the size .* numbers of another call"):
-        plan_tiles(nn.Sequential(even, nn.ReLU(), even), Layout(cols=2), (1, 24, 29), "never")
+        plan_tiles(nn.Sequential(even, nn.ReLU(), even), Layout(cols=2), (2, 24, 29), "never")
 
 
 def _grouped(x: Tensor, conv: nn.Module) -> Tensor:
