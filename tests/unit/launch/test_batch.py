@@ -148,7 +148,7 @@ def test_the_layout_must_fit_the_ranks_that_are_asked_for() -> None:
     with pytest.raises(UserError, match=r"needs 4 ranks.*but batch\.nodes x batch\.ranks_per_node = 3 x 2 is 6"):
         written("slurm", "batch.nodes=3", "batch.ranks_per_node=2", "layout.rows=4")
     with pytest.raises(UserError, match="ZeRO-2 does not go with pipeline stages"):
-        written("slurm", "batch.nodes=2", "layout.pipe=2")
+        written("slurm", "batch.nodes=2", "layout.pipe=2", "train.ds_config=zero2_bf16")
 
 
 def test_a_script_that_was_edited_is_kept(work: Path) -> None:

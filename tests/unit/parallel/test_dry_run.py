@@ -101,11 +101,22 @@ def test_a_mask_of_known_values_chooses_a_known_number() -> None:
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     "norm",
-    [nn.utils.weight_norm, nn.utils.spectral_norm, nn.utils.parametrizations.weight_norm],
-    ids=["weight", "spectral", "weight, as a parametrization"],
+    [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm],
+    ids=["weight", "weight, as a parametrization"],
 )
 def test_weights_that_are_computed_are_planned(norm: Callable[[nn.Module], nn.Module]) -> None:
     _everywhere(Front(layer=norm(nn.Conv2d(4, 4, 3, padding=1))), Head())
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_weights_that_change_in_every_pass_are_planned_everywhere_but_in_strips() -> None:
+    front = Front(layer=nn.utils.spectral_norm(nn.Conv2d(4, 4, 3, padding=1)))
+    with pytest.raises(
+        UserError, match=r"^0: changes layer\.weight_u, layer\.weight_v in every forward pass, and strips"
+    ):
+        _everywhere(front, Head())
+    plan_tiles(nn.Sequential(front, Head()), Layout(rows=2, cols=2), IMAGE)
+    profile([("front", front), ("head", Head())], (2, *IMAGE), "fp32", 16, cut_rates())
 
 
 @pytest.mark.parametrize("whole", [False, True])

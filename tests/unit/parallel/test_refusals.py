@@ -150,7 +150,9 @@ SIZES: dict[str, Callable[[Tensor], Any]] = {
 
 @pytest.mark.parametrize("name", SIZES)
 def test_what_depends_on_the_size_of_the_tile_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match=r"depends on the size of the image|whole result|calls where the whole image makes"):
+    with pytest.raises(
+        UserError, match=r"depends on the size of the image|whole result|calls where the whole image makes"
+    ):
         plan(Model(SIZES[name]))
 
 

@@ -14,6 +14,7 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.planning.candidates import choices
 from lartpc_ds.planning.hardware import Hardware
 from lartpc_ds.planning.problem import Candidate, Cost, MemoryParts, Problem, TimeParts
+from lartpc_ds.planning.reductions import reduction_seconds
 from lartpc_ds.planning.search import CostOf, Plan, limit_bytes, search
 from tests.machine import GIB, machine
 
@@ -63,7 +64,7 @@ class Costs:
             TimeParts(
                 seconds + 0.1 * candidate.offload,
                 0.004 * candidate.accumulate * seams * (1 if layout.tiles <= ranks_per_node else 8),
-                0.02 * (ranks > 1) * (1.5 if candidate.zero == 3 else 1),
+                reduction_seconds(problem.ds, candidate, GIB // 4, hardware, ranks_per_node),
                 waits,
             ),
             candidate.global_batch,
