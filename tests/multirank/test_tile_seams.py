@@ -1,5 +1,6 @@
 """What a forward test never sees: gradients at a seam and two layers below it; and that dropping the halo's shows."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -7,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lartpc_ds.layout import Layout
-from lartpc_ds.parallel import convolution, halo, pooling
 from lartpc_ds.parallel.spatialize import plan_tiles
 from lartpc_ds.parallel.tiles import Tiles
-from lartpc_ds.windows import Here
+from lartpc_ds.windows import Piece
 from tests.tile_parity import Numbers, assert_tiles_agree, image, on_threads, on_tile, whole
 
 LAYOUT, SIZE, SEAM = Layout(rows=2), (24, 17), 12
@@ -34,18 +34,18 @@ def _differs(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max() / other.abs().max())
 
 
-LAYERS: dict[str, tuple[Any, tuple[Any, ...]]] = {
-    "in place": (lambda: nn.Conv2d(3, 2, 5, padding=2), (convolution,)),
-    "of a padded copy": (lambda: nn.Conv2d(3, 2, 5, stride=5, padding=1), (halo,)),
-    "max pool": (lambda: nn.MaxPool2d(3, 2, 1), (pooling,)),
-    "average pool": (lambda: nn.AvgPool2d(3, 2, 1), (halo,)),
-    "upsampling": (lambda: nn.Upsample(scale_factor=3, mode="bilinear"), (halo,)),
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "in place": lambda: nn.Conv2d(3, 2, 5, padding=2),
+    "of a padded copy": lambda: nn.Conv2d(3, 2, 5, stride=5, padding=1),
+    "max pool": lambda: nn.MaxPool2d(3, 2, 1),
+    "average pool": lambda: nn.AvgPool2d(3, 2, 1),
+    "upsampling": lambda: nn.Upsample(scale_factor=3, mode="bilinear"),
 }
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_gradients_at_the_seam_and_below_it(name: str) -> None:
-    reference, ranks = _both(_model(LAYERS[name][0]()))
+    reference, ranks = _both(_model(LAYERS[name]()))
     near = slice(SEAM - 3, SEAM + 3)
     gradient = torch.cat([numbers.input_gradient for numbers in ranks], 2)[:, :, near] / LAYOUT.tiles
     assert _differs(gradient, reference.input_gradient[:, :, near]) < 1e-12
@@ -57,15 +57,17 @@ def test_gradients_at_the_seam_and_below_it(name: str) -> None:
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_halo_whose_gradient_is_dropped_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Received pixels pasted in as constants: outputs stay right, both gradients do not."""
-    make, modules = LAYERS[name]
+    send_pieces = Tiles.send_pieces
 
-    def dropping(tiles: Tiles, gradients: list[Tensor], here: Here, like: Tensor) -> Any:
-        return halo_send_home(tiles, [torch.zeros_like(gradient) for gradient in gradients], here, like)
+    def dropping(
+        self: Tiles, outgoing: Sequence[tuple[int, Tensor]], incoming: Sequence[Piece], like: Tensor
+    ) -> Callable[[], Any]:
+        if torch._C._current_graph_task_id() != -1:  # in a backward pass
+            outgoing = [(peer, torch.zeros_like(gradient)) for peer, gradient in outgoing]
+        return send_pieces(self, outgoing, incoming, like)
 
-    halo_send_home = halo.send_home
-    for module in modules:
-        monkeypatch.setattr(module, "send_home", dropping)
-    model = _model(make())
+    monkeypatch.setattr(Tiles, "send_pieces", dropping)
+    model = _model(LAYERS[name]())
     reference, ranks = _both(model)
     assert _differs(torch.cat([numbers.output for numbers in ranks], 2), reference.output) < 1e-12
     gradient = torch.cat([numbers.input_gradient for numbers in ranks], 2) / LAYOUT.tiles
