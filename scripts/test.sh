@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
-# Sets up, then runs the unprivileged tests; arguments go to pytest: bash scripts/test.sh tests/unit -k layout
+# Sets up, then runs the unprivileged tests, on every core; arguments go to pytest:
+#     bash scripts/test.sh tests/unit -k layout
+#     bash scripts/test.sh --hypothesis-profile nightly    # every property test with all its examples
+#     bash scripts/test.sh -n 0 -x                         # in one process, which debuggers need
+# Tests of one file stay together, because some share what is slow to make.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh
-.venv/bin/python -m pytest "$@"
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} .venv/bin/python -m pytest -n auto --dist loadfile "$@"

@@ -2,6 +2,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+from tests.examples import NIGHTLY
+
+settings.register_profile(NIGHTLY)
 
 
 @pytest.fixture(scope="session")

@@ -69,11 +69,13 @@ def test_other_signals_stop_as_well(work: Path) -> None:
             assert_stopped_and_saved(job)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 @pytest.mark.parametrize(
-    ("first", "settings"),
-    [("the command line", ()), ("the launcher", ()), ("the launcher", ("data.workers=1", "train.accumulate=2"))],
-    ids=["command-line-first", "launcher-first", "readers"],
+    ("number", "first", "settings"),
+    [
+        (signal.SIGUSR1, "the command line", ()),
+        (signal.SIGTERM, "the launcher", ("data.workers=1", "train.accumulate=2")),
+    ],
+    ids=["command-line-first", "launcher-first-with-readers"],
 )
 def test_a_stop_request_to_every_process_saves_too(
     work: Path, number: signal.Signals, first: str, settings: tuple[str, ...]

@@ -69,9 +69,9 @@ def engine_run(
     return weights, losses
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    ("stage", "ranks", "accumulate"), [(0, 1, 2), (0, 2, 1), (1, 2, 2), (2, 1, 1), (2, 2, 2), (3, 2, 1), (3, 1, 2)]
+)
 def test_same_parameters_as_plain_torch(stage: int, ranks: int, accumulate: int) -> None:
     micro = GLOBAL_BATCH // ranks // accumulate
     layout = Layout(data=ranks)
@@ -86,7 +86,8 @@ def test_same_parameters_as_plain_torch(stage: int, ranks: int, accumulate: int)
 @pytest.mark.parametrize(
     ("stage", "memory", "name"),
     [
-        *((stage, MemoryConfig(recompute="block", lean_norm=True), "resnet18") for stage in range(4)),
+        (2, MemoryConfig(recompute="block", lean_norm=True), "resnet18"),
+        (3, MemoryConfig(recompute="block", lean_norm=True), "resnet18"),
         (3, MemoryConfig(lean_norm=True), "resnet18"),
         (3, MemoryConfig(recompute="block"), "convnext"),  # some of its blocks end with a convolution
     ],

@@ -9,6 +9,8 @@ from tests.tile_parity import assert_tiles_agree, image
 
 GRIDS = [(1, 1), (2, 1), (2, 2)]
 LEVERS = [(True, False), (False, True), (True, True)]
+"""Lean norms, recomputation."""
+NETWORKS = [("resnet18", "batch"), ("resnet18", "group"), ("resnet18", "layer"), ("resnet50", "batch")]
 
 
 def _model(name: str, norm: str) -> nn.Module:
@@ -21,12 +23,13 @@ def _model(name: str, norm: str) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize(("rows", "cols"), GRIDS)
-@pytest.mark.parametrize(("lean_norm", "recomputed"), LEVERS)
 @pytest.mark.parametrize(
-    ("name", "norm"), [("resnet18", "batch"), ("resnet18", "group"), ("resnet18", "layer"), ("resnet50", "batch")]
+    ("network", "levers", "grid"),
+    # every network with every lever, every lever on every grid, and every network on every grid
+    [(name, lever, GRIDS[(n + m) % 3]) for n, name in enumerate(NETWORKS) for m, lever in enumerate(LEVERS)],
 )
-def test_levers_change_no_number(name: str, norm: str, lean_norm: bool, recomputed: bool, rows: int, cols: int) -> None:
+def test_levers_change_no_number(network: tuple[str, str], levers: tuple[bool, bool], grid: tuple[int, int]) -> None:
+    (name, norm), (lean_norm, recomputed), (rows, cols) = network, levers, grid
     x = image((2, 1, 77, 71))
     plan = assert_tiles_agree(_model(name, norm), x, rows, cols, "auto", lean_norm=lean_norm, recomputed=recomputed)
     assert plan.remade_at == (["stem.0"] if lean_norm else [])

@@ -144,8 +144,11 @@ def one_rank() -> dict[int, Outcome]:
     return {data: reference(data) for data in (1, 2)}
 
 
-@pytest.mark.parametrize("stage", [0, 1])
-@pytest.mark.parametrize("layout", [Layout(2), Layout(3), Layout(2, rows=2), Layout(2, data=2)], ids=str)
+@pytest.mark.parametrize(
+    ("layout", "stage"),
+    [(Layout(2), 0), (Layout(3), 1), (Layout(2, rows=2), 0), (Layout(2, rows=2), 1), (Layout(2, data=2), 1)],
+    ids=str,
+)
 def test_same_as_one_rank(layout: Layout, stage: int, one_rank: dict[int, Outcome]) -> None:
     expected = one_rank[layout.data]
     start_state = model().state_dict()

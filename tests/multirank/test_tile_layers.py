@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from lartpc_ds.errors import UserError
 from lartpc_ds.models.norms import PixelLayerNorm
 from lartpc_ds.parallel.cuts import EmptyTile
+from tests.examples import examples
 from tests.tile_cases import (
     GRIDS,
     agrees_with_itself,
@@ -64,11 +65,12 @@ def check(model: nn.Module, x: Tensor, grid: tuple[int, int]) -> str:
     return "exact"
 
 
-def sweep(models: st.SearchStrategy[Any], draw_image: Callable[[nn.Module], Any], examples: int) -> None:
-    """Check `examples` drawn models; at least a third of them must have run, so that refusals prove nothing."""
+def sweep(models: st.SearchStrategy[Any], draw_image: Callable[[nn.Module], Any], nightly: int) -> None:
+    """Check drawn models, `nightly` of them at night; at least a third must run, so that refusals prove nothing."""
     outcomes: Counter[str] = Counter()
+    drawn = examples(nightly)
 
-    @settings(derandomize=True, deadline=None, max_examples=examples, database=None, suppress_health_check=HealthCheck)
+    @settings(drawn, suppress_health_check=HealthCheck)
     @given(st.data())
     def run(data: st.DataObject) -> None:
         torch.manual_seed(0)
@@ -76,7 +78,7 @@ def sweep(models: st.SearchStrategy[Any], draw_image: Callable[[nn.Module], Any]
         outcomes[check(model, data.draw(draw_image(model)).make(), data.draw(st.sampled_from(GRIDS)))] += 1
 
     run()
-    assert outcomes["exact"] >= examples / 3, outcomes
+    assert outcomes["exact"] >= drawn.max_examples / 3, outcomes
 
 
 def test_convolutions() -> None:

@@ -1,13 +1,14 @@
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout, tile_bounds
+from tests.examples import examples
 
-SETTINGS = settings(derandomize=True, deadline=None, max_examples=200)
+SETTINGS = examples(200)
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,14 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lartpc_ds.layout import Bounds
 from lartpc_ds.windows import AxisPlan, Here, Operator, Range, Same, Shift, Transposed, Window, plan
+from tests.examples import examples
 
-EXAMPLES = settings(derandomize=True, deadline=None, max_examples=150)
+EXAMPLES = examples(150)
 
 
 @st.composite

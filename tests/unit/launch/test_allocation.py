@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet
 from deepspeed.launcher.runner import fetch_hostfile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lartpc_ds.errors import UserError
 from lartpc_ds.launch.allocation import allocate, from_nodes, from_slurm, make
 from lartpc_ds.launch.hostfile import Host, parse, read
+from tests.examples import examples
 
-EXAMPLES = settings(derandomize=True, deadline=None, max_examples=200)
+EXAMPLES = examples(200)
 HOSTFILES = Path(__file__).parents[3] / "hostfiles"
 DAY = date(2026, 11, 24)
 

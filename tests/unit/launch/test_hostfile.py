@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 from deepspeed.launcher.runner import fetch_hostfile, parse_inclusion_exclusion
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lartpc_ds.errors import UserError
 from lartpc_ds.launch.hostfile import Host, parse, read, render, select
+from tests.examples import examples
 
-EXAMPLES = settings(derandomize=True, deadline=None, max_examples=300)
+EXAMPLES = examples(300)
 
 
 def whole(**slots: int) -> tuple[Host, ...]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lartpc_ds.errors import UserError
+from tests.examples import examples
 from tests.strip_parity import TOLERANCE, difference, streamed
 from tests.tile_cases import every_window_reads
 from tests.tile_parity import image, whole
@@ -70,7 +71,7 @@ def runs(model: nn.Sequential, x: Tensor) -> bool:
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
-@settings(max_examples=250, deadline=None, derandomize=True, database=None, suppress_health_check=HealthCheck)
+@settings(examples(250), suppress_health_check=HealthCheck)
 @given(st.lists(layers(), min_size=1, max_size=5), st.integers(1, 70), st.integers(2, 6), st.booleans())
 def test_any_stack_is_exact_or_a_strip_would_be_empty(
     stack: list[nn.Module], rows: int, strips: int, channels_last: bool

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,6 +16,7 @@ from lartpc_ds.parallel.followers import followers
 from lartpc_ds.parallel.spatialize import convert, plan_tiles
 from lartpc_ds.parallel.tiles import Alone, Tiles
 from lartpc_ds.parallel.weight_gradients import weight_gradient
+from tests.examples import examples
 from tests.tile_parity import assert_tiles_agree, image
 
 
@@ -91,7 +92,7 @@ def _alive_bytes(run: Callable[[], Tensor]) -> int:
     return int(total)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@examples(150)
 @given(st.data())
 def test_bytes_choose_and_give_back_as_torch_does(data: st.DataObject) -> None:
     kernel = data.draw(st.tuples(*[st.integers(1, 5)] * 2), "kernel")
