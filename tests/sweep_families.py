@@ -75,7 +75,7 @@ TIMM: dict[str, dict[str, Any]] = {
     "mobileone_s0": {},
     "mobilevit_xxs": {},
     "nf_resnet26": {},
-    "poolformer_s12": {"depths": (1, 1, 1, 1)},
+    "poolformer_s12": {},
     "regnetx_002": {},
     "regnety_002": {},
     "repvgg_a0": {},
@@ -145,7 +145,7 @@ def build(library: str, name: str, options: dict[str, Any]) -> nn.Module:
 
         model = Main(torchvision.models.get_model(name, weights=None, num_classes=5, **options))
     for module in model.modules():
-        for attribute in ("p", "drop_prob"):
+        for attribute in ("p", "drop_prob", "drop_rate"):
             if isinstance(getattr(module, attribute, None), float):
                 setattr(module, attribute, 0.0)
     for parameter in model.parameters():
