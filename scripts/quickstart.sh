@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job on its embedded default: set up, train on simulated ArgoNeuT-like events, take three steps on whole
+# The main job on its embedded default: set up, train on simulated ArgoNeuT-like events, take two steps on whole
 # MicroBooNE events where memory allows, and print what came out.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -13,8 +13,8 @@ needed_gib=12
 free_gib=$(awk '/^MemAvailable:/ {print int($2 / 1024 / 1024)}' /proc/meminfo)
 if ((free_gib >= needed_gib)); then
     runs+=("runs/whole-event-$now")
-    # nothing held out: three steps show what an event costs, an evaluation would only show chance
-    .venv/bin/lartpc-ds train microboone-full --devices 1 --run-dir "${runs[1]}" --set train.max_steps=3 \
+    # nothing held out: two steps show what an event costs, an evaluation would only show chance
+    .venv/bin/lartpc-ds train microboone-full --devices 1 --run-dir "${runs[1]}" --set train.max_steps=2 \
         --set 'data.split={train=1.0,validation=0.0}'
 else
     echo "Skipped the whole MicroBooNE events: $free_gib GiB of memory are free, $needed_gib GiB are needed."
