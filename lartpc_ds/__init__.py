@@ -14,10 +14,10 @@ __all__ = ["Layout", "make_groups", "plan_tiles", "spatialize", "sum_over_ranks"
 __version__ = "0.1.0"
 
 _HOMES = {
-    "make_groups": "lartpc_ds.parallel.groups",
-    "plan_tiles": "lartpc_ds.parallel.spatialize",
-    "spatialize": "lartpc_ds.parallel.spatialize",
-    "sum_over_ranks": "lartpc_ds.parallel.reductions",
+    "make_groups": "lartpc_ds.exact.grid.groups",
+    "plan_tiles": "lartpc_ds.exact.spatialize",
+    "spatialize": "lartpc_ds.exact.spatialize",
+    "sum_over_ranks": "lartpc_ds.exact.ops.reductions",
 }
 
 

@@ -1,5 +1,5 @@
 """`python -m lartpc_ds` is `lartpc-ds`."""
 
-from lartpc_ds.cli import main
+from lartpc_ds.commands.cli import main
 
 main()

@@ -1,6 +1,6 @@
 """A made-up machine with round figures."""
 
-from lartpc_ds.planning.hardware import ConvolutionRate, Hardware, Link, Links, Rates
+from lartpc_ds.costs.hardware import ConvolutionRate, Hardware, Link, Links, Rates
 
 FLOPS_PER_SECOND, BYTES_PER_SECOND = 100e12, 2e12
 GIB = 2**30

@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lartpc_ds.control_point import ControlPoint, message
-from lartpc_ds.launch.control import Control
+from lartpc_ds.jobs.supervise.control import Control
+from lartpc_ds.training.control_point import ControlPoint, message
 
 __all__ = ["RANK", "greeted", "listening", "rank", "wait"]
 
 RANK = """
 import sys, time
 from pathlib import Path
-from lartpc_ds import lifeline
+from lartpc_ds.training import lifeline
 from lartpc_ds.errors import RunError, UserError
-from lartpc_ds.control_point import ControlPoint
-from lartpc_ds.lifeline import Lifeline
+from lartpc_ds.training.control_point import ControlPoint
+from lartpc_ds.training.lifeline import Lifeline
 stopped = []
 line = Lifeline(ControlPoint.read(Path(sys.argv[1]), "this"), int(sys.argv[2]))
 line.watch(lambda: stopped.append(True))

@@ -37,7 +37,7 @@ def run_ranks(world_size: int, fn: Callable[..., T], *args: object, timeout_seco
         AssertionError: a rank raised (with its traceback), died, or was still running after `timeout_seconds`.
     """
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "lartpc_ds.session"])
+    context.set_forkserver_preload(["torch._dynamo", "lartpc_ds.training.session"])
     work = pickle.dumps((fn, args))  # plain pickle: multiprocessing's own would pass tensors by file descriptor
     deadline = time.monotonic() + timeout_seconds
     processes: list[BaseProcess] = []

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from lartpc_ds import recipes
+from lartpc_ds.config import recipes
+from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.data.event import Event, EventId, Plane
 from lartpc_ds.data.larcv3 import Larcv3Writer
 from lartpc_ds.data.schema import PARTICLE
-from lartpc_ds.launch.training import prepare_run
+from lartpc_ds.jobs.train import prepare_run
 from lartpc_ds.layout import Layout
-from lartpc_ds.prepare import absolute_paths
-from lartpc_ds.runlog import RunFolder
+from lartpc_ds.training.prepare import absolute_paths
 
 PDGS = (11, 22, 13)  # electron, gamma, muon
 

@@ -5,8 +5,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from lartpc_ds.levers.stream import stream
-from lartpc_ds.levers.strip_plan import StripPlan, plan_strips
+from lartpc_ds.exact.memory.stream import stream
+from lartpc_ds.exact.memory.strip_plan import StripPlan, plan_strips
 from lartpc_ds.models.build import build_model
 from tests.tile_parity import Numbers, whole
 

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from lartpc_ds.errors import UserError
+from lartpc_ds.exact.grid.cuts import EmptyTile
+from lartpc_ds.exact.ops.reductions import own_part
+from lartpc_ds.exact.spatialize import TilePlan, plan_tiles
 from lartpc_ds.layout import Layout
-from lartpc_ds.parallel.cuts import EmptyTile
-from lartpc_ds.parallel.reductions import own_part
-from lartpc_ds.parallel.spatialize import TilePlan, plan_tiles
 from tests import vision
 from tests.tile_parity import Numbers, image, on_threads, on_tile, whole
 

@@ -16,11 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lartpc_ds.exact.grid.tiles import Clock, Group, Tiles, Wait
+from lartpc_ds.exact.memory.recompute import recompute
+from lartpc_ds.exact.ops.reductions import own_part, sum_over_ranks
+from lartpc_ds.exact.spatialize import TilePlan, convert, plan_tiles
 from lartpc_ds.layout import Layout
-from lartpc_ds.levers.recompute import recompute
-from lartpc_ds.parallel.reductions import own_part, sum_over_ranks
-from lartpc_ds.parallel.spatialize import TilePlan, convert, plan_tiles
-from lartpc_ds.parallel.tiles import Clock, Group, Tiles, Wait
 
 __all__ = ["Numbers", "assert_same", "assert_tiles_agree", "image", "on_threads", "on_tile", "whole"]
 

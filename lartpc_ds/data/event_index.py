@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from lartpc_ds.data.duplicates import Policy, first_of_each, refuse_duplicates
 from lartpc_ds.data.event import EventId
+from lartpc_ds.data.integrity import write_atomically
 from lartpc_ds.data.source import Source
 from lartpc_ds.data.split import SPLITS, assign
 from lartpc_ds.data.survey import Survey
 from lartpc_ds.errors import UserError
-from lartpc_ds.integrity import write_atomically
 
 __all__ = ["EventIndex", "build_index", "read_index", "write_index"]
 

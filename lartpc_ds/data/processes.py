@@ -1,6 +1,6 @@
 """A map over processes that live no longer than the one that started them.
 
-Each of them watches it (lartpc_ds/workers.py), because a killed command line can tell nobody.
+Each of them watches it (lartpc_ds/data/workers.py), because a killed command line can tell nobody.
 """
 
 import multiprocessing
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
 
-from lartpc_ds.workers import end_with_parent
+from lartpc_ds.data.workers import end_with_parent
 
 __all__ = ["map_in_processes"]
 

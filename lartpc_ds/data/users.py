@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lartpc_ds.data.event import EventId
 from lartpc_ds.data.source import Images, Range
 from lartpc_ds.errors import UserError
-from lartpc_ds.targets import import_target, where
+from lartpc_ds.user_code import import_target, where
 
 __all__ = ["UserImages", "check_images"]
 

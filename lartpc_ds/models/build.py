@@ -15,7 +15,7 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.models.convnext import convnext_trunk
 from lartpc_ds.models.resnet import resnet_trunk
 from lartpc_ds.models.towers import tower_blocks
-from lartpc_ds.targets import import_target
+from lartpc_ds.user_code import import_target
 
 __all__ = ["MODELS", "PLANE_MODES", "blocks", "build_model"]
 

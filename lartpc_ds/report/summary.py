@@ -7,10 +7,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.layout import Layout
-from lartpc_ds.metrics import Interval, balanced_text
 from lartpc_ds.report.whole import WholeParts, whole_parts
-from lartpc_ds.runlog import RunFolder
+from lartpc_ds.training.metrics import Interval, balanced_text
 
 __all__ = ["print_evaluation", "print_summary", "summarise"]
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lartpc_ds.integrity import write_atomically
+from lartpc_ds.data.integrity import write_atomically
 
 __all__ = ["OUT_OF_MEMORY", "TrialResult", "draw_results", "fastest", "print_results", "reason", "write_table"]
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lartpc_ds.integrity import Damage
-from lartpc_ds.run_record import RunRecord
-from lartpc_ds.runlog import RunFolder
+from lartpc_ds.config.run_folder import RunFolder
+from lartpc_ds.config.run_record import RunRecord
+from lartpc_ds.data.integrity import Damage
 
 __all__ = ["WholeParts", "whole_parts"]
 

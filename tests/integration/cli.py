@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from lartpc_ds.runlog import RunFolder
+from lartpc_ds.config.run_folder import RunFolder
 
 __all__ = ["Finished", "Job", "overrides", "run_cli", "started", "steps", "wait_until"]
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from lartpc_ds.advise.calibrate.calibrate import CalibrateRequest, calibrate
+from lartpc_ds.costs.hardware import load
+from lartpc_ds.costs.kernels import CONVOLUTIONS, Sizes
 from lartpc_ds.errors import UserError
-from lartpc_ds.launch.calibrate import CalibrateRequest, calibrate
-from lartpc_ds.launch.together import run_together
-from lartpc_ds.planning.hardware import load
-from lartpc_ds.planning.kernels import CONVOLUTIONS, Sizes
+from lartpc_ds.jobs.together import run_together
 
 TINY = Sizes(map_bytes=1 << 16, convolution_flops=1e6, matmul_side=64, fresh_bytes=40 << 20, repeats=1)
 
@@ -43,4 +43,4 @@ def test_one_host_cannot_say_what_is_between_hosts(tmp_path: Path) -> None:
 
 def test_a_process_that_fails_is_told() -> None:
     with pytest.raises(RuntimeError, match="invalid choice"):
-        run_together("lartpc_ds.launch.calibration_rank", ["nothing"], 2, {})
+        run_together("lartpc_ds.advise.calibrate.calibration_rank", ["nothing"], 2, {})

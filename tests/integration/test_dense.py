@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lartpc_ds.runlog import RunFolder
+from lartpc_ds.config.run_folder import RunFolder
 from tests.integration.cli import Finished, run_cli, started
 from tests.integration.users_images import CROP, FOLDER
 

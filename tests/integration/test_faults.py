@@ -11,8 +11,8 @@ from pathlib import Path
 import h5py
 import pytest
 
-from lartpc_ds import session
-from lartpc_ds.runlog import RunFolder
+from lartpc_ds.config.run_folder import RunFolder
+from lartpc_ds.training import session
 from tests.integration.cli import Job, overrides, run_cli, started, steps, wait_until
 from tests.ranks import run_ranks
 from tests.small_runs import prepared, write_events, write_run_toml

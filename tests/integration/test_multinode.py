@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from lartpc_ds.control_point import SILENCE_SECONDS
-from lartpc_ds.runlog import RunFolder
+from lartpc_ds.config.run_folder import RunFolder
+from lartpc_ds.training.control_point import SILENCE_SECONDS
 from tests.integration.cli import overrides, run_cli, steps, wait_until
 from tests.integration.hosts import Host, cluster, kill, send_signal
 from tests.integration.slurm_cluster import job_state, slurm, submit
@@ -201,7 +201,7 @@ def cut_the_link(hosts: dict[str, Host], process: "subprocess.Popen[str]") -> No
 
 
 def kill_the_rank(hosts: dict[str, Host], process: "subprocess.Popen[str]") -> None:
-    rank = max(hosts["beta"].processes("lartpc_ds.worker"), key=lambda found: found.memory_info().rss)
+    rank = max(hosts["beta"].processes("lartpc_ds.training.worker"), key=lambda found: found.memory_info().rss)
     kill(rank)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.models.build import build_model
-from lartpc_ds.runlog import RunFolder
 from tests.integration.cli import overrides, run_cli, started, steps
 from tests.small_runs import write_events, write_run_toml
 

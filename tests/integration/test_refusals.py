@@ -12,9 +12,10 @@ from pathlib import Path
 import h5py
 import pytest
 
-from lartpc_ds import cli, session
+from lartpc_ds.commands import cli
+from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.data.larcv3 import Larcv3Writer
-from lartpc_ds.runlog import RunFolder
+from lartpc_ds.training import session
 from tests.integration.cli import overrides, run_cli
 from tests.ranks import run_ranks
 from tests.small_runs import prepared, random_event, write_events, write_run_toml

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lartpc_ds.runlog import RunFolder
+from lartpc_ds.config.run_folder import RunFolder
 from tests.integration.cli import Finished, overrides, run_cli
 from tests.small_runs import write_events, write_run_toml
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lartpc_ds.launch.batch import SubmitRequest, write_script
+from lartpc_ds.jobs.batch.batch import SubmitRequest, write_script
 from tests.integration.cli import wait_until
 from tests.integration.hosts import Host, cluster
 from tests.integration.slurm_cluster import job_state, slurm, submit

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lartpc_ds.runlog import RunFolder
+from lartpc_ds.config.run_folder import RunFolder
 from tests.integration.cli import Finished, overrides, run_cli
 from tests.small_runs import write_events, write_run_toml
 
@@ -144,7 +144,7 @@ def test_dry_run_prints_everything_and_leaves_nothing(work: Path) -> None:
         "# ds_config.json",
         "max_steps = 4",
         '"train_batch_size": 4',
-        "--module lartpc_ds.worker",
+        "--module lartpc_ds.training.worker",
     ):
         assert word in finished.out
     assert "deepspeed.launcher.launch" in finished.out.splitlines()[-1]

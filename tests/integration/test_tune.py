@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lartpc_ds import recipes
+from lartpc_ds.config import recipes
 from tests.integration.cli import Job, overrides, run_cli, started, wait_until
 from tests.small_runs import write_events, write_run_toml
 

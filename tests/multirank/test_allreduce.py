@@ -6,7 +6,7 @@ import sys
 
 
 def start(rank: int, world: int, port: int, interface: str = "lo") -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "lartpc_ds.launch.allreduce", "--rank", str(rank), "--world", str(world)]
+    command = [sys.executable, "-m", "lartpc_ds.jobs.preflight.allreduce", "--rank", str(rank), "--world", str(world)]
     command += ["--master", f"127.0.0.1:{port}", "--interface", interface, "--backend", "gloo", "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("GLOO_SOCKET_IFNAME", None)

@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lartpc_ds import recipes, session
-from lartpc_ds.checkpoint_files import go_back, latest, newest_whole
+from lartpc_ds.config import recipes
+from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.errors import UserError
-from lartpc_ds.launch.evaluation import EvaluateRequest, evaluate
-from lartpc_ds.launch.training import prepare_run
+from lartpc_ds.jobs.evaluate import EvaluateRequest, evaluate
+from lartpc_ds.jobs.train import prepare_run
 from lartpc_ds.layout import Layout
 from lartpc_ds.report.summary import print_summary
-from lartpc_ds.runlog import RunFolder
+from lartpc_ds.training import session
+from lartpc_ds.training.checkpoint_files import go_back, latest, newest_whole
 from tests.ranks import run_ranks
 from tests.small_runs import write_events, write_run_toml
 

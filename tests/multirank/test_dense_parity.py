@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lartpc_ds import recipes
-from lartpc_ds.ds_config import complete
-from lartpc_ds.engine import Engine, finish, start
+from lartpc_ds.config import recipes
+from lartpc_ds.config.ds_config import complete
+from lartpc_ds.exact.spatialize import convert, plan_tiles
 from lartpc_ds.layout import Layout
-from lartpc_ds.losses import Loss
-from lartpc_ds.parallel.spatialize import convert, plan_tiles
+from lartpc_ds.training.engine import Engine, finish, start
+from lartpc_ds.training.losses import Loss
 from tests.ranks import run_ranks
 from tests.unet import unet
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from lartpc_ds import recipes
-from lartpc_ds.config import MemoryConfig
-from lartpc_ds.ds_config import complete
-from lartpc_ds.engine import Engine, finish, start
+from lartpc_ds.config import recipes
+from lartpc_ds.config.ds_config import complete
+from lartpc_ds.config.run import MemoryConfig
+from lartpc_ds.exact.apply import apply
+from lartpc_ds.exact.spatialize import plan_tiles
 from lartpc_ds.layout import Layout
-from lartpc_ds.levers.apply import apply
 from lartpc_ds.models.build import build_model
-from lartpc_ds.parallel.spatialize import plan_tiles
+from lartpc_ds.training.engine import Engine, finish, start
 from tests.ranks import run_ranks
 
 STEPS, GLOBAL_BATCH, CLIP, TOLERANCE = 3, 4, 0.5, 1e-6

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lartpc_ds import checkpoint, recipes
-from lartpc_ds.checkpoint import Progress
-from lartpc_ds.ds_config import complete
-from lartpc_ds.engine import Engine, finish, start
+from lartpc_ds.config import recipes
+from lartpc_ds.config.ds_config import complete
 from lartpc_ds.layout import Layout
-from lartpc_ds.losses import Loss, LossFunction, cross_entropy
-from lartpc_ds.stage_engine import StageEngine
+from lartpc_ds.training import checkpoint
+from lartpc_ds.training.checkpoint import Progress
+from lartpc_ds.training.engine import Engine, finish, start
+from lartpc_ds.training.losses import Loss, LossFunction, cross_entropy
+from lartpc_ds.training.stage_engine import StageEngine
 from tests.ranks import run_ranks
 
 LR, CLIP, STEEPNESS = 0.05, 0.5, 8.0

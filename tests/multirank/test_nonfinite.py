@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from lartpc_ds import session
+from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.data.event_index import read_index
 from lartpc_ds.errors import RunError
-from lartpc_ds.runlog import RunFolder
+from lartpc_ds.training import session
 from tests.ranks import run_ranks
 from tests.small_runs import PDGS, prepared, write_events, write_run_toml
 

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lartpc_ds import recipes, session
-from lartpc_ds.launch.training import prepare_run
+from lartpc_ds.config import recipes
+from lartpc_ds.config.run_folder import RunFolder
+from lartpc_ds.jobs.train import prepare_run
 from lartpc_ds.layout import Layout
-from lartpc_ds.runlog import RunFolder
+from lartpc_ds.training import session
 from tests.ranks import run_ranks
 
 RUN = """

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lartpc_ds import ds_config, engine
+from lartpc_ds.config import ds_config
 from lartpc_ds.layout import Layout
+from lartpc_ds.training import engine
 from tests.ranks import run_ranks
 
 RANKS = 3

@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lartpc_ds import recipes
-from lartpc_ds.config import MemoryConfig
-from lartpc_ds.ds_config import complete
-from lartpc_ds.engine import finish, start
+from lartpc_ds.config import recipes
+from lartpc_ds.config.ds_config import complete
+from lartpc_ds.config.run import MemoryConfig
+from lartpc_ds.exact.apply import apply
+from lartpc_ds.exact.spatialize import plan_tiles
 from lartpc_ds.layout import Bounds, Layout
-from lartpc_ds.levers.apply import apply
 from lartpc_ds.models.build import build_model
-from lartpc_ds.parallel.spatialize import plan_tiles
-from lartpc_ds.stage_engine import StageEngine
+from lartpc_ds.training.engine import finish, start
+from lartpc_ds.training.stage_engine import StageEngine
 from tests.ranks import run_ranks
 
 STEPS, MICRO_STEPS, CLASSES, CLIP, TOLERANCE = 3, 4, 5, 0.5, 2e-6

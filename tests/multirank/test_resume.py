@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lartpc_ds import session
-from lartpc_ds.checkpoint_files import latest, newest_whole
-from lartpc_ds.runlog import RunFolder
+from lartpc_ds.config.run_folder import RunFolder
+from lartpc_ds.training import session
+from lartpc_ds.training.checkpoint_files import latest, newest_whole
 from tests.ranks import run_ranks
 from tests.small_runs import prepared, write_events, write_run_toml
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from lartpc_ds import ds_config, engine
+from lartpc_ds.config import ds_config
+from lartpc_ds.costs.problem import Candidate
+from lartpc_ds.costs.states import states_of
 from lartpc_ds.layout import Layout
-from lartpc_ds.planning.problem import Candidate
-from lartpc_ds.planning.states import states_of
+from lartpc_ds.training import engine
 from tests.ranks import run_ranks
 
 CHANNELS, LAYERS = 1152, 6  # 228 MiB of weights

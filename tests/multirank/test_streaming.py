@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from lartpc_ds import recipes
-from lartpc_ds.ds_config import complete
-from lartpc_ds.engine import Engine, finish, start
+from lartpc_ds.config import recipes
+from lartpc_ds.config.ds_config import complete
+from lartpc_ds.exact.memory.stream import stream
+from lartpc_ds.exact.memory.strip_plan import plan_strips
 from lartpc_ds.layout import Layout
-from lartpc_ds.levers.stream import stream
-from lartpc_ds.levers.strip_plan import plan_strips
 from lartpc_ds.models.build import build_model
+from lartpc_ds.training.engine import Engine, finish, start
 from tests.ranks import run_ranks
 
 STEPS, GLOBAL_BATCH, CLIP, TOLERANCE = 3, 4, 0.5, 1e-6

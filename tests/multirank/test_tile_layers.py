@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lartpc_ds.errors import UserError
+from lartpc_ds.exact.grid.cuts import EmptyTile
 from lartpc_ds.models.norms import PixelLayerNorm
-from lartpc_ds.parallel.cuts import EmptyTile
 from tests.examples import examples
 from tests.tile_cases import (
     GRIDS,

@@ -9,10 +9,10 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from lartpc_ds.exact.grid.tiles import Tiles
+from lartpc_ds.exact.spatialize import convert, plan_tiles
 from lartpc_ds.layout import Layout
 from lartpc_ds.models.build import build_model
-from lartpc_ds.parallel.spatialize import convert, plan_tiles
-from lartpc_ds.parallel.tiles import Tiles
 from tests.tile_parity import on_threads
 
 IMAGE = (2, 128, 192)

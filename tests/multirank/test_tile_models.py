@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lartpc_ds.errors import UserError
+from lartpc_ds.exact.grid.tiles import Clock, Tiles
+from lartpc_ds.exact.spatialize import convert, plan_tiles
 from lartpc_ds.layout import Layout
 from lartpc_ds.models.build import build_model
-from lartpc_ds.parallel.spatialize import convert, plan_tiles
-from lartpc_ds.parallel.tiles import Clock, Tiles
 from tests import vision
 from tests.tile_cases import GRIDS
 from tests.tile_parity import assert_tiles_agree, image, on_threads

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lartpc_ds.exact.grid.tiles import Tiles
+from lartpc_ds.exact.spatialize import convert, plan_tiles
 from lartpc_ds.layout import Layout
-from lartpc_ds.parallel.spatialize import convert, plan_tiles
-from lartpc_ds.parallel.tiles import Tiles
 from tests.tile_parity import assert_tiles_agree, image, on_threads
 
 GRIDS = [(3, 2), (1, 3)]

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lartpc_ds.exact.grid.tiles import Tiles
+from lartpc_ds.exact.grid.windows import Piece
+from lartpc_ds.exact.spatialize import plan_tiles
 from lartpc_ds.layout import Layout
-from lartpc_ds.parallel.spatialize import plan_tiles
-from lartpc_ds.parallel.tiles import Tiles
-from lartpc_ds.windows import Piece
 from tests.tile_parity import Numbers, assert_tiles_agree, image, on_threads, on_tile, whole
 
 LAYOUT, SIZE, SEAM = Layout(rows=2), (24, 17), 12

@@ -7,10 +7,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lartpc_ds.exact.grid.groups import make_groups
+from lartpc_ds.exact.spatialize import plan_tiles, spatialize
 from lartpc_ds.layout import Layout
 from lartpc_ds.models.build import build_model
-from lartpc_ds.parallel.groups import make_groups
-from lartpc_ds.parallel.spatialize import plan_tiles, spatialize
 from tests.ranks import run_ranks
 from tests.tile_parity import Numbers, assert_same, image, on_tile, whole
 from tests.unet_variants import UNet

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from lartpc_ds import recipes
-from lartpc_ds.ds_config import complete
-from lartpc_ds.engine import Engine, finish, start
+from lartpc_ds.config import recipes
+from lartpc_ds.config.ds_config import complete
+from lartpc_ds.exact.grid.groups import make_groups
+from lartpc_ds.exact.spatialize import convert, plan_tiles, spatialize
 from lartpc_ds.layout import Layout
 from lartpc_ds.models.build import build_model
-from lartpc_ds.parallel.groups import make_groups
-from lartpc_ds.parallel.spatialize import convert, plan_tiles, spatialize
+from lartpc_ds.training.engine import Engine, finish, start
 from tests.ranks import run_ranks
 
 STEPS, CLASSES, LEARNING_RATE = 20, 5, 1e-3

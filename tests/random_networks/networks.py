@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from lartpc_ds.config import MemoryConfig
+from lartpc_ds.config.run import MemoryConfig
 from lartpc_ds.layout import Layout
 from tests.random_networks.functions import JOINS, ONE_MAP, attention_over_pixels, global_context
 from tests.random_networks.layers import LAYERS, Call

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from lartpc_ds.config import RunConfig
+from lartpc_ds.config.run import RunConfig
+from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.errors import UserError
-from lartpc_ds.runlog import RunFolder
 
 
 def parse(**batch: Any) -> RunConfig:

@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from lartpc_ds.checkpoint import Progress, save
-from lartpc_ds.checkpoint_files import go_back, newest_whole
-from lartpc_ds.loss_scale import LossScale
+from lartpc_ds.training.checkpoint import Progress, save
+from lartpc_ds.training.checkpoint_files import go_back, newest_whole
+from lartpc_ds.training.loss_scale import LossScale
 
 RUN = "this run"
 

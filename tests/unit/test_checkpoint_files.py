@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from lartpc_ds import checkpoint_files
-from lartpc_ds.checkpoint_files import faults, go_back, latest, link, newest_whole, remove_old, resolve
+from lartpc_ds.data.integrity import FileRecord
 from lartpc_ds.errors import UserError
-from lartpc_ds.integrity import FileRecord
+from lartpc_ds.training import checkpoint_files
+from lartpc_ds.training.checkpoint_files import faults, go_back, latest, link, newest_whole, remove_old, resolve
 
 RUN = "this run"
 NAMES = [

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from lartpc_ds import __version__, recipes
-from lartpc_ds.cli import app, main
+from lartpc_ds import __version__
+from lartpc_ds.commands.cli import app, main
+from lartpc_ds.config import recipes
 
 SET, DEVICES, VERBOSE = "--set", "--devices", "--verbose"
 HOSTS = ("--hostfile", "--launcher", "--include", "--exclude")
@@ -81,7 +82,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\n"
         f"sys.argv = ['lartpc-ds', *{arguments!r}]\n"
-        "from lartpc_ds.cli import main\n"
+        "from lartpc_ds.commands.cli import main\n"
         "try:\n    main()\nexcept SystemExit as ended:\n    assert not ended.code, ended.code\n"
         "heavy = {'torch', 'deepspeed', 'h5py', 'numpy', 'matplotlib'} & sys.modules.keys()\n"
         "assert not heavy, heavy\n"

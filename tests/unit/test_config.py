@@ -7,9 +7,17 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from lartpc_ds.config import DataConfig, LayoutConfig, ModelConfig, RunConfig, SimulateConfig, SplitConfig, TrainConfig
+from lartpc_ds.config.run import (
+    DataConfig,
+    LayoutConfig,
+    ModelConfig,
+    RunConfig,
+    SimulateConfig,
+    SplitConfig,
+    TrainConfig,
+)
+from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.errors import UserError
-from lartpc_ds.runlog import RunFolder
 
 SHORTEST = {"train": {"max_steps": 1}}
 
@@ -205,7 +213,7 @@ def test_a_saved_configuration_reads_back_the_same(tmp_path: Path, sections: dic
 
 def test_configuration_and_layout_import_nothing_heavy() -> None:
     code = (
-        "import sys, lartpc_ds.config, lartpc_ds.layout, lartpc_ds.errors, lartpc_ds.detectors\n"
+        "import sys, lartpc_ds.config.run, lartpc_ds.layout, lartpc_ds.errors, lartpc_ds.data.detectors\n"
         "heavy = sorted({'torch', 'deepspeed', 'h5py'} & sys.modules.keys())\n"
         "assert not heavy, heavy"
     )

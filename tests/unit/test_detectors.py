@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lartpc_ds.detectors import DETECTORS, detector
+from lartpc_ds.data.detectors import DETECTORS, detector
 from lartpc_ds.errors import UserError
 
 

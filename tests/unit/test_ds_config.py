@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from deepspeed.runtime.config import DeepSpeedConfig
 
-from lartpc_ds.config import RunConfig
-from lartpc_ds.ds_config import check, complete, find, precision, read, uncompleted
+from lartpc_ds.config.ds_config import check, complete, find, precision, read, uncompleted
+from lartpc_ds.config.run import RunConfig
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lartpc_ds.integrity import Damage, FileRecord, fault, seal, unseal, write_atomically
+from lartpc_ds.data.integrity import Damage, FileRecord, fault, seal, unseal, write_atomically
 
 TREE = {"step": 12, "names": ["a", "b"], "best": None, "score": 0.25}
 

@@ -54,7 +54,8 @@ def test_the_compiler_comes_when_it_is_asked_for(use: str) -> None:
 
 def test_the_launcher_of_one_machine_imports_no_torch() -> None:
     code = (
-        "import sys; from lartpc_ds.launch.bare import main; sys.argv = ['x', 'deepspeed.launcher.launch', '--help']\n"
+        "import sys; from lartpc_ds.jobs.supervise.bare import main\n"
+        "sys.argv = ['x', 'deepspeed.launcher.launch', '--help']\n"
         "try:\n    main()\nexcept SystemExit as ended:\n    assert not ended.code\n"
         "assert 'torch' not in sys.modules and 'deepspeed.launcher.launch' in sys.modules"
     )

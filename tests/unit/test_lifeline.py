@@ -9,11 +9,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lartpc_ds.control_point import ControlPoint
 from lartpc_ds.errors import UserError
-from lartpc_ds.launch import control as control_module
-from lartpc_ds.launch.control import Control
-from lartpc_ds.lifeline import Lifeline
+from lartpc_ds.jobs.supervise import control as control_module
+from lartpc_ds.jobs.supervise.control import Control
+from lartpc_ds.training.control_point import ControlPoint
+from lartpc_ds.training.lifeline import Lifeline
 from tests.rank_lines import RANK, listening, rank, wait
 
 

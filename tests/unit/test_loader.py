@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from lartpc_ds.config import RunConfig
+from lartpc_ds.config.run import RunConfig
 from lartpc_ds.data.augment import Augmentation
 from lartpc_ds.data.dataset import EventDataset
 from lartpc_ds.data.files import open_files
@@ -17,9 +17,9 @@ from lartpc_ds.data.images import Preprocessing
 from lartpc_ds.data.sampler import global_batch
 from lartpc_ds.data.source import EventSource
 from lartpc_ds.errors import UserError
+from lartpc_ds.exact.grid.groups import Groups
 from lartpc_ds.layout import Layout
-from lartpc_ds.loader import MicroBatch, evaluation_batches, training_steps
-from lartpc_ds.parallel.groups import Groups
+from lartpc_ds.training.loader import MicroBatch, evaluation_batches, training_steps
 from tests.small_runs import random_event, write_events
 
 EVENTS = 11

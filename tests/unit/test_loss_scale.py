@@ -2,7 +2,7 @@
 
 import pytest
 
-from lartpc_ds.loss_scale import LossScale
+from lartpc_ds.training.loss_scale import LossScale
 
 
 def test_it_grows_after_2000_clean_steps_in_a_row_and_not_before() -> None:

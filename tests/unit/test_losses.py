@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lartpc_ds.errors import UserError
+from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.layout import Layout
-from lartpc_ds.losses import Loss, check_loss, cross_entropy, import_loss, mean
-from lartpc_ds.parallel.tiles import Tiles
+from lartpc_ds.training.losses import Loss, check_loss, cross_entropy, import_loss, mean
 from tests.tile_parity import on_threads
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from lartpc_ds.memory import PeakMemory
+from lartpc_ds.costs.memory import PeakMemory
 
 ALLOCATION_BYTES = 200_000_000
 

@@ -6,7 +6,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from lartpc_ds.metrics import Evaluation, Interval, balanced_text, confusion_matrix, evaluate, of_confusion, wilson
+from lartpc_ds.training.metrics import (
+    Evaluation,
+    Interval,
+    balanced_text,
+    confusion_matrix,
+    evaluate,
+    of_confusion,
+    wilson,
+)
 
 CLASSES = ("electron", "gamma", "muon")
 

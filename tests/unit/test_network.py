@@ -4,7 +4,7 @@ import psutil
 import pytest
 
 from lartpc_ds.errors import UserError
-from lartpc_ds.network import interface_towards, own_addresses
+from lartpc_ds.training.network import interface_towards, own_addresses
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.1.1", "localhost"])

@@ -8,16 +8,16 @@ import pytest
 import torch
 from rich.console import Console
 
-from lartpc_ds.config import RunConfig
+from lartpc_ds.config.run import RunConfig
+from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.errors import UserError
-from lartpc_ds.launch.plan import print_plan
-from lartpc_ds.launch.site import here
+from lartpc_ds.exact.grid.tiles import Imagined, Tiles
+from lartpc_ds.exact.spatialize import convert, plan_tiles
+from lartpc_ds.jobs.plan import print_plan
+from lartpc_ds.jobs.site import here
 from lartpc_ds.layout import Layout
-from lartpc_ds.parallel.spatialize import convert, plan_tiles
-from lartpc_ds.parallel.tiles import Imagined, Tiles
-from lartpc_ds.prepare import Job, class_weights, make_job, make_loss, make_model, plan_of
-from lartpc_ds.runlog import RunFolder
-from lartpc_ds.sources import augmentation, index_events, open_source, reopen_source
+from lartpc_ds.training.prepare import Job, class_weights, make_job, make_loss, make_model, plan_of
+from lartpc_ds.training.sources import augmentation, index_events, open_source, reopen_source
 from tests.own_images import COLS, ROWS, Dense, Labelled, Pooled, Spectrum
 
 DS = {

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from lartpc_ds import ds_config
-from lartpc_ds.config import RunConfig
+from lartpc_ds.config import ds_config
+from lartpc_ds.config.run import RunConfig
 from lartpc_ds.data.event_index import EventIndex
 from lartpc_ds.data.larcv3 import Larcv3Writer
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout
-from lartpc_ds.prepare import (
+from lartpc_ds.training.prepare import (
     Job,
     absolute_paths,
     class_weights,
@@ -24,7 +24,7 @@ from lartpc_ds.prepare import (
     max_steps,
     with_files,
 )
-from lartpc_ds.sources import image_shape, index_events, open_events, open_source
+from lartpc_ds.training.sources import image_shape, index_events, open_events, open_source
 from tests.small_runs import random_event, write_events
 
 EVENTS = 12

@@ -1,8 +1,8 @@
 import pytest
 
-from lartpc_ds.control_point import ControlPoint
 from lartpc_ds.errors import UserError
-from lartpc_ds.rank_environment import rank_variables
+from lartpc_ds.training.control_point import ControlPoint
+from lartpc_ds.training.rank_environment import rank_variables
 
 OPENMPI = {
     "OMPI_COMM_WORLD_RANK": "3",

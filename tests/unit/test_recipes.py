@@ -5,15 +5,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lartpc_ds import ds_config, recipes
-from lartpc_ds.config import TrainConfig
+from lartpc_ds.advise.calibrate import calibrate
+from lartpc_ds.config import ds_config, recipes
+from lartpc_ds.config.run import TrainConfig
+from lartpc_ds.data.detectors import detector
 from lartpc_ds.data.event import EventId
 from lartpc_ds.data.labels import class_names
-from lartpc_ds.data.simulation import Aim, simulate_event
-from lartpc_ds.detectors import detector
 from lartpc_ds.errors import UserError
-from lartpc_ds.launch import calibrate
 from lartpc_ds.models import build_model
+from lartpc_ds.simulation import Aim, simulate_event
 
 MINE = """
 [data]

@@ -3,11 +3,12 @@ from typing import Any
 
 import pytest
 
-from lartpc_ds import run_record, runlog
-from lartpc_ds.config import RunConfig
+from lartpc_ds.config import run_folder as runlog
+from lartpc_ds.config import run_record
+from lartpc_ds.config.run import RunConfig
+from lartpc_ds.config.run_folder import RunFolder
+from lartpc_ds.data.integrity import write_atomically
 from lartpc_ds.errors import UserError
-from lartpc_ds.integrity import write_atomically
-from lartpc_ds.runlog import RunFolder
 
 
 @pytest.fixture

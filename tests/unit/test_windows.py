@@ -7,8 +7,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from lartpc_ds.exact.grid.windows import AxisPlan, Here, Operator, Range, Same, Shift, Transposed, Window, plan
 from lartpc_ds.layout import Bounds
-from lartpc_ds.windows import AxisPlan, Here, Operator, Range, Same, Shift, Transposed, Window, plan
 from tests.examples import examples
 
 EXAMPLES = examples(150)

@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lartpc_ds.bench.hand_made import bench, classify, image_moments, truth_quantities
+from lartpc_ds.advise.bench.hand_made import bench, classify, image_moments, truth_quantities
+from lartpc_ds.data.detectors import detector
 from lartpc_ds.data.event import EventId
-from lartpc_ds.data.simulation import Aim, simulate_event
-from lartpc_ds.detectors import detector
 from lartpc_ds.errors import UserError
+from lartpc_ds.simulation import Aim, simulate_event
 
 CLASSES = ("a", "b")
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from lartpc_ds.bench import planner
-from lartpc_ds.bench.planner import PlannerBench, bench, figures
-from lartpc_ds.bench.planner_layouts import LAYOUTS, MeasuredLayout, chosen
-from lartpc_ds.bench.planner_measure import Samples, loaded
+from lartpc_ds.advise.bench import planner
+from lartpc_ds.advise.bench.planner import PlannerBench, bench, figures
+from lartpc_ds.advise.bench.planner_layouts import LAYOUTS, MeasuredLayout, chosen
+from lartpc_ds.advise.bench.planner_measure import Samples, loaded
+from lartpc_ds.costs.applied import applied
+from lartpc_ds.costs.hardware import Hardware, save
+from lartpc_ds.costs.problem import Candidate, Cost, MemoryParts, Problem, TimeParts
 from lartpc_ds.errors import UserError
-from lartpc_ds.planning.applied import applied
-from lartpc_ds.planning.hardware import Hardware, save
-from lartpc_ds.planning.problem import Candidate, Cost, MemoryParts, Problem, TimeParts
 from tests.machine import GIB, machine
 
 

@@ -2,12 +2,12 @@ import h5py
 import numpy as np
 import pytest
 
+from lartpc_ds.data.detectors import DETECTORS, detector
 from lartpc_ds.data.event import EventId
 from lartpc_ds.data.schema import PARTICLE
-from lartpc_ds.data.simulation import Aim, simulate_event, simulate_file
-from lartpc_ds.data.simulation.particles import PRIMARIES
-from lartpc_ds.detectors import DETECTORS, detector
 from lartpc_ds.errors import UserError
+from lartpc_ds.simulation import Aim, simulate_event, simulate_file
+from lartpc_ds.simulation.particles import PRIMARIES
 
 CLASSES = ("electron", "gamma", "muon", "pion", "kaon")
 

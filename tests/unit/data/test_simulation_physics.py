@@ -5,17 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lartpc_ds.data.simulation import argon
-from lartpc_ds.data.simulation.ionization import recombination, stopping_table
-from lartpc_ds.data.simulation.kinematics import across, boost, isotropic, phase_space
-from lartpc_ds.data.simulation.particles import SPECIES, Flight
-from lartpc_ds.data.simulation.photons import brem_photon, pair_share, photon_table
-from lartpc_ds.data.simulation.processes import at_rest, decay
-from lartpc_ds.data.simulation.rays import Rays
-from lartpc_ds.data.simulation.showers import cascade
-from lartpc_ds.data.simulation.tracks import walk
-from lartpc_ds.data.simulation.transport import transport
-from lartpc_ds.detectors import detector
+from lartpc_ds.data.detectors import detector
+from lartpc_ds.simulation import argon
+from lartpc_ds.simulation.ionization import recombination, stopping_table
+from lartpc_ds.simulation.kinematics import across, boost, isotropic, phase_space
+from lartpc_ds.simulation.particles import SPECIES, Flight
+from lartpc_ds.simulation.photons import brem_photon, pair_share, photon_table
+from lartpc_ds.simulation.processes import at_rest, decay
+from lartpc_ds.simulation.rays import Rays
+from lartpc_ds.simulation.showers import cascade
+from lartpc_ds.simulation.tracks import walk
+from lartpc_ds.simulation.transport import transport
 
 MUON = SPECIES[13].mass_mev
 

@@ -3,11 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lartpc_ds.data.simulation import argon
-from lartpc_ds.data.simulation.drift import Clouds, drift
-from lartpc_ds.data.simulation.rays import Deposits
-from lartpc_ds.data.simulation.response import charge_blocks, plane_pixels
-from lartpc_ds.detectors import detector
+from lartpc_ds.data.detectors import detector
+from lartpc_ds.simulation import argon
+from lartpc_ds.simulation.drift import Clouds, drift
+from lartpc_ds.simulation.rays import Deposits
+from lartpc_ds.simulation.response import charge_blocks, plane_pixels
 
 MIP = 2.1
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lartpc_ds.errors import UserError
-from lartpc_ds.launch.batch import SubmitRequest, submit, write_script
+from lartpc_ds.jobs.batch.batch import SubmitRequest, submit, write_script
 
 SYSTEMS = ("slurm", "lsf", "pbs")
 COMMANDS = {"slurm": "sbatch", "lsf": "bsub", "pbs": "qsub"}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lartpc_ds.launch.batch import SubmitRequest, write_script
+from lartpc_ds.jobs.batch.batch import SubmitRequest, write_script
 
 SYSTEMS = ("slurm", "lsf", "pbs")
 TRAIN = r"""#!/bin/bash

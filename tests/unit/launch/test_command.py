@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from deepspeed.launcher import runner
 
-from lartpc_ds import ds_config
+from lartpc_ds.config import ds_config
 from lartpc_ds.errors import UserError
-from lartpc_ds.launch import command
-from lartpc_ds.launch.command import (
+from lartpc_ds.jobs.hosts.hostfile import Host
+from lartpc_ds.jobs.site import Site, here
+from lartpc_ds.jobs.supervise import command
+from lartpc_ds.jobs.supervise.command import (
     Command,
     check_accelerator,
     check_devices,
@@ -21,8 +23,6 @@ from lartpc_ds.launch.command import (
     default_devices,
     write_hostfile,
 )
-from lartpc_ds.launch.hostfile import Host
-from lartpc_ds.launch.site import Site, here
 
 
 @pytest.fixture
@@ -50,10 +50,10 @@ def option(found: Command, name: str) -> str:
 
 def test_the_command_starts_deepspeeds_launcher_on_our_worker(on_cpu: None) -> None:
     found = command_of(here(2), "train", Path("/runs/mine"), Path("/runs/mine/logs"), ["--resume"])
-    assert found.arguments[1:5] == ("-u", "-m", "lartpc_ds.launch.bare", "deepspeed.launcher.launch")
+    assert found.arguments[1:5] == ("-u", "-m", "lartpc_ds.jobs.supervise.bare", "deepspeed.launcher.launch")
     module = found.arguments.index("--module")
     started = found.arguments[module + 1 :]
-    assert started[:6] == ("lartpc_ds.worker", "train", "/runs/mine", "--logs", "/runs/mine/logs", "--job")
+    assert started[:6] == ("lartpc_ds.training.worker", "train", "/runs/mine", "--logs", "/runs/mine/logs", "--job")
     assert started[7:] == ("--resume",)
     assert "--no_local_rank" in found.arguments[:module], "typer would refuse --local_rank"
     assert json.loads(base64.urlsafe_b64decode(option(found, "--world_info"))) == {"localhost": ["0", "1"]}
@@ -147,7 +147,7 @@ def test_on_hosts_deepspeed_is_left_nothing_to_find_out(launcher: str) -> None:
     assert {"--no_ssh_check", "--no_local_rank", "--force_multi"} <= {*found.arguments}
     assert found.arguments[-7:-2] == ("train", "/runs/mine", "--logs", "/runs/mine/logs", "--job")
     script = found.arguments[-8]
-    assert script == "lartpc_ds.worker" if launcher != "slurm" else Path(script).name == "rank.py"
+    assert script == "lartpc_ds.training.worker" if launcher != "slurm" else Path(script).name == "rank.py"
     assert "--include" not in found.arguments
 
 

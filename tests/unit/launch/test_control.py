@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lartpc_ds.control_point import ControlPoint
 from lartpc_ds.errors import UserError
-from lartpc_ds.launch import control as control_module
-from lartpc_ds.launch.control import Control, Failure
+from lartpc_ds.jobs.supervise import control as control_module
+from lartpc_ds.jobs.supervise.control import Control, Failure
+from lartpc_ds.training.control_point import ControlPoint
 from tests.rank_lines import greeted, listening, rank, wait
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lartpc_ds.errors import UserError
-from lartpc_ds.launch.hostfile import Host, parse, read, render, select
+from lartpc_ds.jobs.hosts.hostfile import Host, parse, read, render, select
 from tests.examples import examples
 
 EXAMPLES = examples(300)

@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from lartpc_ds.launch.job import _StopRequests
+from lartpc_ds.jobs.supervise.job import _StopRequests
 
 
 @pytest.mark.parametrize(

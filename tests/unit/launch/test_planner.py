@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lartpc_ds import recipes
+from lartpc_ds.advise.search.planner import PlanRequest, memory_of, plan
+from lartpc_ds.config import recipes
+from lartpc_ds.costs.applied import as_written
+from lartpc_ds.costs.hardware import load
+from lartpc_ds.costs.problem import Cost
 from lartpc_ds.errors import UserError
-from lartpc_ds.launch.planner import PlanRequest, memory_of, plan
 from lartpc_ds.layout import Layout
-from lartpc_ds.planning.applied import as_written
-from lartpc_ds.planning.hardware import load
-from lartpc_ds.planning.problem import Cost
 from tests.machine import GIB, machine
 
 SMALL = ("data.downsample=[4,8]", "model.width=8", "data.batch=1")

@@ -9,11 +9,11 @@ from rich.console import Console
 
 import lartpc_ds
 from lartpc_ds.errors import UserError
-from lartpc_ds.launch.hostfile import Host
-from lartpc_ds.launch.hostfile_check import CheckRequest, check
-from lartpc_ds.launch.preflight import Findings, HostFindings, Need, preflight
-from lartpc_ds.launch.preflight_checks import Problem, Report
-from lartpc_ds.launch.preflight_report import explain, print_findings
+from lartpc_ds.jobs.hosts.hostfile import Host
+from lartpc_ds.jobs.preflight.hostfile_check import CheckRequest, check
+from lartpc_ds.jobs.preflight.preflight import Findings, HostFindings, Need, preflight
+from lartpc_ds.jobs.preflight.preflight_checks import Problem, Report
+from lartpc_ds.jobs.preflight.preflight_report import explain, print_findings
 from tests.unit.launch.test_preflight_checks import answer
 from tests.unit.launch.test_reach import Shell
 
@@ -125,7 +125,7 @@ def test_the_first_cause_of_each_host_and_its_fix() -> None:
 def test_the_command_ends_with_2_if_no_job_may_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hostfile = tmp_path / "hosts"
     hostfile.write_text("no-such-host.invalid slots=1\n")
-    monkeypatch.setattr("lartpc_ds.launch.hostfile_check.reach_for", lambda launcher: Refused())
+    monkeypatch.setattr("lartpc_ds.jobs.preflight.hostfile_check.reach_for", lambda launcher: Refused())
     monkeypatch.chdir(tmp_path)
     assert check(CheckRequest(hostfile), Console(file=io.StringIO())) == 2
     assert os.listdir(tmp_path) == ["hosts"]

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from lartpc_ds.launch.hostfile import Host
-from lartpc_ds.launch.meeting import interface_of, master_address
-from lartpc_ds.launch.preflight_checks import (
+from lartpc_ds.jobs.hosts.hostfile import Host
+from lartpc_ds.jobs.preflight.meeting import interface_of, master_address
+from lartpc_ds.jobs.preflight.preflight_checks import (
     Here,
     Problem,
     Report,
@@ -14,7 +14,7 @@ from lartpc_ds.launch.preflight_checks import (
     check_kinds,
     clock_skew_seconds,
 )
-from lartpc_ds.launch.probe import Answer
+from lartpc_ds.jobs.preflight.probe import Answer
 
 PACKAGES = {"lartpc_ds": "0.1.0 (sources abc)", "torch": "2.13.0", "deepspeed": "0.19.8"}
 FILES = {"/data/a.h5": (100, 1000), "/data/b.h5": (200, 2000)}

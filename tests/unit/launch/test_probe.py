@@ -8,9 +8,9 @@ import psutil
 import pytest
 
 import lartpc_ds
-from lartpc_ds.launch import probe
-from lartpc_ds.launch.probe import Request, script
-from lartpc_ds.launch.reach import Outcome, run_python
+from lartpc_ds.jobs.hosts.reach import Outcome, run_python
+from lartpc_ds.jobs.preflight import probe
+from lartpc_ds.jobs.preflight.probe import Request, script
 from tests.unit.launch.test_reach import Shell
 
 

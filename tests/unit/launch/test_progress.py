@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lartpc_ds.launch.progress import JobDisplay
-from lartpc_ds.runlog import RunFolder
+from lartpc_ds.config.run_folder import RunFolder
+from lartpc_ds.jobs.supervise.progress import JobDisplay
 
 INTERVAL = {"value": 0.75, "low": 0.7, "high": 0.8}
 

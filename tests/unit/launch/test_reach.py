@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 
 from lartpc_ds.errors import UserError
-from lartpc_ds.launch.faults import fault_of
-from lartpc_ds.launch.reach import Outcome, Srun, Ssh, reach_for, run_python
+from lartpc_ds.jobs.hosts.faults import fault_of
+from lartpc_ds.jobs.hosts.reach import Outcome, Srun, Ssh, reach_for, run_python
 
 
 class Shell:

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from lartpc_ds import recipes
-from lartpc_ds.config import RunConfig
+from lartpc_ds.config import recipes
+from lartpc_ds.config.run import RunConfig
 from lartpc_ds.errors import UserError
-from lartpc_ds.launch.training import _reopen
+from lartpc_ds.jobs.train import _reopen
 from lartpc_ds.layout import Layout
 from tests.small_runs import prepared, write_events, write_run_toml
 

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from lartpc_ds.config.launch import LaunchConfig
 from lartpc_ds.errors import UserError
-from lartpc_ds.launch.hostfile import Host
-from lartpc_ds.launch.site import Site, crossings, here, of_hostfile, placement_advice, with_environment
-from lartpc_ds.launch_config import LaunchConfig
+from lartpc_ds.jobs.hosts.hostfile import Host
+from lartpc_ds.jobs.site import Site, crossings, here, of_hostfile, placement_advice, with_environment
 from lartpc_ds.layout import Layout
 
 

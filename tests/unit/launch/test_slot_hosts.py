@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from lartpc_ds.errors import UserError
-from lartpc_ds.launch.hostfile import Host
-from lartpc_ds.launch.slot_hosts import from_lsf, from_pbs
+from lartpc_ds.jobs.hosts.hostfile import Host
+from lartpc_ds.jobs.hosts.slot_hosts import from_lsf, from_pbs
 
 
 def slots_of(hosts: tuple[Host, ...]) -> list[tuple[str, int]]:

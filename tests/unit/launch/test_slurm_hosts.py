@@ -3,8 +3,8 @@
 import pytest
 
 from lartpc_ds.errors import UserError
-from lartpc_ds.launch.hostfile import Host
-from lartpc_ds.launch.slurm_hosts import from_slurm
+from lartpc_ds.jobs.hosts.hostfile import Host
+from lartpc_ds.jobs.hosts.slurm_hosts import from_slurm
 
 
 def slots_of(hosts: tuple[Host, ...]) -> list[tuple[str, int]]:

@@ -8,12 +8,14 @@ import h5py
 import pytest
 from rich.console import Console
 
-from lartpc_ds import recipes, session
-from lartpc_ds.config import RunConfig
+from lartpc_ds.config import recipes
+from lartpc_ds.config.run import RunConfig
+from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.errors import UserError
-from lartpc_ds.launch import evaluation, training
+from lartpc_ds.jobs import evaluate as evaluation
+from lartpc_ds.jobs import train as training
 from lartpc_ds.layout import Layout
-from lartpc_ds.runlog import RunFolder
+from lartpc_ds.training import session
 from tests.small_runs import write_events, write_run_toml
 
 QUIET = Console(quiet=True)

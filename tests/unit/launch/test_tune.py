@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from lartpc_ds import recipes
-from lartpc_ds.config import MemoryConfig
+from lartpc_ds.advise.search.planner import problem_of
+from lartpc_ds.advise.search.search import Plan, Row
+from lartpc_ds.advise.tune.tune_folder import TuneFolder
+from lartpc_ds.advise.tune.tune_job import failure_of
+from lartpc_ds.advise.tune.tune_trials import Trial, make_trials, named, parse_stages, shortened
+from lartpc_ds.advise.tune.tune_winner import write_winner
+from lartpc_ds.config import recipes
+from lartpc_ds.config.run import MemoryConfig
+from lartpc_ds.costs.hardware import Hardware
+from lartpc_ds.costs.problem import Candidate, Cost, MemoryParts, Problem, TimeParts
 from lartpc_ds.errors import UserError
-from lartpc_ds.launch.planner import problem_of
-from lartpc_ds.launch.tune_folder import TuneFolder
-from lartpc_ds.launch.tune_job import failure_of
-from lartpc_ds.launch.tune_trials import Trial, make_trials, named, parse_stages, shortened
-from lartpc_ds.launch.tune_winner import write_winner
 from lartpc_ds.layout import Layout
-from lartpc_ds.planning.hardware import Hardware
-from lartpc_ds.planning.problem import Candidate, Cost, MemoryParts, Problem, TimeParts
-from lartpc_ds.planning.search import Plan, Row
 from lartpc_ds.report.tuning import TrialResult
 from tests.machine import GIB, machine
 

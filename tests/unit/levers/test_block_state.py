@@ -11,12 +11,12 @@ from torch.nn.utils import parametrizations, spectral_norm
 from torch.utils.checkpoint import checkpoint
 
 from lartpc_ds.errors import UserError
+from lartpc_ds.exact.grid.tiles import Tiles
+from lartpc_ds.exact.memory.recompute import recompute
+from lartpc_ds.exact.memory.strip_plan import plan_strips
+from lartpc_ds.exact.spatialize import convert, plan_tiles
+from lartpc_ds.exact.trace.module_state import ModuleState
 from lartpc_ds.layout import Layout
-from lartpc_ds.levers.recompute import recompute
-from lartpc_ds.levers.strip_plan import plan_strips
-from lartpc_ds.parallel.module_state import ModuleState
-from lartpc_ds.parallel.spatialize import convert, plan_tiles
-from lartpc_ds.parallel.tiles import Tiles
 from tests.tile_parity import assert_tiles_agree, image, on_threads
 
 IMAGE = (2, 16, 11)

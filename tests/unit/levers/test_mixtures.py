@@ -5,12 +5,12 @@ import copy
 import pytest
 from torch import nn
 
-from lartpc_ds.config import MemoryConfig
+from lartpc_ds.config.run import MemoryConfig
+from lartpc_ds.exact.apply import apply
+from lartpc_ds.exact.grid.tiles import Alone, Tiles
+from lartpc_ds.exact.memory.strip_plan import plan_strips
+from lartpc_ds.exact.spatialize import plan_tiles
 from lartpc_ds.layout import Layout
-from lartpc_ds.levers.apply import apply
-from lartpc_ds.levers.strip_plan import plan_strips
-from lartpc_ds.parallel.spatialize import plan_tiles
-from lartpc_ds.parallel.tiles import Alone, Tiles
 from tests.strip_parity import IMAGE, TOLERANCE, difference, network
 from tests.tile_parity import image, whole
 

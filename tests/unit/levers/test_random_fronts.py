@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lartpc_ds.errors import UserError
-from lartpc_ds.levers.stream import stream
-from lartpc_ds.levers.strip_plan import plan_strips
+from lartpc_ds.exact.memory.stream import stream
+from lartpc_ds.exact.memory.strip_plan import plan_strips
 
 CASES = 60
 

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from lartpc_ds.errors import UserError
+from lartpc_ds.exact.grid.tiles import Alone, Clock, Tiles
+from lartpc_ds.exact.memory.recompute import check_blocks, recompute
+from lartpc_ds.exact.spatialize import convert, plan_tiles
 from lartpc_ds.layout import Layout
-from lartpc_ds.levers.recompute import check_blocks, recompute
-from lartpc_ds.parallel.spatialize import convert, plan_tiles
-from lartpc_ds.parallel.tiles import Alone, Clock, Tiles
 from tests.tile_parity import image
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lartpc_ds.levers import stream as stream_module
-from lartpc_ds.levers import strip_windows
-from lartpc_ds.levers.stream import stream
-from lartpc_ds.levers.strip_plan import plan_strips
+from lartpc_ds.exact.memory import stream as stream_module
+from lartpc_ds.exact.memory import strip_windows
+from lartpc_ds.exact.memory.stream import stream
+from lartpc_ds.exact.memory.strip_plan import plan_strips
 from lartpc_ds.models.build import blocks, build_model
 from tests.strip_parity import IMAGE, TOLERANCE, difference, network, streamed
 from tests.tile_parity import image, whole

@@ -10,9 +10,9 @@ import pytest
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from lartpc_ds.levers.saved import block_bytes
-from lartpc_ds.levers.stream import stream
-from lartpc_ds.levers.strip_plan import plan_strips
+from lartpc_ds.exact.memory.saved import block_bytes
+from lartpc_ds.exact.memory.stream import stream
+from lartpc_ds.exact.memory.strip_plan import plan_strips
 from lartpc_ds.models.build import blocks
 from tests.strip_parity import IMAGE, network
 from tests.tile_parity import image

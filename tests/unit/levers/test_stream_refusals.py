@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lartpc_ds.errors import UserError
-from lartpc_ds.levers.strip_plan import plan_strips
+from lartpc_ds.exact.memory.strip_plan import plan_strips
 from lartpc_ds.models.build import build_model
 
 IMAGE = (3, 77, 45)

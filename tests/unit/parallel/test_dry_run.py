@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lartpc_ds.costs.profile import profile
+from lartpc_ds.costs.stages import cut_rates
 from lartpc_ds.errors import UserError
+from lartpc_ds.exact.grid.tiles import Alone, Tiles
+from lartpc_ds.exact.memory.strip_plan import plan_strips
+from lartpc_ds.exact.spatialize import convert, plan_tiles
+from lartpc_ds.exact.trace.compiled import uncompiled
+from lartpc_ds.exact.trace.dry_run import built_without_memory, dry_run, shadow_of
 from lartpc_ds.layout import Layout
-from lartpc_ds.levers.strip_plan import plan_strips
-from lartpc_ds.parallel.compiled import uncompiled
-from lartpc_ds.parallel.dry_run import built_without_memory, dry_run, shadow_of
-from lartpc_ds.parallel.spatialize import convert, plan_tiles
-from lartpc_ds.parallel.tiles import Alone, Tiles
-from lartpc_ds.planning.profile import profile
-from lartpc_ds.planning.stages import cut_rates
 
 IMAGE = (2, 23, 19)
 
@@ -237,8 +237,8 @@ def test_a_network_that_reads_constants_is_built_without_memory() -> None:
 
 
 def test_our_own_assertions_are_no_error_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lartpc_ds.levers.rows import Rows
-    from lartpc_ds.levers.strips import Strips
+    from lartpc_ds.exact.memory.rows import Rows
+    from lartpc_ds.exact.memory.strips import Strips
 
     with pytest.raises(AssertionError), dry_run(nn.Identity()):
         Strips().mark(torch.empty(2, 2, 3, 3), Rows.of(2, 9, (0, 9)))

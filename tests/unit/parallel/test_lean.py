@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lartpc_ds.exact.grid.tiles import Alone, Tiles
+from lartpc_ds.exact.ops.choices import Pool, choose, give_back
+from lartpc_ds.exact.ops.weight_gradients import weight_gradient
+from lartpc_ds.exact.spatialize import convert, plan_tiles
+from lartpc_ds.exact.trace.followers import followers
 from lartpc_ds.layout import Layout
 from lartpc_ds.models.build import build_model
-from lartpc_ds.parallel.choices import Pool, choose, give_back
-from lartpc_ds.parallel.followers import followers
-from lartpc_ds.parallel.spatialize import convert, plan_tiles
-from lartpc_ds.parallel.tiles import Alone, Tiles
-from lartpc_ds.parallel.weight_gradients import weight_gradient
 from tests.examples import examples
 from tests.tile_parity import assert_tiles_agree, image
 
@@ -113,7 +113,7 @@ def test_bytes_choose_and_give_back_as_torch_does(data: st.DataObject) -> None:
 def test_many_bands_are_one_map(monkeypatch: pytest.MonkeyPatch) -> None:
     """A band of one row each: overlapping windows give to the same row from two bands."""
     for module in ("choices", "weight_gradients"):
-        monkeypatch.setattr(f"lartpc_ds.parallel.{module}.rows_at_once", lambda *_: 1)
+        monkeypatch.setattr(f"lartpc_ds.exact.ops.{module}.rows_at_once", lambda *_: 1)
     x = torch.randn(2, 4, 13, 9, dtype=torch.float64, requires_grad=True)
     y = F.max_pool2d(x, 3, 2, 1)
     gradient = torch.randn_like(y)

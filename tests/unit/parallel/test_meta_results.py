@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lartpc_ds.parallel.dry_run import dry_run
-from lartpc_ds.parallel.meta_results import result_on_meta
+from lartpc_ds.exact.trace.dry_run import dry_run
+from lartpc_ds.exact.trace.meta_results import result_on_meta
 
 
 def _map(channels_last: bool = False) -> Tensor:

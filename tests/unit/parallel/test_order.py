@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lartpc_ds.errors import UserError
+from lartpc_ds.exact.grid.order import Messenger, backward_order
+from lartpc_ds.exact.grid.tiles import Tiles
+from lartpc_ds.exact.grid.windows import Here
+from lartpc_ds.exact.ops import operators
+from lartpc_ds.exact.ops.convolution import Geometry, convolve, in_place
+from lartpc_ds.exact.ops.halo import padded
+from lartpc_ds.exact.spatialize import plan_tiles
 from lartpc_ds.layout import Layout
-from lartpc_ds.parallel import operators
-from lartpc_ds.parallel.convolution import Geometry, convolve, in_place
-from lartpc_ds.parallel.halo import padded
-from lartpc_ds.parallel.order import Messenger, backward_order
-from lartpc_ds.parallel.spatialize import plan_tiles
-from lartpc_ds.parallel.tiles import Tiles
-from lartpc_ds.windows import Here
 
 
 class Message(Messenger):

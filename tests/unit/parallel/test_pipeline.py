@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lartpc_ds.exact.grid.tiles import Imagined, Tiles
+from lartpc_ds.exact.pipeline import Names, Stage, cut
+from lartpc_ds.exact.spatialize import convert, plan_tiles
 from lartpc_ds.layout import Bounds, Layout
 from lartpc_ds.models.build import blocks, build_model
-from lartpc_ds.parallel.pipeline import Names, Stage, cut
-from lartpc_ds.parallel.spatialize import convert, plan_tiles
-from lartpc_ds.parallel.tiles import Imagined, Tiles
 
 
 def model(name: str, planes: str = "stacked") -> nn.Module:

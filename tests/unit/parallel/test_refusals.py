@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lartpc_ds.errors import UserError
+from lartpc_ds.exact.spatialize import TilePlan, plan_tiles
 from lartpc_ds.layout import Layout
-from lartpc_ds.parallel.spatialize import TilePlan, plan_tiles
 
 IMAGE = (2, 23, 19)
 

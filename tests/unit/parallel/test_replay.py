@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lartpc_ds.errors import UserError
+from lartpc_ds.exact.grid.tiles import Tiles
+from lartpc_ds.exact.spatialize import convert, plan_tiles
 from lartpc_ds.layout import Layout
-from lartpc_ds.parallel.spatialize import convert, plan_tiles
-from lartpc_ds.parallel.tiles import Tiles
 from tests.tile_parity import assert_tiles_agree, image, on_threads
 
 LAYOUT, IMAGE = Layout(rows=2), (2, 24, 19)

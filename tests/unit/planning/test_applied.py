@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from lartpc_ds import ds_config
-from lartpc_ds.config import MemoryConfig, RunConfig
+from lartpc_ds.config import ds_config
+from lartpc_ds.config.run import MemoryConfig, RunConfig
+from lartpc_ds.costs.applied import applied, as_written
+from lartpc_ds.costs.problem import Candidate
 from lartpc_ds.layout import Layout
-from lartpc_ds.planning.applied import applied, as_written
-from lartpc_ds.planning.problem import Candidate
 
 CONFIG = RunConfig.parse({"data": {"batch": 3, "files": ["a.h5"]}, "train": {"max_steps": 5, "seed": 4}}, "test")
 

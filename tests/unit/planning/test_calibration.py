@@ -2,9 +2,9 @@
 
 import torch
 
-from lartpc_ds.planning.calibration import links_of, links_of_all_reduce, rates_of
-from lartpc_ds.planning.hardware import Link, Links
-from lartpc_ds.planning.kernels import (
+from lartpc_ds.costs.calibration import links_of, links_of_all_reduce, rates_of
+from lartpc_ds.costs.hardware import Link, Links
+from lartpc_ds.costs.kernels import (
     CONVOLUTIONS,
     Convolution,
     Sizes,
@@ -14,8 +14,8 @@ from lartpc_ds.planning.kernels import (
     fresh_rate,
     matmul_rate,
 )
-from lartpc_ds.planning.operators import count_operators, operator_rates
-from lartpc_ds.planning.roofline import all_gather_seconds, all_reduce_seconds, send_seconds
+from lartpc_ds.costs.operators import count_operators, operator_rates
+from lartpc_ds.costs.roofline import all_gather_seconds, all_reduce_seconds, send_seconds
 
 CPU = torch.device("cpu")
 TINY = Sizes(map_bytes=1 << 14, convolution_flops=1e6, matmul_side=32, fresh_bytes=1 << 16, repeats=2)

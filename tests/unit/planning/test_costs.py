@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 from torch import nn
 
-from lartpc_ds import ds_config
-from lartpc_ds.config import MemoryConfig, RunConfig
+from lartpc_ds.config import ds_config
+from lartpc_ds.config.run import MemoryConfig, RunConfig
+from lartpc_ds.costs import rank_cost
+from lartpc_ds.costs.problem import Candidate, Problem
+from lartpc_ds.costs.rank_cost import Costs, cost
 from lartpc_ds.layout import Layout
-from lartpc_ds.planning import rank_cost
-from lartpc_ds.planning.problem import Candidate, Problem
-from lartpc_ds.planning.rank_cost import Costs, cost
 from tests.machine import machine
 
 LEAN = MemoryConfig(lean_norm=True)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from lartpc_ds.costs.cuts import BlockCost, choose_bounds, stage_bytes, stage_ns
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Bounds
-from lartpc_ds.planning.cuts import BlockCost, choose_bounds, stage_bytes, stage_ns
 
 FEW = st.integers(0, 6)
 

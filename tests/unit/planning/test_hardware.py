@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from lartpc_ds.costs.hardware import ConvolutionRate, Hardware, Link, Links, Rates, load, preset_names, save
 from lartpc_ds.errors import UserError
-from lartpc_ds.planning.hardware import ConvolutionRate, Hardware, Link, Links, Rates, load, preset_names, save
 
 
 def rates(ranks: int = 1, flops: float = 1e11) -> Rates:

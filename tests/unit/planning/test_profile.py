@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from lartpc_ds.costs.cuts import BlockCost
+from lartpc_ds.costs.profile import profile
 from lartpc_ds.errors import UserError
 from lartpc_ds.models.build import blocks, build_model
-from lartpc_ds.planning.cuts import BlockCost
-from lartpc_ds.planning.profile import profile
 from tests.machine import BYTES_PER_SECOND, FLOPS_PER_SECOND, rates
 
 EVENTS, SIZE = 2, 16

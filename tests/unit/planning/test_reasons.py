@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from lartpc_ds.config import MemoryConfig
+from lartpc_ds.advise.search.reasons import reason
+from lartpc_ds.advise.search.search import Plan, Row
+from lartpc_ds.advise.search.sizes import gib, parse_bytes
+from lartpc_ds.config.run import MemoryConfig
+from lartpc_ds.costs.problem import Candidate, Cost, MemoryParts, TimeParts
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout
-from lartpc_ds.planning.problem import Candidate, Cost, MemoryParts, TimeParts
-from lartpc_ds.planning.reasons import reason
-from lartpc_ds.planning.search import Plan, Row
-from lartpc_ds.planning.sizes import gib, parse_bytes
 from tests.machine import GIB
 
 

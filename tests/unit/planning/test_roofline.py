@@ -9,8 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lartpc_ds.planning.hardware import ConvolutionRate, Link, Links, Rates
-from lartpc_ds.planning.roofline import (
+from lartpc_ds.costs.hardware import ConvolutionRate, Link, Links, Rates
+from lartpc_ds.costs.roofline import (
     Work,
     all_gather_seconds,
     all_reduce_seconds,

@@ -5,7 +5,7 @@ from deepspeed.runtime.pipe import schedule as deepspeed_schedule
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lartpc_ds.planning.schedule import Work, order, step_ns
+from lartpc_ds.costs.schedule import Work, order, step_ns
 
 
 @given(st.integers(1, 6), st.integers(1, 9), st.integers(1, 5), st.integers(1, 5))

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from torch import nn
 
-from lartpc_ds import ds_config
-from lartpc_ds.config import RunConfig
+from lartpc_ds.advise.search.candidates import choices
+from lartpc_ds.advise.search.search import CostOf, Plan, limit_bytes, search
+from lartpc_ds.config import ds_config
+from lartpc_ds.config.run import RunConfig
+from lartpc_ds.costs.hardware import Hardware
+from lartpc_ds.costs.problem import Candidate, Cost, MemoryParts, Problem, TimeParts
+from lartpc_ds.costs.reductions import reduction_seconds
 from lartpc_ds.errors import UserError
-from lartpc_ds.planning.candidates import choices
-from lartpc_ds.planning.hardware import Hardware
-from lartpc_ds.planning.problem import Candidate, Cost, MemoryParts, Problem, TimeParts
-from lartpc_ds.planning.reductions import reduction_seconds
-from lartpc_ds.planning.search import CostOf, Plan, limit_bytes, search
 from tests.machine import GIB, machine
 
 IMAGE = (3, 256, 512)

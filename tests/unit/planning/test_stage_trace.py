@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from lartpc_ds import recipes
-from lartpc_ds.config import MemoryConfig
+from lartpc_ds.config import recipes
+from lartpc_ds.config.run import MemoryConfig
+from lartpc_ds.costs.hardware import Hardware
+from lartpc_ds.costs.problem import Candidate, Problem
+from lartpc_ds.costs.rank_cost import cost
+from lartpc_ds.costs.stage_trace import Plans, StageTrace, trace_stages
+from lartpc_ds.costs.states import states_of
+from lartpc_ds.exact.spatialize import plan_tiles
 from lartpc_ds.layout import Layout
 from lartpc_ds.models.build import build_model
-from lartpc_ds.parallel.spatialize import plan_tiles
-from lartpc_ds.planning.hardware import Hardware
-from lartpc_ds.planning.problem import Candidate, Problem
-from lartpc_ds.planning.rank_cost import cost
-from lartpc_ds.planning.stage_trace import Plans, StageTrace, trace_stages
-from lartpc_ds.planning.states import states_of
 from tests.machine import BYTES_PER_SECOND, machine
 
 PIXELS = 128 * 128

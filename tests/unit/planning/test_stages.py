@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lartpc_ds import ds_config
-from lartpc_ds.config import RunConfig
+from lartpc_ds.config import ds_config
+from lartpc_ds.config.run import RunConfig
+from lartpc_ds.costs.cuts import stage_bytes
+from lartpc_ds.costs.stages import block_costs, check_zero, plan_stages, stage_shares
 from lartpc_ds.errors import UserError
+from lartpc_ds.exact.spatialize import plan_tiles
 from lartpc_ds.layout import Bounds, Layout
 from lartpc_ds.models.build import blocks, build_model
-from lartpc_ds.parallel.spatialize import plan_tiles
-from lartpc_ds.planning.cuts import stage_bytes
-from lartpc_ds.planning.stages import block_costs, check_zero, plan_stages, stage_shares
 from tests.machine import rates
 from tests.unet import UNet
 

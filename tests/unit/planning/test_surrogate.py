@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from lartpc_ds import ds_config
-from lartpc_ds.config import RunConfig
+from lartpc_ds.advise.search.surrogate import PLAIN, References, Surrogate
+from lartpc_ds.config import ds_config
+from lartpc_ds.config.run import RunConfig
+from lartpc_ds.costs.problem import Candidate, Problem, trace_key
+from lartpc_ds.costs.rank_cost import Costs
+from lartpc_ds.costs.reductions import reductions_of
 from lartpc_ds.layout import Layout
 from lartpc_ds.models.build import build_model
-from lartpc_ds.planning.problem import Candidate, Problem, trace_key
-from lartpc_ds.planning.rank_cost import Costs
-from lartpc_ds.planning.reductions import reductions_of
-from lartpc_ds.planning.surrogate import PLAIN, References, Surrogate
 from tests.machine import machine
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from lartpc_ds.planning.traced import traced_peak_bytes
+from lartpc_ds.costs.traced import traced_peak_bytes
 
 
 def test_a_convolution_and_its_states() -> None:

@@ -7,10 +7,10 @@ import pytest
 from lartpc_ds.data.event import Event, EventId, Plane
 from lartpc_ds.data.files import make_reader
 from lartpc_ds.data.schema import PARTICLE
-from lartpc_ds.data.simulation import simulate_file
 from lartpc_ds.errors import UserError
 from lartpc_ds.report import display
 from lartpc_ds.report.display import display_event, draw_event, truth_text
+from lartpc_ds.simulation import simulate_file
 
 
 def track(shape: tuple[int, int], wire: int, tick: int, length: int) -> Event:

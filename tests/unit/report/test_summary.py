@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lartpc_ds import metrics
-from lartpc_ds.config import RunConfig
+from lartpc_ds.config.run import RunConfig
+from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout
-from lartpc_ds.prepare import Job
 from lartpc_ds.report.summary import print_evaluation, print_summary, summarise
-from lartpc_ds.runlog import RunFolder
+from lartpc_ds.training import metrics
+from lartpc_ds.training.prepare import Job
 
 CLASSES = ("electron", "gamma", "muon", "pion", "kaon")
 SECONDS = [30.0, 9.0, 2.0, 4.0, 3.0]  # two slow ones to warm up

@@ -1,0 +1,1 @@
+"""What to run: plans, calibrations, tunings and benchmarks."""

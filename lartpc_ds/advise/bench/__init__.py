@@ -1,0 +1,1 @@
+"""Measured comparisons, each one command: `lartpc-ds bench NAME`."""

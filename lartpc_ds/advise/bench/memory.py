@@ -1,0 +1,100 @@
+"""`lartpc-ds bench memory`: plain PyTorch against each lever on activations, on one rank, in time and in memory.
+
+All variants are the same hand-written loop on the same events and network, and take turns in fresh processes: what the
+engine adds (copies of weights, see `bench step`) is not a lever's doing.
+"""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from lartpc_ds.advise.bench.measure import PINNED, WARM_UP_STEPS, circumstances, measure, run_folder, with_memory
+from lartpc_ds.config.ds_config import precision
+from lartpc_ds.config.run import MemoryConfig
+from lartpc_ds.config.run_folder import RunFolder
+from lartpc_ds.costs.profile import profile
+from lartpc_ds.costs.stages import cut_rates
+from lartpc_ds.costs.traced import traced_peak_bytes
+from lartpc_ds.exact.apply import apply
+from lartpc_ds.exact.grid.tiles import Alone, Tiles
+from lartpc_ds.layout import Layout
+from lartpc_ds.models.build import blocks
+from lartpc_ds.training.prepare import make_model, plan_of, strips_of, without_data
+from lartpc_ds.training.session import open_run
+
+__all__ = ["bench"]
+
+_STRIPS = 12
+_LEVERS = {
+    "plain": MemoryConfig(),
+    "lean_norm": MemoryConfig(lean_norm=True),
+    "recompute_block": MemoryConfig(recompute="block"),
+    "lean_norm+recompute_block": MemoryConfig(lean_norm=True, recompute="block"),
+}
+_STREAM = {"stream": MemoryConfig(stream_strips=_STRIPS)}
+
+
+def bench(recipe: str, overrides: Sequence[str], *, repeats: int, steps: int) -> dict[str, Any]:
+    """Measure; keys as the architecture page fixes them, and the samples behind the medians."""
+    progress = Console(stderr=True)
+    with run_folder(recipe, overrides, steps, progress) as folder:
+        levers = _LEVERS | (_STREAM if open_run(folder)[0].config.model.norm == "layer" else {})
+        times: dict[str, list[float]] = {name: [] for name in levers}
+        peaks: dict[str, list[int]] = {name: [] for name in levers}
+        for repeat in range(repeats):
+            for name in levers if repeat % 2 == 0 else reversed(levers):
+                with with_memory(folder, levers[name]):
+                    lines = measure("plain", folder, 1, {})
+                    peak = measure("plain", folder, 1, PINNED)[-1]["peak_bytes"]
+                times[name].append(statistics.median(line["step_seconds"] for line in lines[WARM_UP_STEPS:]))
+                peaks[name].append(peak)
+                progress.print(
+                    f"{repeat + 1}/{repeats} {name}: {times[name][-1]:.3f} s a step, peak {peak / 2**20:.0f} MiB"
+                )
+        of_blocks = _blocks(folder)
+        traced = {name: _traced(folder, levers[name]) for name in levers}
+    plain_peak = statistics.median(peaks["plain"])
+    return {
+        **circumstances("memory", recipe, repeats),
+        "levers": [
+            {
+                "name": name,
+                "peak_bytes": int(statistics.median(peaks[name])),
+                "traced_bytes": traced[name],
+                "step_seconds": statistics.median(times[name]),
+                "memory_ratio": statistics.median(peaks[name]) / plain_peak,
+                "time_ratio": statistics.median(a / b for a, b in zip(times[name], times["plain"], strict=True)),
+            }
+            for name in levers
+        ],
+        "blocks": of_blocks,
+        "samples": {"step_seconds": times, "peak_bytes": peaks},
+    }
+
+
+def _blocks(folder: RunFolder) -> list[dict[str, Any]]:
+    """What the plain network keeps, block by block, of one micro-batch."""
+    run, ds = open_run(folder)
+    model, image = without_data(run.config, run.job)
+    costs = profile(blocks(model), (run.config.data.batch, *image), precision(ds), 0, cut_rates())
+    return [{"name": cost.name, "saved_bytes": cost.saved_bytes, "output_bytes": cost.output_bytes} for cost in costs]
+
+
+def _traced(folder: RunFolder, memory: MemoryConfig) -> int:
+    """The peak of a step with the levers, from shapes alone."""
+    run, ds = open_run(folder)
+    config, classes = run.config.model_copy(update={"memory": memory}), len(run.job.classes)
+    meta, image = without_data(config, run.job)
+    plan, strips = plan_of(config, Layout(), meta, image), strips_of(config, Layout(), meta, image)
+
+    def prepared(model: nn.Module) -> None:
+        if memory != MemoryConfig():
+            apply(model, memory, plan, Tiles(1, 1, Alone(), Alone(), Alone()), strips)
+
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision(ds))
+    images = (config.data.batch, *image)
+    return traced_peak_bytes(lambda: make_model(config, run.job.planes, classes), prepared, images, dtype)

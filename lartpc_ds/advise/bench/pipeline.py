@@ -1,0 +1,103 @@
+"""`lartpc-ds bench pipeline`: what the cuts into stages cost, modelled from shapes alone and, if asked, measured.
+
+The model needs no events and no memory: blocks are profiled on tensors without numbers, and the schedule is played
+through. With `measure`, the same cuts train in fresh processes that share this machine, one a stage.
+"""
+
+import statistics
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lartpc_ds.advise.bench.measure import PINNED, WARM_UP_STEPS, circumstances, measure, run_folder, with_layout
+from lartpc_ds.config import recipes
+from lartpc_ds.costs.cuts import BlockCost, choose_bounds
+from lartpc_ds.costs.schedule import step_ns
+from lartpc_ds.costs.stages import block_costs, cut_rates, stage_shares
+from lartpc_ds.exact.trace.dry_run import built_without_memory
+from lartpc_ds.layout import Bounds, Layout
+from lartpc_ds.training.prepare import absolute_paths, make_model
+from lartpc_ds.training.sources import network_input
+
+__all__ = ["bench"]
+
+_CUTS = ("balanced", "parameters", "uniform")
+# without micro-batches to fill it a pipeline is a queue, and DeepSpeed has it with ZeRO 0 and 1 only
+_DEFAULTS = ("train.accumulate=8", "ds.zero_optimization.stage=1")
+
+
+def bench(
+    recipe: str, overrides: Sequence[str], *, stages: Sequence[int], measured: bool, repeats: int, steps: int
+) -> dict[str, Any]:
+    """Model every cut into each number of stages and, if `measured`, train it; the samples lie behind the medians."""
+    progress = Console(stderr=True)
+    settings = [*_DEFAULTS, *overrides]
+    config, ds = recipes.load(recipe, settings)
+    config = absolute_paths(config, Path.cwd())
+    image, classes = network_input(config)
+    model = built_without_memory(lambda: make_model(config, image[0], classes))
+    micro_batches = config.train.accumulate
+    costs = block_costs(config, ds, Layout(), model, image, cut_rates())
+    rows: list[dict[str, Any]] = [{"stages": 1, "cuts": "none", **_modelled(costs, (0, len(costs)), micro_batches)}]
+    for number in stages:
+        for cuts in _CUTS:
+            bounds = choose_bounds(cuts, costs, number, micro_batches)
+            rows.append({"stages": number, "cuts": cuts, **_modelled(costs, bounds, micro_batches)})
+    for row in rows:
+        progress.print(
+            f"{row['stages']} stage(s), {row['cuts']}: modelled {row['modelled_step_seconds']:.3f} s a step, "
+            f"{row['modelled_peak_bytes'] / 2**30:.2f} GiB in the fullest stage"
+        )
+    if measured:
+        _measure(rows, recipe, settings, repeats, steps, progress)
+    return {
+        **circumstances("pipeline", recipe, repeats if measured else 0),
+        "image": image,
+        "micro_batches": micro_batches,
+        "layouts": rows,
+    }
+
+
+def _modelled(costs: Sequence[BlockCost], bounds: Bounds, micro_batches: int) -> dict[str, Any]:
+    shares = stage_shares(costs, bounds, micro_batches)
+    parts = [costs[start:stop] for start, stop in pairwise(bounds)]
+    forward = [sum(cost.forward_ns for cost in part) for part in parts]
+    backward = [sum(cost.backward_ns for cost in part) for part in parts]
+    step = step_ns(forward, backward, micro_batches)
+    busy = micro_batches * (sum(forward) + sum(backward)) / len(parts)
+    return {
+        "bounds": bounds,
+        "first_blocks": [share.first for share in shares],
+        "modelled_stage_bytes": [share.bytes for share in shares],
+        "modelled_peak_bytes": max(share.bytes for share in shares),
+        "modelled_step_seconds": step / 1e9,
+        "modelled_idle_share": 1 - busy / step,
+    }
+
+
+def _measure(
+    rows: list[dict[str, Any]], recipe: str, settings: Sequence[str], repeats: int, steps: int, progress: Console
+) -> None:
+    """Add medians and samples to the rows; the cuts take turns, first to last and back."""
+    for row in rows:
+        row["samples"] = {"step_seconds": [], "peak_bytes": []}
+    with run_folder(recipe, settings, steps, progress) as folder:
+        for repeat in range(repeats):
+            for row in rows if repeat % 2 == 0 else reversed(rows):
+                bounds = row["bounds"] if row["stages"] > 1 else ()
+                with with_layout(folder, Layout(pipe=row["stages"]), bounds):
+                    lines = measure("ours", folder, row["stages"], {})[WARM_UP_STEPS:]
+                    peak = measure("ours", folder, row["stages"], PINNED)[-1]["peak_bytes"]
+                seconds = statistics.median(line["step_seconds"] for line in lines)
+                row["samples"]["step_seconds"].append(seconds)
+                row["samples"]["peak_bytes"].append(peak)
+                progress.print(
+                    f"{repeat + 1}/{repeats} {row['stages']} stage(s), {row['cuts']}: {seconds:.3f} s a step, peak "
+                    f"{peak / 2**20:.0f} MiB in the fullest stage"
+                )
+    for row in rows:
+        row["measured_step_seconds"] = statistics.median(row["samples"]["step_seconds"])
+        row["measured_peak_bytes"] = int(statistics.median(row["samples"]["peak_bytes"]))

@@ -1,0 +1,1 @@
+"""`lartpc-ds calibrate`: what this machine does in a second."""

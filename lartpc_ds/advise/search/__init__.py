@@ -1,0 +1,1 @@
+"""`lartpc-ds plan`: which layout, levers and ZeRO stage to take."""

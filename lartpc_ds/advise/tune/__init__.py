@@ -1,0 +1,1 @@
+"""`lartpc-ds tune`: the best plans as short real jobs."""

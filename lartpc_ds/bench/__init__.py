@@ -1,1 +1,0 @@
-"""Measurements of speed and memory, each variant in a fresh process; never part of the tests."""

@@ -1,0 +1,1 @@
+"""What a user asks for, checked, and the folder that keeps it."""

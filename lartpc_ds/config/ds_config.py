@@ -1,0 +1,299 @@
+"""DeepSpeed JSON: read strictly, checked at every level, completed by what the layout decides.
+
+DeepSpeed ignores unknown keys at the top level and in its hand-written sections, and clips gradients at 1.0 when
+`gradient_clipping` is absent (0.19.8, runtime/constants.py). So a typing mistake would change the training silently.
+The sections for which DeepSpeed has pydantic models are checked by those; the others by the models below.
+"""
+
+import inspect
+import json
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lartpc_ds.config.run import RunConfig
+from lartpc_ds.errors import UserError
+from lartpc_ds.layout import Layout
+
+__all__ = ["check", "complete", "find", "precision", "read", "uncompleted"]
+
+_PACKAGE = Path(__file__).parents[1]
+# an installed wheel carries ds_configs inside the package, a checkout beside it
+_FOLDERS = (_PACKAGE / "ds_configs", _PACKAGE.parent / "ds_configs")
+_OWNERS = {
+    "train_batch_size": "data.batch, train.accumulate and layout.data",
+    "train_micro_batch_size_per_gpu": "data.batch",
+    "gradient_accumulation_steps": "train.accumulate",
+    "activation_checkpointing": "the run TOML (recomputation around blocks)",
+    "pipeline": "layout.pipe",
+    "bf16": "torch_autocast with dtype bfloat16 (the engine's own bf16 fails on BatchNorm)",
+    "fp16": "torch_autocast with dtype float16 (the engine's own fp16 fails on BatchNorm)",
+}
+_FILLED = ("total_num_steps", "warmup_num_steps")
+_RATES = ("warmup_max_lr", "cycle_max_lr")
+_BATCH = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "train_batch_size")
+_ADAM = {"lr", "betas", "eps", "weight_decay", "torch_adam", "adam_w_mode"}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class _Named(_Strict):
+    type: str
+    params: dict[str, Any]
+
+
+class _Autocast(_Strict):
+    enabled: bool
+    dtype: Literal["bfloat16", "float16"]
+    lower_precision_safe_modules: list[str]
+
+
+class _FlopsProfiler(_Strict):
+    enabled: bool
+    recompute_fwd_factor: float = 0.0
+    profile_step: int = 1
+    module_depth: int = -1
+    top_modules: int = 1
+    detailed: bool = True
+    output_file: str | None = None
+
+
+class _TopLevel(_Strict):
+    optimizer: _Named
+    scheduler: _Named
+    gradient_clipping: Annotated[float, Field(ge=0)]
+    torch_autocast: _Autocast
+    communication_data_type: Literal["fp32", "fp16", "bf16"]
+    zero_optimization: dict[str, Any]
+    zero_allow_untested_optimizer: bool
+    zero_force_ds_cpu_optimizer: bool
+    steps_per_print: Annotated[int, Field(ge=1)]
+    wall_clock_breakdown: bool
+    memory_breakdown: bool
+    tensorboard: dict[str, Any] = {}
+    csv_monitor: dict[str, Any] = {}
+    wandb: dict[str, Any] = {}
+    comet: dict[str, Any] = {}
+    comms_logger: dict[str, Any] = {}
+    flops_profiler: _FlopsProfiler | None = None
+
+
+def find(name: str) -> Path:
+    """The file behind `train.ds_config`: a path, or a name from `ds_configs/`.
+
+    Raises:
+        UserError: no such file; lists the names there are.
+    """
+    if name.endswith(".json") or "/" in name:
+        if Path(name).is_file():
+            return Path(name)
+        raise UserError(f"train.ds_config = {name!r}: no such file")
+    for folder in _FOLDERS:
+        if (folder / f"{name}.json").is_file():
+            return folder / f"{name}.json"
+    names = sorted({path.stem for folder in _FOLDERS for path in folder.glob("*.json")})
+    raise UserError(f"train.ds_config = {name!r}: no such configuration; there are {', '.join(names)}, or give a path")
+
+
+def read(name: str) -> dict[str, Any]:
+    """The JSON as plain data, not yet checked (overrides come first).
+
+    Raises:
+        UserError: no such file, not JSON, or a key given twice.
+    """
+    path = find(name)
+    try:
+        tree = json.loads(path.read_text(), object_pairs_hook=lambda pairs: _without_duplicates(pairs, path))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not JSON: {error}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: must hold a JSON object, not {type(tree).__name__}")
+    return tree
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    tree = dict(pairs)
+    if len(tree) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise UserError(f"{path}: key given twice: {', '.join(sorted({n for n in names if names.count(n) > 1}))}")
+    return tree
+
+
+def check(tree: Mapping[str, Any], source: str) -> None:
+    """Check every level of a DeepSpeed configuration.
+
+    Raises:
+        UserError: naming `source` and every problem with its key, value and what is allowed.
+    """
+    problems = [f"{key}: belongs to {_OWNERS[key]}; remove it" for key in tree if key in _OWNERS]
+    ours = {key: value for key, value in tree.items() if key not in _OWNERS}
+    problems += _problems(lambda: _TopLevel.model_validate(ours), "", _TopLevel)
+    problems += _deepspeed_problems(tree)
+    optimizer, scheduler = tree.get("optimizer"), tree.get("scheduler")
+    if isinstance(optimizer, dict) and isinstance(optimizer.get("params"), dict):
+        problems += _optimizer_problems(str(optimizer.get("type")), optimizer["params"])
+    if isinstance(scheduler, dict) and isinstance(scheduler.get("params"), dict):
+        problems += _scheduler_problems(str(scheduler.get("type")), scheduler["params"])
+    if problems:
+        raise UserError("\n  ".join([f"{source} (DeepSpeed configuration):", *problems]))
+
+
+def _problems(validate: Callable[[], object], prefix: str, model: type[BaseModel] | None = None) -> list[str]:
+    try:
+        validate()
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            message = problem["msg"]
+            if problem["type"] == "extra_forbidden":
+                message = "unknown key, which DeepSpeed might ignore silently"
+                if model is not None and len(problem["loc"]) == 1:
+                    message += f"; allowed: {', '.join(model.model_fields)}"
+            elif problem["type"] != "missing":
+                message += f" (given: {problem['input']!r})"
+            lines.append(f"{prefix}{'.'.join(str(part) for part in problem['loc'])}: {message}")
+        return lines
+    return []
+
+
+def _deepspeed_problems(tree: Mapping[str, Any]) -> list[str]:
+    from deepspeed.comm.config import CommsLoggerConfig
+    from deepspeed.monitor.config import CometConfig, CSVConfig, TensorBoardConfig, WandbConfig
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    sections: dict[str, type[BaseModel]] = {
+        "zero_optimization": DeepSpeedZeroConfig,
+        "tensorboard": TensorBoardConfig,
+        "csv_monitor": CSVConfig,
+        "wandb": WandbConfig,
+        "comet": CometConfig,
+        "comms_logger": CommsLoggerConfig,
+    }
+    problems = []
+    for name, model in sections.items():
+        section = tree.get(name, {})
+        if isinstance(section, dict):
+            problems += _problems(partial(model, **section), f"{name}.")
+    zero = tree.get("zero_optimization")
+    if isinstance(zero, dict) and type(zero.get("stage")) is not int:  # True is an int to isinstance
+        problems.append(f"zero_optimization.stage: must be 0, 1, 2 or 3 (given: {zero.get('stage')!r})")
+    return problems
+
+
+def _optimizer_problems(kind: str, params: Mapping[str, Any]) -> list[str]:
+    import torch
+
+    if kind in ("Adam", "AdamW"):
+        allowed = _ADAM
+    elif isinstance(found := getattr(torch.optim, kind, None), type) and kind != "Optimizer":
+        allowed = set(inspect.signature(found).parameters) - {"params"}
+    else:
+        return [f"optimizer.type: unknown (given: {kind!r}); Adam, AdamW or a class of torch.optim such as SGD"]
+    problems = [
+        f"optimizer.params.{key}: unknown for {kind}; allowed: {', '.join(sorted(allowed))}"
+        for key in params
+        if key not in allowed
+    ]
+    problems += _texts("optimizer.params.", params, getattr(torch.optim, kind))
+    lr = params.get("lr")
+    if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < math.inf:
+        problems.append(f"optimizer.params.lr: must be a finite number above 0 (given: {lr!r})")
+    return problems
+
+
+def _texts(prefix: str, params: Mapping[str, Any], function: Callable[..., object]) -> list[str]:
+    """Where text stands for a number: neither DeepSpeed nor torch looks before it computes with it."""
+    defaults = {name: one.default for name, one in inspect.signature(function).parameters.items()}
+    return [
+        f"{prefix}{key}: must be like {json.dumps(defaults[key])} (given: {value!r})"
+        for key, value in params.items()
+        if key != "lr" and isinstance(value, str) and isinstance(defaults.get(key), int | float | list | tuple)
+    ]
+
+
+def _scheduler_problems(kind: str, params: Mapping[str, Any]) -> list[str]:
+    from deepspeed.runtime import lr_schedules
+
+    if kind == "constant":
+        return [f"scheduler.params.{key}: constant takes none; remove it" for key in params]
+    if kind not in lr_schedules.VALID_LR_SCHEDULES:
+        names = ", ".join(["constant", *lr_schedules.VALID_LR_SCHEDULES])
+        return [f"scheduler.type: unknown (given: {kind!r}); allowed: {names}"]
+    allowed = set(inspect.signature(getattr(lr_schedules, kind)).parameters) - {"optimizer", "last_batch_iteration"}
+    unknown = [
+        f"scheduler.params.{key}: unknown for {kind}; allowed: {', '.join(sorted(allowed))}"
+        for key in params
+        if key not in allowed
+    ]
+    others = {key: value for key, value in params.items() if key not in _FILLED}
+    unknown += _texts("scheduler.params.", others, getattr(lr_schedules, kind))
+    return unknown + [
+        f'scheduler.params.{key}: must be a whole number of at least 0, or "auto" (given: {params[key]!r})'
+        for key in _FILLED
+        if key in params and params[key] != "auto" and (type(params[key]) is not int or params[key] < 0)
+    ]
+
+
+def complete(tree: Mapping[str, Any], config: RunConfig, layout: Layout, max_steps: int) -> dict[str, Any]:
+    """The JSON that DeepSpeed gets: batch keys from the layout, the learning rate of this global batch, `auto` filled.
+
+    DeepSpeed counts tile ranks as data-parallel replicas (see `lartpc_ds.layout`), so its batch counts them too.
+    """
+    events = config.data.batch * config.train.accumulate
+    resolved: dict[str, Any] = json.loads(json.dumps(tree))
+    batch = (config.data.batch, config.train.accumulate, events * layout.data * layout.tiles)
+    resolved.update(zip(_BATCH, batch, strict=True))
+    factor = _growth(config, layout)
+    resolved["optimizer"]["params"]["lr"] *= factor
+    if resolved["scheduler"]["type"] == "constant":
+        del resolved["scheduler"]
+        return resolved
+    params = resolved["scheduler"]["params"]
+    params.update({key: params[key] * factor for key in _RATES if key in params})
+    params.update({key: value for key, value in _filled(max_steps).items() if params.get(key) == "auto"})
+    return resolved
+
+
+def uncompleted(tree: Mapping[str, Any], config: RunConfig, layout: Layout, max_steps: int) -> dict[str, Any]:
+    """The inverse of `complete`, for a run like one that was completed with these arguments."""
+    asked: dict[str, Any] = {key: value for key, value in json.loads(json.dumps(tree)).items() if key not in _BATCH}
+    factor = _growth(config, layout)
+    asked["optimizer"]["params"]["lr"] = _divided(asked["optimizer"]["params"]["lr"], factor)
+    params = asked.setdefault("scheduler", {"type": "constant", "params": {}})["params"]
+    params.update({key: _divided(params[key], factor) for key in _RATES if key in params})
+    params.update({key: "auto" for key, value in _filled(max_steps).items() if params.get(key) == value})
+    return asked
+
+
+def _growth(config: RunConfig, layout: Layout) -> float:
+    """Factor of the learning rate for the global batch of this layout."""
+    events = config.data.batch * config.train.accumulate * layout.data
+    power = {"linear": 1.0, "sqrt": 0.5, "none": 0.0}[config.train.lr_scaling]
+    return float((events / config.train.lr_reference_batch) ** power)
+
+
+def _filled(max_steps: int) -> dict[str, int]:
+    """What `auto` means in a schedule."""
+    # a twentieth of the run: the share that Goyal et al. (arXiv:1706.02677) warm up, 5 of 90 epochs
+    return dict(zip(_FILLED, (max_steps, max(2, round(max_steps / 20))), strict=True))
+
+
+def _divided(product: float, factor: float) -> float:
+    """The number of fewest digits that gives `product` when it is multiplied by `factor`."""
+    quotient = product / factor
+    near = (quotient, math.nextafter(quotient, 0), math.nextafter(quotient, math.inf))
+    found = (number for number in (float(f"{quotient:.12g}"), *near) if number * factor == product)
+    return next(found, quotient)
+
+
+def precision(tree: Mapping[str, Any]) -> str:
+    """`fp32`, `bf16` or `fp16`: what torch_autocast computes in; parameters are fp32 always."""
+    if not tree["torch_autocast"]["enabled"]:
+        return "fp32"
+    return {"bfloat16": "bf16", "float16": "fp16"}[tree["torch_autocast"]["dtype"]]

@@ -1,0 +1,148 @@
+"""Shipped run configurations, and how a RUN argument plus `--set` becomes a checked pair of configurations.
+
+RUN is the name of a recipe, a run TOML, or the folder of a run, which asks for what that run was given. A recipe is a
+commented TOML file in this folder. `--set KEY=VALUE` reaches into it, `--set ds.KEY=VALUE` into the DeepSpeed JSON that
+it names (see `lartpc_ds.config.recipes.overrides`).
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lartpc_ds.config import ds_config
+from lartpc_ds.config.recipes.overrides import Override, parse, put
+from lartpc_ds.config.run import RunConfig, TrainConfig
+from lartpc_ds.config.run_folder import RunFolder
+from lartpc_ds.errors import UserError
+from lartpc_ds.layout import Layout
+
+__all__ = ["as_written", "folder_of", "is_folder", "load", "names", "path_of", "stem_of"]
+
+_FOLDER = Path(__file__).parent
+_DEFAULT_JSON = TrainConfig.model_fields["ds_config"].default
+
+
+def names() -> list[str]:
+    """Names of the shipped recipes."""
+    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+
+
+def path_of(run: str) -> Path:
+    """The TOML file behind RUN: a shipped recipe's name, a path, or the folder of a run.
+
+    Raises:
+        UserError: none of them; lists the recipes. Or a run folder that is damaged.
+    """
+    if run in names():
+        return _FOLDER / f"{run}.toml"
+    if Path(run).is_file():
+        return Path(run)
+    if (folder := _folder(run)) is not None:
+        folder.verified(*(path.name for path in (folder.config_file, folder.ds_config_file, folder.job_file)))
+        return folder.config_file
+    raise UserError(
+        f"RUN = {run!r}: no such file, no run folder, and no recipe of that name; recipes: {', '.join(names())}"
+    )
+
+
+def stem_of(run: str) -> str:
+    """A short name of RUN, for files that are made of it."""
+    return Path(run).resolve().name if is_folder(run) else Path(run).stem
+
+
+def is_folder(run: str) -> bool:
+    """Is RUN the folder of a run?"""
+    return _folder(run) is not None
+
+
+def folder_of(run: Path) -> RunFolder:
+    """The run folder at `run`.
+
+    Raises:
+        UserError: there is none; it says so of a recipe or a run TOML, which has no results.
+    """
+    folder = RunFolder(run.absolute())
+    if (run.is_file() and run.suffix == ".toml") or (str(run) in names() and not run.exists()):
+        raise UserError(
+            f"{run}: says how to train, and has no results; give the folder of a run, such as the one that "
+            f"`lartpc-ds train {run}` makes"
+        )
+    folder.require()
+    return folder
+
+
+def _folder(run: str) -> RunFolder | None:
+    """The run folder that RUN names."""
+    folder = RunFolder(Path(run))
+    return folder if run and run not in names() and folder.is_run else None
+
+
+def load(run: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, dict[str, Any]]:
+    """The run configuration and the DeepSpeed tree, overridden and checked.
+
+    Raises:
+        UserError: naming every problem of the overrides, of the TOML and of the JSON.
+    """
+    settings, problems = parse(overrides)
+    tree = _read(run)
+    problems += put(tree, [one for one in settings if not one.in_json])
+    config, ds = None, None
+    try:
+        config = RunConfig.parse(tree, run)
+    except UserError as error:
+        problems.append(str(error))
+    try:
+        ds = _json(run, tree, settings)
+    except UserError as error:
+        problems.append(str(error))
+    if problems or config is None or ds is None:
+        raise UserError("\n".join(problems))
+    return config, ds
+
+
+def _json(run: str, tree: Mapping[str, Any], settings: Sequence[Override]) -> dict[str, Any] | None:
+    """The DeepSpeed tree, overridden and checked; None where the TOML names none that can be read."""
+    train = tree.get("train", {})
+    name = train.get("ds_config", _DEFAULT_JSON) if isinstance(train, dict) else None
+    if not isinstance(name, str):
+        return None  # the check of the TOML has said so
+    folder = _folder(run)
+    if folder is None or any(one.path == ("train", "ds_config") for one in settings if not one.in_json):
+        ds = ds_config.read(name)
+    else:
+        name, ds = str(folder.ds_config_file), _asked(folder)
+    if problems := put(ds, [one for one in settings if one.in_json]):
+        raise UserError("\n".join(problems))
+    ds_config.check(ds, name)
+    return ds
+
+
+def _asked(folder: RunFolder) -> dict[str, Any]:
+    """The DeepSpeed JSON that a run was given, from the one that it was completed to."""
+    config = RunConfig.parse(_read(str(folder.path)), str(folder.config_file))
+    job = ds_config.read(str(folder.job_file))
+    completed = ds_config.read(str(folder.ds_config_file))
+    return ds_config.uncompleted(completed, config, Layout(**job["layout"]), job["max_steps"])
+
+
+def as_written(run: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The tables of the TOML with the overrides, and without defaults; not checked.
+
+    Raises:
+        UserError: no such file, not TOML, or an override that cannot be read.
+    """
+    settings, problems = parse(overrides)
+    tree = _read(run)
+    problems += put(tree, [one for one in settings if not one.in_json])
+    if problems:
+        raise UserError("\n".join(problems))
+    return tree
+
+
+def _read(run: str) -> dict[str, Any]:
+    path = path_of(run)
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not TOML: {error}") from None

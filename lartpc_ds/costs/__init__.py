@@ -1,0 +1,1 @@
+"""What a step costs in time and in memory, before it runs."""

@@ -1,0 +1,112 @@
+"""What is asked of the planner, what it may choose, and what a choice costs: plain data for search and report."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import nn
+
+from lartpc_ds.config.run import MemoryConfig, RunConfig
+from lartpc_ds.layout import Layout
+
+__all__ = ["Candidate", "Cost", "MemoryParts", "Problem", "TimeParts", "trace_key"]
+
+_NO_LEVERS = MemoryConfig()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A run as the user wrote it, without its events."""
+
+    config: RunConfig
+    ds: Mapping[str, Any]
+    """The DeepSpeed JSON, checked, not completed."""
+    image: tuple[int, int, int]
+    """(planes, rows, columns) that the network sees."""
+    make_model: Callable[[], nn.Module]
+    """Of one device; called where weights have no memory (`parallel.dry_run`)."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to run it. Every field but `zero` and `offload` has the meaning of its key in the run configuration."""
+
+    layout: Layout
+    batch: int = 1
+    accumulate: int = 1
+    zero: int = 0
+    offload: bool = False
+    """DeepSpeed's optimizer states are in the host's memory."""
+    memory: MemoryConfig = _NO_LEVERS
+    gather_at: str = "auto"
+    cuts: str | tuple[str, ...] = "balanced"
+    overlap: bool = True
+
+    @property
+    def global_batch(self) -> int:
+        """Events of an optimizer step."""
+        return self.batch * self.accumulate * self.layout.data
+
+
+def trace_key(candidate: Candidate, norm_scope: str, ranks_per_node: int) -> tuple[object, ...]:
+    """Candidates with the same key differ in the states and reductions of weights only, so one trace serves all.
+
+    With one micro-batch more than stages, every stage runs all kinds of passes; more of them repeat these.
+    """
+    layout = candidate.layout
+    return (
+        *(layout.pipe, layout.rows, layout.cols, min(ranks_per_node, layout.world_size)),
+        *(candidate.batch, min(candidate.accumulate, layout.pipe + 1), candidate.memory),
+        *(candidate.gather_at, candidate.cuts, candidate.overlap),
+        layout.data if norm_scope == "all" else 0,
+    )
+
+
+@dataclass(frozen=True)
+class MemoryParts:
+    """Bytes of the fullest rank at its peak."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    halos: int
+    workspace: int
+    """Scratch of kernels, buffers of collectives, and what a process has beside tensors."""
+
+    @property
+    def total(self) -> int:
+        """The peak."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(frozen=True)
+class TimeParts:
+    """Seconds of an optimizer step."""
+
+    compute: float
+    halo: float
+    """Messages and statistics of tiles that no computation hides."""
+    reduction: float
+    """Gradients and, with ZeRO, weights."""
+    bubble: float
+    """Of a pipeline: what its stages wait."""
+
+    @property
+    def total(self) -> float:
+        """The step."""
+        return self.compute + self.halo + self.reduction + self.bubble
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a candidate takes."""
+
+    memory: MemoryParts
+    time: TimeParts
+    global_batch: int
+
+    @property
+    def events_per_second(self) -> float:
+        """Of the whole job."""
+        return self.global_batch / self.time.total

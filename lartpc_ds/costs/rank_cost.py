@@ -1,0 +1,135 @@
+"""What a candidate costs: the fullest rank of every pipeline stage is traced, and a step is put together from them.
+
+Activations, scratch and time come from a run of the converted model (`stage_trace`), the states of weights from what
+DeepSpeed keeps (`states`), the order of a pipeline from `schedule`.
+"""
+
+from lartpc_ds.costs.applied import applied
+from lartpc_ds.costs.hardware import Hardware
+from lartpc_ds.costs.problem import Candidate, Cost, MemoryParts, Problem, TimeParts, trace_key
+from lartpc_ds.costs.reductions import reduction_seconds
+from lartpc_ds.costs.roofline import send_seconds
+from lartpc_ds.costs.schedule import step_ns
+from lartpc_ds.costs.stage_trace import Plans, StageTrace, trace_stages
+from lartpc_ds.costs.stages import check_zero, cut_rates, plan_stages
+from lartpc_ds.costs.states import states_of
+from lartpc_ds.exact.memory.strip_plan import plan_strips
+from lartpc_ds.exact.spatialize import plan_tiles
+from lartpc_ds.exact.trace.dry_run import built_without_memory
+from lartpc_ds.models.build import blocks
+
+__all__ = ["Costs", "cost"]
+
+_FLOAT = 4
+
+
+def cost(problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int) -> Cost:
+    """Memory of the fullest rank and time of a step.
+
+    Args:
+        problem: the run.
+        candidate: one way to run it; its layout has the world's size.
+        hardware: the machine.
+        ranks_per_node: how many ranks a machine has.
+
+    Raises:
+        UserError: the network cannot run so.
+    """
+    stages = _traced(problem, candidate, hardware, ranks_per_node)
+    return _put_together(problem, candidate, hardware, ranks_per_node, stages)
+
+
+class Costs:
+    """`cost`, which traces once what differs in states and reductions only: nearly all of its time."""
+
+    def __init__(self) -> None:
+        self._traces: dict[tuple[object, ...], list[StageTrace]] = {}
+
+    def __call__(self, problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int) -> Cost:
+        """As `cost`; one object for one problem and one machine."""
+        key = trace_key(candidate, problem.config.model.norm_scope, ranks_per_node)
+        if key not in self._traces:
+            self._traces[key] = _traced(problem, candidate, hardware, ranks_per_node)
+        return _put_together(problem, candidate, hardware, ranks_per_node, self._traces[key])
+
+
+def _traced(problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int) -> list[StageTrace]:
+    return trace_stages(problem, candidate, hardware, ranks_per_node, _plans(problem, candidate))
+
+
+def _put_together(
+    problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int, stages: list[StageTrace]
+) -> Cost:
+    memory = max((_memory(problem, candidate, hardware, stage) for stage in stages), key=lambda parts: parts.total)
+    return Cost(memory, _time(problem, candidate, hardware, ranks_per_node, stages), candidate.global_batch)
+
+
+def _plans(problem: Problem, candidate: Candidate) -> Plans:
+    """As a run makes them, and refuses what it refuses."""
+    config, ds = applied(problem.config, problem.ds, candidate)
+    layout, memory, image = candidate.layout, candidate.memory, problem.image
+    check_zero(config, ds, layout)
+    model = built_without_memory(problem.make_model).train()
+    tiles = plan_tiles(model, layout, image, candidate.gather_at, config.model.norm_scope, memory.lean_norm)
+    strips = None
+    if memory.stream_strips > 1:
+        strips = plan_strips(model, memory.stream_strips, memory.stream_until, image)
+    if memory.recompute == "block":
+        blocks(model)
+    return Plans(tiles, strips, plan_stages(config, ds, layout, model, image, tiles, cut_rates()))
+
+
+def _memory(problem: Problem, candidate: Candidate, hardware: Hardware, stage: StageTrace) -> MemoryParts:
+    """Of the passes, or of the update of the weights, whichever takes more."""
+    on_host = hardware.device == "cpu"
+    states = states_of(problem.ds, candidate, stage.parameters, on_host)
+    peak = stage.peak
+    halos = min(peak.halos, peak.activations)
+    passes = MemoryParts(
+        weights=states.weights + peak.buffers,
+        gradients=states.gradients_before + round(states.gradient_share * peak.gradients),
+        optimizer=states.optimizer,
+        activations=peak.activations - halos,
+        halos=halos,
+        workspace=peak.scratch + states.buffers + hardware.process_bytes,
+    )
+    if passes.total >= states.update + hardware.process_bytes:
+        return passes
+    gradients = stage.parameters * _FLOAT
+    rest = states.update - states.weights - states.optimizer - gradients
+    return MemoryParts(
+        states.weights, gradients, states.optimizer, 0, 0, workspace=max(rest, 0) + hardware.process_bytes
+    )
+
+
+def _time(
+    problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int, stages: list[StageTrace]
+) -> TimeParts:
+    """Passes by the schedule; then the gradients' sum and the update, which all stages do at once."""
+    near = candidate.layout.world_size <= ranks_per_node
+    links = hardware.within if near else hardware.across
+    # a map goes forward and its gradient comes back, neither of which DeepSpeed overlaps with anything
+    sends = [send_seconds(stage.output_bytes, links) if stage.output_bytes else 0.0 for stage in stages]
+    halo = [stage.exposed_seconds / 2 for stage in stages]
+    forward = [s.forward_seconds + w + send for s, w, send in zip(stages, halo, sends, strict=True)]
+    backward = [s.backward_seconds + w + send for s, w, send in zip(stages, halo, [0.0, *sends[:-1]], strict=True)]
+    step = step_ns(_in_ns(forward), _in_ns(backward), candidate.accumulate) / 1e9
+    slowest = max(stages, key=lambda one: one.forward_seconds + one.backward_seconds + one.exposed_seconds)
+    computed = candidate.accumulate * (slowest.forward_seconds + slowest.backward_seconds)
+    waited = candidate.accumulate * slowest.exposed_seconds
+    ranks = candidate.layout.data * candidate.layout.tiles
+    share = ranks if candidate.zero else 1
+    update = max(stage.update_seconds for stage in stages) / share
+    rates = hardware.shared_by(min(ranks_per_node, candidate.layout.world_size))
+    return TimeParts(
+        compute=computed + update + rates.step_seconds,
+        halo=waited,
+        reduction=max(
+            reduction_seconds(problem.ds, candidate, stage.parameters, hardware, ranks_per_node) for stage in stages
+        ),
+        bubble=max(step - computed - waited, 0.0),
+    )
+
+
+def _in_ns(seconds: list[float]) -> list[int]:
+    return [round(one * 1e9) for one in seconds]

@@ -1,0 +1,189 @@
+"""How long an operator or a message takes, and what its kernel needs beside its tensors, by the rates of a machine.
+
+An operator takes the longer of its arithmetic and its memory traffic (a roofline: Williams et al., CACM 52, 65, 2009);
+arithmetic is counted as torch's registry of FLOPs counts it. A convolution takes the rate of the most similar one that
+was measured. Large results take the time of their pages besides, where memory comes from the kernel anew.
+A collective of n ranks is a ring in bytes, 2 (n - 1) / n of them for an all-reduce, and a tree in latency (Thakur et
+al., IJHPCA 19, 49, 2005; the same convention as the bus bandwidth of nccl-tests).
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import conv_flop_count, flop_registry
+
+from lartpc_ds.costs.hardware import ConvolutionRate, Link, Links, Precision, Rates, Way
+
+__all__ = [
+    "Work",
+    "all_gather_seconds",
+    "all_reduce_seconds",
+    "operator_name",
+    "operator_work",
+    "precision_of",
+    "send_seconds",
+    "traffic_bytes",
+]
+
+_PRECISIONS: dict[torch.dtype, Precision] = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+_CONVOLUTIONS = ("convolution", "convolution_backward")
+_WAYS: tuple[Way, ...] = ("input", "weight")
+"""What a backward pass gives, in the order of its output mask; a bias costs next to nothing beside them."""
+
+
+class Work(NamedTuple):
+    """What one operator takes."""
+
+    seconds: float
+    scratch_bytes: int
+    """Of its kernel, while it runs."""
+
+
+_NOTHING = Work(0.0, 0)
+_WITHOUT_VALUES = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+_TRAINING, _MASK = 5, 9
+"""Places of an argument of native_batch_norm, and of its backward: are statistics its own, and what it gives."""
+
+
+def operator_name(func: Any, args: Any) -> str:
+    """What rates of an ATen operator go by: its name, in place or not; a norm that does half of its work has its own.
+
+    `native_batch_norm-fixed` has its statistics already, `native_batch_norm_backward-sums` gives no map.
+    """
+    name: str = func.overloadpacket.__name__.removesuffix("_")
+    if name == "native_batch_norm" and not args[_TRAINING]:
+        return f"{name}-fixed"
+    if name == "native_batch_norm_backward" and not args[_MASK][0]:
+        return f"{name}-sums"
+    return name
+
+
+def traffic_bytes(args: Any, kwargs: Any, result: Any) -> int:
+    """What an operator reads and writes, each of its tensors once."""
+    return _bytes_of((args, kwargs)) + _bytes_of(result)
+
+
+def operator_work(func: Any, args: Any, kwargs: Any, result: Any, rates: Rates, *, in_pieces: bool = False) -> Work:
+    """Of an ATen operator as a dispatch mode sees it; tensors may be fake or on the meta device.
+
+    Views and questions about a tensor cost nothing, and tensors without values only their pages. `in_pieces`: it is
+    made on pieces that a cache holds, whatever size it is seen with.
+    """
+    if func.is_view or not _bytes_of(result):
+        return _NOTHING
+    fresh = _fresh(args, kwargs, result)
+    if not fresh and not func._schema.is_mutable:
+        return _NOTHING  # a view by another name, such as _unsafe_view
+    pages = 0.0 if in_pieces else sum(_page_seconds(size, rates) for size in fresh)
+    name = operator_name(func, args)
+    if name in _WITHOUT_VALUES:
+        return Work(pages, 0)
+    if name in _CONVOLUTIONS:
+        seconds, scratch = _convolution(name, args, result, rates)
+        return Work(seconds + pages + (0.0 if in_pieces else _page_seconds(scratch, rates)), scratch)
+    precision = precision_of(result)
+    count = flop_registry.get(func.overloadpacket)
+    arithmetic = count(*args, **kwargs, out_val=result) / _matmul(rates, precision) if count else 0.0
+    rate = rates.operators.get(precision, {}).get(name, rates.traffic_bytes_per_second)
+    if in_pieces:
+        rate *= rates.cached_gain
+    traffic = traffic_bytes(args, kwargs, result) / rate
+    return Work(max(arithmetic, traffic) + rates.operator_seconds + pages, 0)
+
+
+def _fresh(args: Any, kwargs: Any, result: Any) -> list[int]:
+    """Bytes of each result that no argument holds: results in place need no memory."""
+    given = {value.untyped_storage()._cdata for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)}
+    results = [value for value in tree_leaves(result) if isinstance(value, Tensor)]
+    return [value.nbytes for value in results if value.untyped_storage()._cdata not in given]
+
+
+def _page_seconds(size: int, rates: Rates) -> float:
+    if rates.fresh_bytes_per_second is None or size <= rates.fresh_map_bytes:
+        return 0.0
+    return size / rates.fresh_bytes_per_second
+
+
+def _matmul(rates: Rates, precision: Precision) -> float:
+    known = rates.matmul_flops_per_second
+    return known.get(precision) or min(known.values())
+
+
+def _bytes_of(tree: Any) -> int:
+    return sum(value.nbytes for value in tree_leaves(tree) if isinstance(value, Tensor))
+
+
+def precision_of(tree: Any) -> Precision:
+    """Of the first tensor in `tree`; what is neither of the two 16-bit formats counts as fp32."""
+    dtypes = [value.dtype for value in tree_leaves(tree) if isinstance(value, Tensor)]
+    return _PRECISIONS.get(dtypes[0], "fp32")
+
+
+def _convolution(name: str, args: Any, result: Any, rates: Rates) -> Work:
+    if name == "convolution":
+        x, weight, y = args[0], args[1], result
+        wanted: list[Way] = ["forward"]
+        transposed = bool(args[6])
+    else:
+        y, x, weight = args[:3]
+        transposed, mask = bool(args[7]), args[10]
+        wanted = [way for way, is_wanted in zip(_WAYS, mask, strict=False) if is_wanted]
+    flops = conv_flop_count(list(x.shape), list(weight.shape), list(y.shape), transposed)
+    maps, seconds, scratch = x.nbytes + y.nbytes, 0.0, 0
+    for way in wanted:
+        rate = _most_similar(rates, precision_of(x), way, weight, x.shape[1], y.shape[1])
+        traffic = (maps + weight.nbytes) / rates.traffic_bytes_per_second
+        seconds += max(flops / rate.flops_per_second, traffic) + rates.operator_seconds
+        scratch = max(scratch, int(maps * rate.scratch_share))
+    return Work(seconds, scratch)
+
+
+def _most_similar(
+    rates: Rates, precision: Precision, way: Way, weight: Tensor, in_channels: int, out_channels: int
+) -> ConvolutionRate:
+    depthwise = weight.shape[1] == 1 and in_channels > 1
+    kernel = math.sqrt(math.prod(weight.shape[2:]))
+
+    def distance(one: ConvolutionRate) -> tuple[bool, float]:
+        off = (one.kernel / kernel, one.in_channels / in_channels, one.out_channels / out_channels)
+        return one.depthwise != depthwise, sum(abs(math.log(ratio)) for ratio in off)
+
+    of_way = [one for one in rates.convolutions if one.way == way]
+    return min([one for one in of_way if one.precision == precision] or of_way, key=distance)
+
+
+def send_seconds(size: int, links: Links) -> float:
+    """Of a message of `size` bytes to one peer."""
+    return _by(links.send, 1, size)
+
+
+def all_reduce_seconds(size: int, ranks: int, within: Links, across: Links, ranks_per_node: int) -> float:
+    """Until `size` bytes of each of `ranks` ranks are summed on all; the ranks of a machine come first.
+
+    The machines' link carries a ring of machines, that inside of each one of its ranks; the slower one counts, and the
+    latencies add up.
+    """
+    return _collective(size, ranks, within.all_reduce, across.all_reduce, ranks_per_node, passes=2)
+
+
+def all_gather_seconds(size: int, ranks: int, within: Links, across: Links, ranks_per_node: int) -> float:
+    """Until every rank has what all have together, which is `size` bytes; a reduce-scatter takes as long."""
+    return _collective(size, ranks, within.all_gather, across.all_gather, ranks_per_node, passes=1)
+
+
+def _collective(size: int, ranks: int, within: Link, across: Link, ranks_per_node: int, passes: int) -> float:
+    inside = min(ranks, ranks_per_node)
+    nodes = -(-ranks // ranks_per_node)
+    latency, slowest = 0.0, 0.0
+    for link, members in ((within, inside), (across, nodes)):
+        if members > 1:
+            latency += passes * math.ceil(math.log2(members)) * link.latency_seconds
+            slowest = max(slowest, passes * (members - 1) / members * size / link.bytes_per_second)
+    return latency + slowest
+
+
+def _by(link: Link, messages: int, size: int) -> float:
+    return messages * link.latency_seconds + size / link.bytes_per_second

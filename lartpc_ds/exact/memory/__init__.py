@@ -1,0 +1,1 @@
+"""Levers on the memory of one device: recomputation, and strips of rows."""

@@ -1,0 +1,259 @@
+"""What stands for a reduction over rows or columns of a map that is cut into tiles.
+
+Each rank reduces its tile with torch's own function, then the ranks' values are reduced: sums by a sum, norms by a norm
+of norms. What ties share or the first pixel takes is decided over all ranks, as on one device. A call is read when it
+is made, so one plan does for every dimension, type and option of a function.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lartpc_ds.exact.grid.cuts import Cut
+from lartpc_ds.exact.grid.tiles import Tiles
+from lartpc_ds.exact.ops.reductions import Over
+
+__all__ = ["REDUCTIONS", "SOFTMAXES", "Asked", "Reduce", "Softmax", "asked"]
+
+Function = Callable[..., Any]
+Result = Tensor | tuple[Tensor, ...]
+
+
+class Asked(NamedTuple):
+    """A call of a reduction, read."""
+
+    x: Tensor
+    dims: tuple[int, ...]
+    """Ascending, not negative."""
+    named: bool
+    """Did the call name them?"""
+    keepdim: bool
+    options: dict[str, Any]
+
+
+_POSITIONAL = {
+    **dict.fromkeys(("count_nonzero", "softmax", "log_softmax", "softmin"), ("dim",)),
+    "norm": ("p", "dim", "keepdim"),
+    "linalg_vector_norm": ("ord", "dim", "keepdim"),
+    **dict.fromkeys(("var", "std", "var_mean", "std_mean"), ("dim", "unbiased", "keepdim")),
+}
+_ALIASES = {"axis": "dim", "keepdims": "keepdim", "ord": "p"}
+
+
+def asked(name: str, args: Any, kwargs: Any) -> Asked:
+    """Read a call of the reduction `name`."""
+    (x, *values), given = (args, kwargs) if args else ((kwargs["input"],), kwargs)
+    names = _POSITIONAL.get(name, ("dim", "keepdim"))
+    if values and isinstance(values[0], bool) and names[1:2] == ("unbiased",):
+        names = names[1:]
+    options = dict(zip(names, values, strict=False)) | {key: value for key, value in given.items() if key != "input"}
+    options = {_ALIASES.get(key, key): value for key, value in options.items() if key != "_stacklevel"}
+    for value in values[len(names) :]:
+        if isinstance(value, torch.dtype):
+            options["dtype"] = value
+    dim, keepdim = options.pop("dim", None), bool(options.pop("keepdim", False))
+    dims = (dim,) if isinstance(dim, int) else tuple(dim) if dim is not None else ()
+    found = tuple(sorted({one % x.ndim for one in dims})) or tuple(range(x.ndim))
+    return Asked(x, found, bool(dims), keepdim, {key: value for key, value in options.items() if value is not None})
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    """To reduce in: no rank's part is rounded to less than float32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _sum(x: Tensor, over: Over, dtype: torch.dtype, **options: Any) -> Tensor:
+    wide = _exact(dtype) if dtype.is_floating_point or dtype.is_complex else torch.int64
+    return over.total(x.sum(over.dims, keepdim=True, dtype=wide)).to(dtype)
+
+
+def _mean(x: Tensor, over: Over, dtype: torch.dtype, **options: Any) -> Tensor:
+    return (_sum(x, over, _exact(dtype)) / over.elements(x)).to(dtype)
+
+
+def _nansum(x: Tensor, over: Over, dtype: torch.dtype, **options: Any) -> Tensor:
+    wide = _exact(dtype) if dtype.is_floating_point else torch.int64
+    return over.total(x.nansum(over.dims, keepdim=True, dtype=wide)).to(dtype)
+
+
+def _nanmean(x: Tensor, over: Over, dtype: torch.dtype, **options: Any) -> Tensor:
+    numbers = over.total((~x.isnan()).sum(over.dims, keepdim=True))
+    return (_nansum(x, over, _exact(dtype)) / numbers).to(dtype)
+
+
+def _prod(x: Tensor, over: Over, dtype: torch.dtype, **options: Any) -> Tensor:
+    local = x.to(_exact(dtype) if dtype.is_floating_point else torch.int64)
+    for dim in over.dims:
+        local = local.prod(dim, keepdim=True)
+    return over.gathered(local, 1).prod(0).to(dtype)
+
+
+def _count_nonzero(x: Tensor, over: Over, **options: Any) -> Tensor:
+    return over.total((x != 0).sum(over.dims, keepdim=True))
+
+
+def _any(x: Tensor, over: Over, **options: Any) -> Tensor:
+    return _as_truth(_count_nonzero(x, over) > 0, x)
+
+
+def _all(x: Tensor, over: Over, **options: Any) -> Tensor:
+    return _as_truth(_count_nonzero(x == 0, over) == 0, x)
+
+
+def _as_truth(y: Tensor, x: Tensor) -> Tensor:
+    return y.to(torch.uint8) if x.dtype == torch.uint8 else y  # as torch
+
+
+def _comparable(x: Tensor) -> Tensor:
+    """In a type that process groups can compare; every value stays as it is."""
+    return x.to(torch.uint8) if x.dtype == torch.bool else x.to(_exact(x.dtype)) if x.is_floating_point() else x
+
+
+def _extreme(x: Tensor, over: Over, *, largest: bool) -> Tensor:
+    value = _comparable(x.amax(over.dims, keepdim=True) if largest else x.amin(over.dims, keepdim=True))
+    count = (_comparable(x.detach()) == value.detach()).sum(over.dims, keepdim=True)
+    return over.tied(value, count, largest=largest).to(x.dtype)
+
+
+def _amax(x: Tensor, over: Over, **options: Any) -> Tensor:
+    return _extreme(x, over, largest=True)
+
+
+def _amin(x: Tensor, over: Over, **options: Any) -> Tensor:
+    return _extreme(x, over, largest=False)
+
+
+def _first(x: Tensor, over: Over, *, largest: bool) -> tuple[Tensor, Tensor]:
+    (dim,) = over.dims
+    value, index = x.max(dim, keepdim=True) if largest else x.min(dim, keepdim=True)
+    value, position = over.first(_comparable(value), over.position(index, dim), largest=largest)
+    return value.to(x.dtype), position
+
+
+def _max(x: Tensor, over: Over, named: bool, **options: Any) -> Result:
+    return torch.return_types.max(_first(x, over, largest=True)) if named else _amax(x, over)
+
+
+def _min(x: Tensor, over: Over, named: bool, **options: Any) -> Result:
+    return torch.return_types.min(_first(x, over, largest=False)) if named else _amin(x, over)
+
+
+def _logsumexp(x: Tensor, over: Over, **options: Any) -> Tensor:
+    local = x.to(_exact(x.dtype)).logsumexp(over.dims, keepdim=True)
+    y = over.gathered(local, -math.inf).logsumexp(0)
+    return y.to(x.dtype) if x.is_floating_point() else y
+
+
+def _norm(x: Tensor, over: Over, p: Any = 2, dtype: torch.dtype | None = None, **options: Any) -> Tensor:
+    p, dtype = 2.0 if p == "fro" else float(p), dtype or x.dtype
+    x = x.to(_exact(dtype))
+    if math.isinf(p):
+        return _extreme(x.abs(), over, largest=p > 0).to(dtype)
+    local = torch.linalg.vector_norm(x, p, over.dims, keepdim=True)
+    y: Tensor = torch.linalg.vector_norm(over.gathered(local, 0), p, 0).to(dtype)
+    return y
+
+
+def _deviations(x: Tensor, over: Over) -> tuple[Tensor, Tensor]:
+    """(differences from the mean, the mean), no less exact than float32."""
+    mean = _mean(x, over, _exact(x.dtype))
+    return x - over.own(mean), mean
+
+
+def _degrees(x: Tensor, over: Over, options: dict[str, Any]) -> float:
+    correction = options.get("correction", 1 if options.get("unbiased", True) else 0)
+    return float(max(over.elements(x) - correction, 0))
+
+
+def _var_mean(x: Tensor, over: Over, **options: Any) -> tuple[Tensor, ...]:
+    deviations, mean = _deviations(x, over)
+    total = over.total(deviations.square().sum(over.dims, keepdim=True))
+    return (total / _degrees(x, over, options)).to(x.dtype), mean.to(x.dtype)
+
+
+def _std_mean(x: Tensor, over: Over, **options: Any) -> tuple[Tensor, ...]:
+    deviations, mean = _deviations(x, over)
+    local = torch.linalg.vector_norm(deviations, 2, over.dims, keepdim=True)  # whose gradient at zero is zero, as torch
+    norm = torch.linalg.vector_norm(over.gathered(local, 0), 2, 0)
+    return (norm / math.sqrt(_degrees(x, over, options))).to(x.dtype), mean.to(x.dtype)
+
+
+def _var(x: Tensor, over: Over, **options: Any) -> Tensor:
+    return _var_mean(x, over, **options)[0]
+
+
+def _std(x: Tensor, over: Over, **options: Any) -> Tensor:
+    return _std_mean(x, over, **options)[0]
+
+
+REDUCTIONS: dict[str, Callable[..., Result]] = {
+    "sum": _sum,
+    "mean": _mean,
+    "nansum": _nansum,
+    "nanmean": _nanmean,
+    "prod": _prod,
+    "count_nonzero": _count_nonzero,
+    "any": _any,
+    "all": _all,
+    "amax": _amax,
+    "amin": _amin,
+    "max": _max,
+    "min": _min,
+    "logsumexp": _logsumexp,
+    "norm": _norm,
+    "linalg_vector_norm": _norm,
+    "var": _var,
+    "std": _std,
+    "var_mean": _var_mean,
+    "std_mean": _std_mean,
+}
+SOFTMAXES = frozenset({"softmax", "log_softmax", "softmin"})
+_TYPED = frozenset("sum mean nansum nanmean prod norm linalg_vector_norm".split())
+
+
+def _answer(function: Function, x: Tensor) -> torch.dtype:
+    """The type in which torch itself, perhaps under autocast, reduces such a map."""
+    with torch.no_grad():
+        y = function(x.detach()[(slice(0, 1),) * x.ndim], 0)
+    assert isinstance(y, Tensor)
+    return y.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Reduce:
+    """The reduction `name` of a map that is cut so."""
+
+    name: str
+    cut: Cut
+
+    def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Any:
+        """The same on every rank."""
+        x, dims, named, keepdim, options = asked(self.name, args, kwargs)
+        if self.name in _TYPED:
+            options["dtype"] = options.get("dtype") or _answer(function, x)
+        y = REDUCTIONS[self.name](x, Over(tiles, self.cut, dims), named=named, **options)
+        if keepdim:
+            return y
+        if isinstance(y, Tensor):
+            return y.squeeze(dims)
+        return type(y)([one.squeeze(dims) for one in y])
+
+
+@dataclass(frozen=True, slots=True)
+class Softmax:
+    """Softmax and its like over rows or columns, or over both as one dimension."""
+
+    name: str
+    cut: Cut
+
+    def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
+        """This rank's outputs."""
+        x, dims, _, _, options = asked(self.name, args, kwargs)
+        dtype, over = options.get("dtype") or _answer(function, x), Over(tiles, self.cut, dims)
+        x = x.to(_exact(dtype)) if self.name != "softmin" else -x.to(_exact(dtype))
+        logarithm = x - over.own(_logsumexp(x, over))
+        return (logarithm if self.name == "log_softmax" else logarithm.exp()).to(dtype)

@@ -1,0 +1,237 @@
+"""`spatialize`: one network on one event over a grid of ranks, exactly.
+
+The order: cut the image, trace the model on meta tensors of the whole image, refuse what has no proven form, look that
+the tiles of every rank make the same calls, then let every module find its plans. Nothing of the model is replaced, so
+its parameters, buffers, hooks and `state_dict` keys are as before.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lartpc_ds.errors import UserError
+from lartpc_ds.exact.grid.cuts import Call, Cut, EmptyTile, Run, tensors_of
+from lartpc_ds.exact.grid.groups import Groups
+from lartpc_ds.exact.grid.tiles import Clock, Tiles
+from lartpc_ds.exact.ops.operators import Convolution, MaxPool, Remake
+from lartpc_ds.exact.ops.randomness import Draw, Dropout
+from lartpc_ds.exact.ops.statistics import BatchNorm, relu_norm
+from lartpc_ds.exact.trace.dry_run import dry_run, shadow_of
+from lartpc_ds.exact.trace.followers import Followers, followers
+from lartpc_ds.exact.trace.imitation import TRACED_EVENTS, TilePlan, compare, images_of, imagined, refuse_ambiguous
+from lartpc_ds.exact.trace.module_state import unchanged
+from lartpc_ds.exact.trace.replay import Replay, table
+from lartpc_ds.exact.trace.trace import Tracer
+from lartpc_ds.layout import Bounds, Layout, tile_bounds
+
+__all__ = ["TilePlan", "TileShare", "both_modes", "convert", "plan_tiles", "shares", "spatialize"]
+
+
+@dataclass(frozen=True)
+class TileShare:
+    """One rank's part of a step."""
+
+    rows: tuple[int, int]
+    cols: tuple[int, int]
+    halo_bytes: int
+    """Sent in a forward pass of one event; the backward pass sends as much again, less the image's own halo."""
+    work: float
+    """Of the tile group's floating-point operations."""
+
+
+def plan_tiles(
+    model: nn.Module,
+    layout: Layout,
+    image: tuple[int, int, int],
+    gather_at: str = "auto",
+    norm_scope: str = "tiles",
+    lean_norm: bool = False,
+) -> TilePlan:
+    """Plan and check a model for images of (channels, rows, columns) on the tiles of `layout`; moves no data.
+
+    With `lean_norm`, a norm that only a ReLU reads keeps one map instead of two.
+
+    Raises:
+        UserError: an operator without a proven form on tiles, an empty tile, a name in `gather_at` that is no module:
+            naming layer, line and what to change.
+    """
+    shadow = shadow_of(model)
+    bounds = tile_bounds(image[1], layout.rows), tile_bounds(image[2], layout.cols)
+    lean = followers(shadow, images_of(shadow, (TRACED_EVENTS, *image))) if lean_norm else None
+    wish = _Wish(layout, image, bounds, norm_scope, lean)
+    if gather_at not in ("auto", "never") and gather_at not in dict(shadow.named_modules()):
+        names = ", ".join(name for name, _ in shadow.named_children())
+        raise UserError(f'layout.gather_at = {gather_at!r}: no such block; "auto", "never" or a module such as {names}')
+    if gather_at != "auto":
+        return _checked(shadow, wish, None if gather_at == "never" else gather_at)
+    return _gathered_in_time(shadow, wish)
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What is asked of a plan, but for where it gathers."""
+
+    layout: Layout
+    image: tuple[int, int, int]
+    bounds: tuple[Bounds, Bounds]
+    norm_scope: str
+    lean: Followers | None
+
+    def run_of(self, call: Call) -> Run | None:
+        """What stands for a call: torch's own where there is one tile, but for masks, statistics over data, levers."""
+        run, layout = call.run, self.layout
+        random = isinstance(run, Dropout | Draw)
+        norm = isinstance(run, BatchNorm) and self.norm_scope == "all" and layout.data > 1
+        whole_norm = isinstance(run, BatchNorm) and run.whole and not norm
+        needed = random or norm or (layout.tiles > 1 and not whole_norm)
+        return self._lean(call, needed) if self.lean is not None else run if needed else None
+
+    def _lean(self, call: Call, needed: bool) -> Run | None:
+        assert self.lean is not None
+        run, key = call.run if needed else None, (call.owner, call.name)
+        if key in self.lean.norms and len(call.tensors[0][0]) == 4:
+            return relu_norm(call.name, whole=not call.is_cut, owns_gradient=key in self.lean.owners)
+        if isinstance(call.run, Convolution | MaxPool):
+            run = call.run  # ours keep less, also of the only tile
+        return Remake(run) if key in self.lean.convolutions else run
+
+
+def _gathered_in_time(model: nn.Module, wish: _Wish) -> TilePlan:
+    """Stay on tiles as long as every tile is worth its halo, then gather before the block that is not."""
+    try:
+        return _checked(model, wish, None, refuse_thin=True)
+    except EmptyTile as error:
+        parts = error.layer.split(".")
+    for depth in range(len(parts), 0, -1):
+        block = ".".join(parts[:depth])
+        with contextlib.suppress(UserError):
+            return _checked(model, wish, block or None, refuse_thin=True)
+    # where no single block can be gathered, thin tiles are slow but right
+    return _checked(model, wish, None)
+
+
+def _checked(model: nn.Module, wish: _Wish, gather_at: str | None, refuse_thin: bool = False) -> TilePlan:
+    layout = wish.layout
+    traces: list[tuple[Call, ...]] = []
+    results: list[list[tuple[tuple[int, ...], Cut | None]]] = []
+    output = None
+    with both_modes(model) as modes:
+        for _ in modes:
+            tracer = Tracer(refuse_thin, layout.tiles == 1)
+            images = tracer.mark(images_of(model, (TRACED_EVENTS, *wish.image)), Cut((2, 3), wish.bounds))
+            followed = layout.tiles > 1
+            with torch.no_grad(), unchanged(model), dry_run(model, followed=followed), tracer.inside(model, gather_at):
+                result = model(images)
+            output = tracer.cut_of(result)
+            traces.append(tuple(replace(call, run=wish.run_of(call)) for call in tracer.calls))
+            results.append([(tuple(one.shape), tracer.cut_of(one)) for one in tensors_of(result, {})])
+            if not isinstance(result, Tensor) and layout.tiles > 1 and any(cut for _, cut in results[-1]):
+                raise UserError(
+                    f"the model gives a {type(result).__name__} with maps that are cut into tiles; on tiles its result "
+                    "must be one tensor, or whole ones"
+                )
+    plan = TilePlan(wish.image, wish.bounds, tuple(traces), output, wish.lean is not None)
+    if layout.tiles > 1:
+        refuse_ambiguous(plan, layout)
+        with both_modes(model) as modes:
+            for trace, result, _ in zip(traces, results, modes, strict=True):
+                compare(plan, trace, result, model, layout)
+    return plan
+
+
+@contextmanager
+def both_modes(model: nn.Module) -> Iterator[Iterator[None]]:
+    """First the modes that the modules are in, then evaluation; afterwards as before."""
+    before = [module.training for module in model.modules()]
+
+    def modes() -> Iterator[None]:
+        yield
+        model.eval()
+        yield
+
+    yield modes()
+    for module, mode in zip(model.modules(), before, strict=True):
+        module.training = mode
+
+
+def shares(plan: TilePlan, model: nn.Module, layout: Layout) -> list[TileShare]:
+    """What each tile has of a step, row by row; a pure calculation on meta tensors."""
+    shadow = shadow_of(model)
+    counted = []
+    for row in range(layout.rows):
+        for col in range(layout.cols):
+            with FlopCounterMode(display=False) as counter:
+                run = imagined(plan, shadow, layout, row, col, 1)
+            assert run.error is None, run.error
+            counted.append((plan.tile(row, col), run.sent_bytes, counter.get_total_flops()))
+    total = sum(flops for _, _, flops in counted)
+    return [TileShare(rows, cols, sent, flops / max(total, 1)) for (rows, cols), sent, flops in counted]
+
+
+def convert(model: nn.Module, plan: TilePlan, tiles: Tiles) -> nn.Module:
+    """Let the modules of `model` find the plans of this rank; changes and returns `model`."""
+    tile = plan.tile(tiles.row, tiles.col)
+    local = [stop - start for start, stop in tile]
+
+    def check(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if list(args[0].shape[2:]) != local:
+            raise ValueError(
+                f"images: must be this rank's tile of {local} rows and columns, are {tuple(args[0].shape)}"
+            )
+
+    model.register_forward_pre_hook(check)
+    Replay(table(plan.calls, tiles.row, tiles.col), tiles, lean=plan.lean).attach(model)
+    return model
+
+
+def spatialize(
+    model: nn.Module,
+    layout: Layout,
+    groups: Groups,
+    image_size: tuple[int, int, int],
+    *,
+    gather_at: str = "auto",
+    norm_scope: str = "tiles",
+    lean_norm: bool = False,
+    overlap: bool = True,
+    clock: Clock | None = None,
+) -> nn.Module:
+    """Make `model` run on this rank's tile of images of `image_size` (channels, rows, columns); returns `model`.
+
+    Its forward then takes (events, channels, rows and columns of `plan_tiles(...).tile(row, col)`), and every
+    collective in it has its true adjoint: average all gradients over all ranks, as data-parallel replicas do, and they
+    are those of one device. An input's gradient is `layout.tiles` times the one-device one.
+
+    Args:
+        model: any nn.Module of one device; its `state_dict` keys do not change.
+        layout: the grid; the world must have its size.
+        groups: of this rank, from `make_groups(layout)`.
+        image_size: of the whole image; fixed from here on.
+        gather_at: "auto", "never", or the module whose input every rank gathers, to run whole from there on.
+        norm_scope: batch statistics over "tiles" of one event or over "all" data ranks too.
+        lean_norm: keep one map of every norm that only a ReLU reads, instead of two.
+        overlap: compute a convolution's interior while its halo is under way.
+        clock: set its step and micro-batch before each forward to make dropout masks repeatable; by default every
+            training forward draws others.
+
+    Raises:
+        UserError: as `plan_tiles`.
+    """
+    plan = plan_tiles(model, layout, image_size, gather_at, norm_scope, lean_norm)
+    if clock is None:
+        clock = Clock(micro_batch=groups.data_rank)
+        model.register_forward_pre_hook(_tick(clock))
+    return convert(model, plan, groups.tiles(norm_scope=norm_scope, overlap=overlap, clock=clock))
+
+
+def _tick(clock: Clock) -> Any:
+    def tick(module: nn.Module, args: Any) -> None:
+        clock.step += module.training
+
+    return tick

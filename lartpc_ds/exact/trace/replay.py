@@ -1,0 +1,168 @@
+"""At run time: the planned calls are made on tiles, all others by torch.
+
+One mode serves a whole converted model. Each module's forward says that it runs, so that a call is looked up by
+(module, function, shapes of its tensors), and by its numbers where these leave two plans: no counter, so a block that
+recomputation runs once more finds its plans. A call that would need a plan and has none, because the model takes
+another way than when it was planned, is an error.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+from lartpc_ds.errors import UserError
+from lartpc_ds.exact.grid.cuts import Call, Key, Run, compared, key_of, numbers_of, tensors_of
+from lartpc_ds.exact.grid.tiles import Tiles
+from lartpc_ds.exact.ops.rules import RULES
+from lartpc_ds.exact.ops.statistics import LayerNorm
+from lartpc_ds.exact.trace.compiled import uncompiled
+from lartpc_ds.exact.trace.frames import where
+from lartpc_ds.exact.trace.modules import announce
+from lartpc_ds.exact.trace.trace import DROPOUTS, GATHERED, LOOKS, canonical
+
+__all__ = ["Known", "Replay", "Seen", "table"]
+
+_NEEDS_PLAN = frozenset(RULES) | DROPOUTS | {"bernoulli"}
+
+
+@dataclass
+class Known:
+    """The planned calls of one module, as one rank makes them."""
+
+    runs: dict[Key, Run | None] = field(default_factory=dict)
+    apart: dict[Key, dict[tuple[Any, ...], Run | None]] = field(default_factory=dict)
+    """Of calls that shapes do not tell apart, by their numbers."""
+    planned: set[str] = field(default_factory=set)
+    """Functions with a call that torch's own does not do right."""
+    cut: set[str] = field(default_factory=set)
+    """Functions with a call that touches a tile."""
+    any_shape: dict[str, Run] = field(default_factory=dict)
+    """Functions that are made our way whatever the shapes: strips of a map have others than the map."""
+
+
+_UNKNOWN = Known()
+
+
+class Seen(NamedTuple):
+    """A call that was made, to compare with the trace."""
+
+    owner: str
+    key: Key
+    numbers: tuple[Any, ...]
+    run: Run | None
+    """The plan that was found for it."""
+
+
+class Replay(TorchFunctionMode):
+    """Entered by the outermost module that runs; `calls` has the calls of each module as this rank makes them.
+
+    `lean`: some norms apply the ReLU that follows them, and their results are made again rather than kept.
+    """
+
+    def __init__(self, calls: dict[str, Known], tiles: Tiles, *, lean: bool = False) -> None:
+        super().__init__()
+        self.tiles = tiles
+        self._lean = lean
+        self.seen: list[Seen] | None = None
+        """A list: note every call."""
+        self._calls = calls
+        self._stack: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Look the call up."""
+        kwargs, owner, name = kwargs or {}, self._stack[-1], canonical(func)
+        if self._lean and name == "relu" and self.seen is None:
+            x = args[0] if args else kwargs["input"]
+            if self.tiles.remade.holds(x):
+                return x  # the norm before it was a ReLU already
+        known = self._calls.get(owner, _UNKNOWN)
+        strict = self.seen is None and name in _NEEDS_PLAN and self.tiles.group.size > 1
+        if self.seen is None and not strict and name not in known.planned:
+            return func(*args, **kwargs)
+        tensors = tensors_of(args, kwargs)
+        key = key_of(name, tensors)
+        run = known.runs.get(key)
+        if key in known.apart:
+            run = self._told_apart(owner, name, known.apart[key], numbers_of(args, kwargs))
+        if strict and run is None and key not in known.runs:
+            self._refuse_unplanned(owner, name, known, tensors)
+        if self.seen is not None and name != "get" and name not in LOOKS:
+            self.seen.append(Seen(owner, key, compared(name, run, numbers_of(args, kwargs)), run))
+        if run is None:
+            run = known.any_shape.get(name)
+        return func(*args, **kwargs) if run is None else run(self.tiles, func, args, kwargs)
+
+    def _told_apart(
+        self, owner: str, name: str, runs: dict[tuple[Any, ...], Run | None], numbers: tuple[Any, ...]
+    ) -> Run | None:
+        if numbers not in runs:
+            raise UserError(
+                f"{owner or 'the model'} ({where()}): {name} with the numbers {numbers} was not made when the tiles "
+                f"were planned; for maps of this size {list(runs)} were. Do not compute them from the size of the image"
+            )
+        return runs[numbers]
+
+    def _refuse_unplanned(self, owner: str, name: str, known: Known, tensors: list[Tensor]) -> None:
+        """Whole maps after a gather may do as they like; so may the flat parameters of an engine's hooks."""
+        only_whole = any(key[0] == name for key in known.runs) and name not in known.cut | known.planned
+        if only_whole or all(tensor.ndim < 3 for tensor in tensors):
+            return
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        raise UserError(
+            f"{owner or 'the model'} ({where()}): {name} of {shapes} was not made when the tiles were planned, so "
+            "nothing is known of it; the model must make the same calls in every step (plan it in training mode to "
+            "train it)"
+        )
+
+    def around(self, name: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run a module: gather its input if so planned, then its calls are looked up under its name."""
+        known = self._calls.get(name, _UNKNOWN)
+        if GATHERED in known.planned:
+            args, kwargs = tree_map_only(Tensor, lambda x: self._gathered(name, known, x), (args, kwargs))
+        self._stack.append(name)
+        try:
+            if len(self._stack) > 1:
+                return forward(*args, **kwargs)
+            with uncompiled(), self, self.tiles.remade.hooks() if self._lean else nullcontext():
+                return forward(*args, **kwargs)
+        finally:
+            self._stack.pop()
+
+    def _gathered(self, name: str, known: Known, x: Tensor) -> Tensor:
+        with torch._C.DisableTorchFunction():
+            key = key_of(GATHERED, [x])
+            if self.seen is not None:
+                self.seen.append(Seen(name, key, (), known.runs.get(key)))
+            run = known.runs.get(key)
+            return x if run is None else run(self.tiles, None, (x,), {})
+
+    def attach(self, model: nn.Module) -> None:
+        """Make every module of `model` say that it runs."""
+        announce(model, self.around)
+
+
+def table(calls: Iterable[Call], row: int, col: int) -> dict[str, Known]:
+    """The planned calls as the rank at (row, col) makes them."""
+    modules: dict[str, Known] = {}
+    for call in calls:
+        known = modules.setdefault(call.owner, Known())
+        key = call.key(row, col)
+        known.apart.setdefault(key, {})[call.told] = call.run
+        known.runs[key] = call.run
+        if call.run is not None:
+            known.planned.add(call.name)
+        if call.is_cut:
+            known.cut.add(call.name)
+        if isinstance(call.run, LayerNorm):
+            known.any_shape[call.name] = call.run
+    for known in modules.values():
+        known.apart = {
+            key: runs for key, runs in known.apart.items() if any(run != known.runs[key] for run in runs.values())
+        }
+    return modules

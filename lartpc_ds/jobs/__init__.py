@@ -1,0 +1,1 @@
+"""From a run folder to living ranks, on one machine or on many hosts."""

@@ -1,0 +1,102 @@
+"""What the section `batch` says, in the words of each batch system.
+
+One function a system, from the configuration to lines of text. A key that a system has no word for is refused: a job
+without what was asked for would wait, run or be paid in another way, and nobody would know.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lartpc_ds.config.batch import BatchConfig
+from lartpc_ds.errors import UserError
+
+__all__ = ["SYSTEMS", "System", "directives"]
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A batch system: `command` submits a script, which it reads as a file or from its standard input."""
+
+    title: str
+    prefix: str
+    command: str
+    options: Callable[[BatchConfig], list[str]]
+    from_stdin: bool = False
+
+
+def directives(system: str, batch: BatchConfig) -> list[str]:
+    """The lines of a script that ask for what `batch` says, the user's own last.
+
+    Raises:
+        UserError: a line is for another system, or this system has nothing like a key.
+    """
+    known = SYSTEMS[system]
+    for line in batch.lines:
+        if not line.startswith(f"{known.prefix} "):
+            raise UserError(f"batch.lines: {line!r} is not for {known.title}, whose lines begin with {known.prefix}")
+    if batch.qos is not None and system != "slurm":
+        raise UserError(
+            f"batch.qos = {batch.qos!r}: {known.title} has no such option; remove it, and give what your site has "
+            f'instead in batch.lines, such as "{known.prefix} -..."'
+        )
+    return [*(f"{known.prefix} {option}" for option in known.options(batch)), *batch.lines]
+
+
+def _slurm(batch: BatchConfig) -> list[str]:
+    options = {
+        "account": batch.account,
+        "partition": batch.partition,
+        "qos": batch.qos,
+        "time": batch.time,
+        "nodes": batch.nodes,
+        "ntasks-per-node": batch.ranks_per_node,
+        "cpus-per-task": batch.cpus_per_rank,
+        "gres": batch.gres,
+        "constraint": batch.constraint,
+    }
+    return [f"--{name}={value}" for name, value in options.items() if value is not None]
+
+
+def _lsf(batch: BatchConfig) -> list[str]:
+    lines = [f"-n {batch.ranks}", f'-R "span[ptile={batch.ranks_per_node}]"']
+    if batch.account is not None:
+        lines.append(f"-P {batch.account}")
+    if batch.partition is not None:
+        lines.append(f"-q {batch.partition}")
+    if batch.cpus_per_rank is not None:
+        lines.append(f'-R "affinity[core({batch.cpus_per_rank})]"')
+    if batch.gres is not None:
+        lines.append(f'-gpu "{batch.gres}"')
+    if batch.constraint is not None:
+        lines.append(f'-R "select[{batch.constraint}]"')
+    if batch.time_seconds is not None:
+        minutes = _minutes(batch.time_seconds)
+        lines.append(f"-W {minutes // 60}:{minutes % 60:02d}")
+        # LSF counts minutes, and warns of a limit that it knows
+        lines += ['-wa "USR1"', f'-wt "{_minutes(batch.signal_seconds)}"']
+    return lines
+
+
+def _minutes(seconds: int) -> int:
+    return -(-seconds // 60)
+
+
+def _pbs(batch: BatchConfig) -> list[str]:
+    cores = batch.ranks_per_node * (batch.cpus_per_rank or 1)
+    chunk = [f"{batch.nodes}", f"ncpus={cores}", f"mpiprocs={batch.ranks_per_node}", batch.gres, batch.constraint]
+    lines = [f"-l select={':'.join(part for part in chunk if part is not None)}", "-l place=scatter"]
+    if batch.account is not None:
+        lines.append(f"-A {batch.account}")
+    if batch.partition is not None:
+        lines.append(f"-q {batch.partition}")
+    if batch.time_seconds is not None:
+        hours, rest = divmod(batch.time_seconds, 3600)
+        lines.append(f"-l walltime={hours}:{rest // 60:02d}:{rest % 60:02d}")
+    return lines
+
+
+SYSTEMS = {
+    "slurm": System("Slurm", "#SBATCH", "sbatch", _slurm),
+    "lsf": System("LSF", "#BSUB", "bsub", _lsf, from_stdin=True),
+    "pbs": System("PBS", "#PBS", "qsub", _pbs),
+}

@@ -1,0 +1,159 @@
+"""`lartpc-ds evaluate`: a checkpoint of a run on its held-out events, or on files of the user's."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lartpc_ds.config import recipes
+from lartpc_ds.config.run import RunConfig, SplitConfig
+from lartpc_ds.config.run_folder import RunFolder
+from lartpc_ds.data.event_index import EventIndex, write_index
+from lartpc_ds.data.integrity import write_atomically
+from lartpc_ds.errors import UserError
+from lartpc_ds.jobs.site import Site, apply_file_locking, with_environment
+from lartpc_ds.jobs.site_checks import asked_site, reached_site, source_of
+from lartpc_ds.jobs.supervise.command import command_of, default_devices
+from lartpc_ds.jobs.supervise.job import run_job
+from lartpc_ds.jobs.surveyed import print_findings, surveyed_index
+from lartpc_ds.layout import Layout
+from lartpc_ds.report.summary import print_evaluation
+from lartpc_ds.training import checkpoint_files
+from lartpc_ds.training.loop import Run
+from lartpc_ds.training.session import open_run
+from lartpc_ds.training.sources import open_source
+
+__all__ = ["EvaluateRequest", "evaluate"]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateRequest:
+    """The command line of `evaluate`."""
+
+    run_dir: Path
+    files: Sequence[str] = ()
+    checkpoint: str = "last"
+    devices: int | None = None
+    hostfile: Path | None = None
+    launcher: str | None = None
+    include: str = ""
+    exclude: str = ""
+
+
+def evaluate(request: EvaluateRequest, console: Console) -> int:
+    """Run the whole command; returns its exit code.
+
+    Raises:
+        UserError: no such run or checkpoint, no held-out events, files that this network cannot take, or hosts that
+            cannot take the job.
+    """
+    folder = recipes.folder_of(request.run_dir)
+    simulated = [] if request.files else [folder.simulated_file]
+    needed = (folder.config_file, folder.ds_config_file, folder.job_file, folder.events_file, *simulated)
+    folder.verified(*(path.name for path in needed))
+    run, ds = open_run(folder)
+    chosen = _whole(run, request.checkpoint)
+    site, layout = _site(request, run, ds)
+    apply_file_locking(site)
+    config, index, positions = _events(run, ds, request.files, console)
+    if not positions:
+        raise UserError(f"{folder.path}: the run has no held-out events (data.split); give some with --files")
+    # the bare name predictions.csv is for the end of the training itself; dense models have logs and figures only
+    logs = RunFolder(folder.logs).free_name(f"predictions-{chosen.name}", "")
+    logs.mkdir()
+    site = reached_site(site, config, ds, folder, logs, console)
+    predictions = folder.path / f"{logs.name}.csv"
+    figures_file = folder.path / f"{predictions.stem.replace('predictions', 'evaluation')}.json"
+    write_index(index, logs / "events.csv")
+    ask: dict[str, Any] = {
+        "checkpoint": str(chosen),
+        "files": config.data.files,
+        "events": str(logs / "events.csv"),
+        "positions": positions,
+        "layout": asdict(layout),
+        "predictions": str(predictions),
+        "evaluation": str(figures_file),
+    }
+    write_atomically(logs / "request.json", json.dumps(ask))
+    command = command_of(site, "evaluate", folder.path, logs, ["--request", str(logs / "request.json")])
+    with console.status(f"evaluating {chosen.name} on {len(positions)} events", spinner="line"):
+        end = run_job(
+            command, site, logs, figures_file, resumable=lambda: False, say=console.print, on_poll=lambda: None
+        )
+    if end.report is not None:
+        print(end.report, file=sys.stderr)
+    if end.code == 0:
+        figures: dict[str, Any] = json.loads(figures_file.read_text())
+        print_evaluation(console, figures)
+        scores = f"scores: {predictions}\n" if predictions.exists() else ""
+        console.print(f"checkpoint: {chosen}\n{scores}figures: {figures_file}", soft_wrap=True, highlight=False)
+    return end.code
+
+
+def _whole(run: Run, name: str) -> Path:
+    """The checkpoint called `name`, whose weights are those that the run has written; UserError if they are not."""
+    folder = run.folder.checkpoints
+    chosen = checkpoint_files.resolve(folder, name)
+    if faults := checkpoint_files.faults(chosen, run.name, "model.pt"):
+        others = [path.name for path in checkpoint_files.complete(folder) if path.name != chosen.name]
+        other = f"take another with --checkpoint: {', '.join(others)}" if others else "there is no other"
+        raise UserError(f"checkpoint {chosen}: {', '.join(faults)}; {other}")
+    return chosen
+
+
+def _site(request: EvaluateRequest, run: Run, ds: Mapping[str, Any]) -> tuple[Site, Layout]:
+    """Where, and how the ranks share the work: an event that needs tiles to train needs them here, stages it does not.
+
+    Raises:
+        UserError: as `asked_site`, or the ranks are no multiple of the tiles.
+    """
+    rows, cols = run.job.layout.rows, run.job.layout.cols
+    if request.hostfile is None and request.devices is None:
+        request = replace(request, devices=max(default_devices() // (rows * cols), 1) * rows * cols)
+    site = with_environment(asked_site(request, ds), run.config.launch)
+    return site, Layout.fit(site.world_size, rows=rows, cols=cols, source=source_of(request))
+
+
+def _events(
+    run: Run, ds: Mapping[str, Any], files: Sequence[str], console: Console
+) -> tuple[RunConfig, EventIndex, list[int]]:
+    """The run's held-out events, or those of `files`."""
+    if files:
+        return _given_files(run, ds, files, console)
+    index = run.index
+    return run.config, index, index.positions("test" if len(index.positions("test")) else "validation").tolist()
+
+
+def _given_files(
+    run: Run, ds: Mapping[str, Any], files: Sequence[str], console: Console
+) -> tuple[RunConfig, EventIndex, list[int]]:
+    """All events of the files that belong to a class of the run, after a look at each."""
+    if run.config.data.target is not None:
+        raise UserError(
+            f"--files: the run's images come from data.target = {run.config.data.target!r}, not from files; leave "
+            "--files out"
+        )
+    everything = SplitConfig(train=1.0, validation=0.0, test=0.0)
+    changes: dict[str, Any] = {"files": tuple(str(Path(name).absolute()) for name in files), "split": everything}
+    if run.config.data.duplicates == "error":  # where nothing trains, no event trains and tests
+        changes["duplicates"] = "keep"
+    config = run.config.model_copy(update={"data": run.config.data.model_copy(update=changes)})
+    source = open_source(config, needs_every_class=False)
+    if source.labels is not None and (source.labels < 0).all():
+        raise UserError(
+            f"--files: none of their {len(source.labels)} events is of a class of the run, {', '.join(source.classes)}"
+        )
+    given = (source.image_shape[0], *source.recorded_shape)
+    trained = (run.job.planes, *run.job.image_shape)
+    if given != trained:
+        raise UserError(
+            f"--files: images of {given[0]} planes x {given[1]} wires x {given[2]} ticks, but the run was trained on "
+            f"{trained[0]} planes x {trained[1]} x {trained[2]}; give data.detector when training to fix it"
+        )
+    index, findings = surveyed_index(config, ds, source, console)
+    print_findings(console, findings)
+    return config, index, index.positions("train").tolist()

@@ -1,0 +1,161 @@
+"""The resolved plan, printed before anything runs: what is trained, on what, how long."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from lartpc_ds.config.ds_config import precision
+from lartpc_ds.config.run import RunConfig
+from lartpc_ds.config.run_folder import RunFolder
+from lartpc_ds.data.event_index import EventIndex
+from lartpc_ds.jobs.site import Site, crossings, placement_advice
+from lartpc_ds.training.prepare import Job, job_strips, stages_of, tile_shares
+from lartpc_ds.training.sources import preprocessing
+
+__all__ = ["AXES", "OWN_AXES", "print_plan"]
+
+AXES = ("planes", "wires", "ticks")
+OWN_AXES = ("channels", "rows", "columns")
+"""What a user's own images have instead."""
+
+
+def print_plan(
+    console: Console,
+    folder: RunFolder,
+    config: RunConfig,
+    ds: Mapping[str, Any],
+    job: Job,
+    index: EventIndex,
+    site: Site,
+) -> None:
+    """One small table."""
+    table = Table(show_header=False, box=None, pad_edge=False, title="plan", title_justify="left", title_style="bold")
+    for name, text in _rows(folder, config, ds, job, index, site):
+        table.add_row(name, text, style=None)
+    console.print(table)
+
+
+def _rows(
+    folder: RunFolder, config: RunConfig, ds: Mapping[str, Any], job: Job, index: EventIndex, site: Site
+) -> list[tuple[str, str]]:
+    rows, cols = preprocessing(config, job.image_shape).shape
+    layout = job.layout
+    zero = ds["zero_optimization"]
+    offload = (zero.get("offload_optimizer") or {}).get("device", "none")
+    optimizer = ds["optimizer"]
+    compiles = offload == "cpu" and ds["zero_force_ds_cpu_optimizer"]
+    unused = int(np.sum((index.split == "") & (index.label < 0)))
+    planes, wires, ticks = AXES if config.data.target is None else OWN_AXES
+    events = config.data.batch * config.train.accumulate * layout.data
+    scheduler = ds.get("scheduler", {"type": "constant"})["type"]
+    return [
+        ("run folder", str(folder.path)),
+        ("events", f"{len(index)} {_where(config, index)}" + _unused(unused)),
+        *[(f"  {split}", _counts(index, split)) for split in ("train", "validation", "test")],
+        ("image", f"{job.planes} {planes} x {rows} {wires} x {cols} {ticks}"),
+        ("model", f"{config.model.target or config.model.name}, {job.parameters / 1e6:.2f} M parameters"),
+        (
+            "layout",
+            f"{layout.world_size} rank(s): {layout}",
+        ),
+        *_hosts(job, site),
+        *_tiles(config, job, precision(ds)),
+        *_strips(config, job),
+        *_kept(config),
+        *_stages(config, ds, job),
+        ("DeepSpeed", f"{config.train.ds_config}: ZeRO-{zero['stage']}, {precision(ds)}, optimizer offload {offload}"),
+        *([("", "the first use on a machine compiles DeepSpeed's CPU Adam, about 2 minutes")] if compiles else []),
+        (
+            "global batch",
+            f"{events} events = batch {config.data.batch} x accumulate {config.train.accumulate} x data {layout.data}",
+        ),
+        ("optimizer", f"{optimizer['type']}, learning rate {optimizer['params']['lr']:.3g}, {scheduler}"),
+        ("steps", str(job.max_steps)),
+    ]
+
+
+def _hosts(job: Job, site: Site) -> list[tuple[str, str]]:
+    """Which hosts, and what of an event's halos crosses the network between them."""
+    if site.launcher is None:
+        return []
+    lines = [("  hosts", f"{', '.join(f'{host.name} {host.slots}' for host in site.hosts)}, by {site.launcher}")]
+    for (one, other), number in crossings(job.layout, site.rank_hosts).items():
+        lines.append(("", f"halos of {number} pair(s) of neighbouring tiles cross the network, {one} - {other}"))
+    if len(lines) > 1 and (advice := placement_advice(job.layout, site)):
+        lines.append(("", advice))
+    return lines
+
+
+def _tiles(config: RunConfig, job: Job, dtype: str) -> list[tuple[str, str]]:
+    """What each tile of a group owns, sends and computes."""
+    if job.layout.tiles == 1:
+        return []
+    events = config.data.batch * config.train.accumulate
+    _, wires, ticks = AXES if config.data.target is None else OWN_AXES
+    return [
+        (
+            f"  tile {number}",
+            f"{wires} {share.rows[0]}-{share.rows[1]}, {ticks} {share.cols[0]}-{share.cols[1]}, {share.work:.1%} of "
+            f"the work, halo {2 * events * share.halo_bytes / 2**20:.2f} MiB a step",
+        )
+        for number, share in enumerate(tile_shares(config, job, dtype))
+    ]
+
+
+def _kept(config: RunConfig) -> list[tuple[str, str]]:
+    """What is not kept of a step's activations."""
+    levers = []
+    if config.memory.recompute == "block":
+        levers.append("blocks keep their inputs and run once more in the backward pass")
+    if config.memory.lean_norm:
+        levers.append("norms keep one map of two")
+    return [("  activations", "; ".join(levers))] if levers else []
+
+
+def _strips(config: RunConfig, job: Job) -> list[tuple[str, str]]:
+    """What runs in strips, and what that costs."""
+    plan = job_strips(config, job)
+    if plan is None:
+        return []
+    largest = max(stop - start for start, stop in (strip.rows for strip in plan.strips))
+    return [
+        (
+            "  streaming",
+            f"{plan.front[0]} to {plan.front[-1]} in {len(plan.strips)} strips of at most {largest} of {plan.rows} "
+            f"rows (overlap {plan.overlap:.1%}); whole maps from {plan.until}",
+        )
+    ]
+
+
+def _stages(config: RunConfig, ds: Mapping[str, Any], job: Job) -> list[tuple[str, str]]:
+    """What each pipeline stage runs and, by a model of it, takes."""
+    return [
+        (
+            f"  stage {number}",
+            f"{share.first} to {share.last} ({share.blocks} blocks), about {share.time:.0%} of the time, "
+            f"{share.bytes / 2**20:.0f} MiB a rank with the activations of {share.copies} micro-batch(es)",
+        )
+        for number, share in enumerate(stages_of(config, ds, job))
+    ]
+
+
+def _unused(number: int) -> str:
+    return f", {number} of no class in data.classes (not used)" if number else ""
+
+
+def _where(config: RunConfig, index: EventIndex) -> str:
+    files = len({who.file for who in index.ids})
+    return f"in {files} file(s)" if config.data.target is None else f"of {config.data.target}"
+
+
+def _counts(index: EventIndex, split: str) -> str:
+    labels = index.label[index.positions(split)]
+    if len(labels) == 0:
+        return "none"
+    if (labels < 0).all():  # pixels have classes, not events
+        return str(len(labels))
+    counts = np.bincount(labels, minlength=len(index.class_names))
+    return f"{len(labels)}: " + ", ".join(f"{name} {n}" for name, n in zip(index.class_names, counts, strict=True))

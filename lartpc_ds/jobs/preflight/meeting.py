@@ -1,0 +1,58 @@
+"""Where the ranks of a job meet: an address of the first host, and each host's interface towards it.
+
+A number and not a name goes to the ranks: a name may mean another address on each host, and its own host's is often
+loopback (Debian's installer writes 127.0.1.1). So the others are asked, and what they see must be the first host's own.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from lartpc_ds.jobs.hosts.hostfile import Host
+from lartpc_ds.jobs.preflight.preflight_checks import Problem
+from lartpc_ds.jobs.preflight.probe import Answer
+
+__all__ = ["interface_of", "master_address"]
+
+
+def master_address(hosts: Sequence[Host], answers: Mapping[str, Answer]) -> tuple[str | None, list[Problem]]:
+    """An address of the first host at which the others reach it, and what is wrong with the ways there."""
+    first = hosts[0].name
+    own = [address for addresses in answers[first]["interfaces"].values() for address in addresses]
+    seen = {host.name: answers[host.name]["first_addresses"] for host in hosts}
+    if len(hosts) == 1:
+        alone = [*seen[first], *own, "127.0.0.1"]
+        return next(address for address in alone if address in own or address.startswith("127.")), []
+    problems = []
+    votes: dict[str, int] = {}
+    for host in hosts[1:]:
+        usable = [address for address in seen[host.name] if address in own and not address.startswith("127.")]
+        if usable:
+            votes[usable[0]] = votes.get(usable[0], 0) + 1
+        else:
+            problems.append(
+                Problem(
+                    host.name,
+                    "name",
+                    f"{first!r} resolves to {', '.join(seen[host.name])} there, and {first} itself has "
+                    f"{', '.join(own)}",
+                    f"correct the entry of {first} in DNS or in /etc/hosts there",
+                )
+            )
+    chosen = max(votes, key=lambda address: votes[address], default=None)
+    for host in hosts[1:]:
+        if chosen is not None and interface_of(answers[host.name], answers[host.name]["source"]) in (None, "lo"):
+            problems.append(
+                Problem(
+                    host.name,
+                    "interface",
+                    f"it has no network interface towards {first} ({answers[host.name]['source']})",
+                    f"check its routes: ip route get {chosen}",
+                )
+            )
+    return chosen, problems
+
+
+def interface_of(answer: Answer, address: str) -> str | None:
+    """The host's interface that bears an address; `lo` for all of 127/8."""
+    if address.startswith("127."):
+        return "lo"
+    return next((name for name, borne in answer["interfaces"].items() if address in borne), None)

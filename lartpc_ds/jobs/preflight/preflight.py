@@ -1,0 +1,188 @@
+"""Will a job start on these hosts? All are asked at once, before anything runs for long, and every wait is bounded.
+
+Each host answers a probe (`asking`, `probe`), which is compared with this machine (`preflight_checks`); if all is well
+the hosts sum a tensor together (`allreduce`). This finds in seconds, and names, what a launcher would show as a rank
+that hangs.
+"""
+
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lartpc_ds.jobs.hosts.faults import fault_of
+from lartpc_ds.jobs.hosts.hostfile import Host
+from lartpc_ds.jobs.hosts.reach import Reach, run_python
+from lartpc_ds.jobs.preflight.asking import THIS_MACHINE, Need, ask_all
+from lartpc_ds.jobs.preflight.meeting import interface_of, master_address
+from lartpc_ds.jobs.preflight.preflight_checks import Problem, Report, check_answer, check_kinds
+
+__all__ = ["Findings", "HostFindings", "Need", "preflight"]
+
+_RESOLVE_SECONDS = 15.0  # two name servers that do not answer cost 10
+_SUM_SECONDS = 100.0  # torch's import, and what the processes give themselves
+
+
+@dataclass(frozen=True, slots=True)
+class HostFindings:
+    """One host: what it said (None: nothing), its interface for the job, what the all-reduce measured."""
+
+    host: Host
+    report: Report | None = None
+    interface: str | None = None
+    speed: Mapping[str, float] | None = None  # latency_seconds, bytes_per_second; None on a single host
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """The whole preflight; without problems every field is set."""
+
+    hosts: tuple[HostFindings, ...]
+    problems: tuple[Problem, ...]
+    master_addr: str | None = None  # of the first host, as all others reach it
+    master_port: int | None = None  # free there a moment ago
+    addresses: tuple[str, ...] = ()  # of this machine, at which every host called back
+
+    @property
+    def accelerator(self) -> str:
+        """DeepSpeed's name of what the hosts have; of a good end only."""
+        report = self.hosts[0].report
+        assert self.ok and report is not None and isinstance(report.answer["devices"], dict)
+        return str(report.answer["devices"]["kind"])
+
+    @property
+    def ok(self) -> bool:
+        """May a job start?"""
+        return not self.problems
+
+
+def preflight(hosts: Sequence[Host], reach: Reach, need: Need) -> Findings:
+    """Check all hosts at once.
+
+    Args:
+        hosts: in the order of their ranks; the first is the master.
+        reach: the way that the launcher will take.
+        need: what a rank finds on each of them.
+    """
+    with ThreadPoolExecutor(max_workers=2 * len(hosts) + 1) as pool:
+        unresolved = _unresolved(hosts, pool)
+        gone = {problem.host for problem in unresolved}
+        asked = [host for host in hosts if host.name not in gone]
+        here, reports, problems = ask_all(asked, hosts[0].name, reach, need, pool)
+        problems = [*unresolved, *problems]
+        if here is not None:
+            for host in hosts:
+                if host.name in reports:
+                    problems += check_answer(host, hosts[0].name, reports[host.name], here)
+        found = tuple(HostFindings(host, reports.get(host.name)) for host in hosts)
+        answers = {name: report.answer for name, report in reports.items()}
+        problems += check_kinds(answers)
+        addresses = _common_addresses(hosts, reports)
+        if len(answers) == len(hosts) and not addresses and all(answer["called_back"] for answer in answers.values()):
+            problems.append(_no_common_address())
+        if problems:
+            return Findings(found, _in_order(problems, hosts), addresses=addresses)
+        return _meet(found, reach, need, addresses, pool)
+
+
+def _unresolved(hosts: Sequence[Host], pool: Executor) -> list[Problem]:
+    """Hosts whose names mean nothing here."""
+    lookups = {host.name: pool.submit(socket.getaddrinfo, host.name, None, socket.AF_INET) for host in hosts}
+    problems = []
+    for name, lookup in lookups.items():
+        try:
+            lookup.result(_RESOLVE_SECONDS)
+        except (OSError, UnicodeError) as error:
+            why = f"no answer in {_RESOLVE_SECONDS:g} s" if isinstance(error, TimeoutError) else str(error)
+            fix = "check the spelling in the hostfile; else add it to DNS, or to /etc/hosts on every host"
+            problems.append(Problem(name, "name", f"the name does not resolve to an address here: {why}", fix))
+    return problems
+
+
+def _common_addresses(hosts: Sequence[Host], reports: Mapping[str, Report]) -> tuple[str, ...]:
+    """Addresses of this machine that all hosts which answered have reached."""
+    lists = [reports[host.name].answer["called_back"] for host in hosts if host.name in reports]
+    return tuple(address for address in lists[0] if all(address in other for other in lists)) if lists else ()
+
+
+def _no_common_address() -> Problem:
+    return Problem(
+        THIS_MACHINE,
+        "call back",
+        "no single address of this machine is reached by every host",
+        "start from one of the hosts, or from a machine in their network",
+    )
+
+
+def _in_order(problems: Sequence[Problem], hosts: Sequence[Host]) -> tuple[Problem, ...]:
+    """This machine's own first, then host by host; the order within a host is that of the checks."""
+    places = {THIS_MACHINE: -1, **{host.name: place for place, host in enumerate(hosts)}}
+    return tuple(sorted(problems, key=lambda problem: places[problem.host]))
+
+
+def _meet(
+    found: Sequence[HostFindings], reach: Reach, need: Need, addresses: tuple[str, ...], pool: Executor
+) -> Findings:
+    """The second half: where the hosts will meet, and the all-reduce there."""
+    hosts = [each.host for each in found]
+    answers = {each.host.name: each.report.answer for each in found if each.report is not None}
+    master, problems = master_address(hosts, answers)
+    if master is None or problems:
+        return Findings(tuple(found), tuple(problems), addresses=addresses)
+    first = answers[hosts[0].name]
+    known = tuple(
+        replace(each, interface=interface_of(answer, master if answer is first else answer["source"]))
+        for each, answer in zip(found, answers.values(), strict=True)
+    )
+    measured = _sum_together(known, reach, need, f"{master}:{first['ports'][1]}", pool) if len(known) > 1 else []
+    problems = [each for each in measured if isinstance(each, Problem)]
+    if measured and not problems:
+        known = tuple(
+            replace(each, speed=speed) for each, speed in zip(known, measured, strict=True) if isinstance(speed, dict)
+        )
+    return Findings(known, tuple(problems), master, first["ports"][0], addresses)
+
+
+def _sum_together(
+    found: Sequence[HostFindings], reach: Reach, need: Need, meeting: str, pool: Executor
+) -> list[dict[str, float] | Problem]:
+    """The all-reduce over all hosts at once, in their order."""
+    runs = [
+        pool.submit(_sum, each, reach, need, ["--rank", str(rank), "--world", str(len(found)), "--master", meeting])
+        for rank, each in enumerate(found)
+    ]
+    results = [run.result() for run in runs]
+    causes = [each for each in results if isinstance(each, Problem) and "timed out" not in each.message.lower()]
+    if causes:  # a host that fails at once makes the others wait for it in vain
+        return list(causes)
+    return results
+
+
+def _sum(found: HostFindings, reach: Reach, need: Need, place: Sequence[str]) -> dict[str, float] | Problem:
+    assert found.report is not None and found.interface is not None
+    devices = found.report.answer["devices"]
+    assert isinstance(devices, dict)
+    kind = devices["kind"]
+    device = kind if kind == "cpu" else f"{kind}:{found.host.devices[0]}"  # one that the job may use
+    options = ["--interface", found.interface, "--backend", devices["backend"], "--device", device]
+    arguments = [sys.executable, "-m", "lartpc_ds.jobs.preflight.allreduce", *place, *options]
+    # replaced by the process proper, so that neither variables nor folder need to pass through a shell
+    text = (
+        f"import os\nos.chdir({os.getcwd()!r})\nos.environ.update({dict(need.environment)!r})\n"
+        f"os.execv({sys.executable!r}, {arguments!r})\n"
+    )
+    outcome = run_python(reach, found.host.name, text, _SUM_SECONDS)
+    answers: list[dict[str, Any]] = [value for _, value in outcome.answers()]
+    if answers and "error" not in answers[-1]:
+        return answers[-1]
+    why = answers[-1]["error"] if answers else fault_of(reach, found.host.name, outcome).message
+    return Problem(
+        found.host.name,
+        "all-reduce",
+        f"it could not sum a tensor with the others over {found.interface}, meeting at {' '.join(place[-1:])}: {why}",
+        "ranks open TCP connections to each other at any port: no firewall may stand between the hosts. If the "
+        "interface is the wrong one, set GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME",
+    )

@@ -1,0 +1,111 @@
+"""From what the command line says of hosts to a site whose hosts have been asked and can take the job."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+
+from lartpc_ds.config.run import RunConfig
+from lartpc_ds.config.run_folder import RunFolder
+from lartpc_ds.data.files import expand
+from lartpc_ds.errors import UserError
+from lartpc_ds.jobs.hosts.reach import reach_for
+from lartpc_ds.jobs.preflight.preflight import Need, preflight
+from lartpc_ds.jobs.preflight.preflight_report import print_findings
+from lartpc_ds.jobs.site import Site, forwarded, here, of_hostfile
+from lartpc_ds.jobs.supervise.command import (
+    check_accelerator,
+    check_count,
+    check_devices,
+    default_devices,
+    write_hostfile,
+)
+
+__all__ = ["SiteRequest", "asked_site", "reached_site", "source_of"]
+
+
+class SiteRequest(Protocol):
+    """The options of `train` and `evaluate` that say where."""
+
+    @property
+    def devices(self) -> int | None:
+        """Ranks on this machine."""
+
+    @property
+    def hostfile(self) -> Path | None:
+        """Hosts instead."""
+
+    @property
+    def launcher(self) -> str | None:
+        """How ranks get there."""
+
+    @property
+    def include(self) -> str:
+        """The hosts to take."""
+
+    @property
+    def exclude(self) -> str:
+        """The hosts to leave out."""
+
+
+def asked_site(request: SiteRequest, ds: Mapping[str, Any]) -> Site:
+    """Where the command line wants the job.
+
+    Raises:
+        UserError: options that have no effect or contradict each other, a bad hostfile, or too few devices here.
+    """
+    if request.hostfile is None:
+        given = {"--launcher": request.launcher, "--include": request.include, "--exclude": request.exclude}
+        idle = [option for option, value in given.items() if value]
+        if idle:
+            raise UserError(f"{', '.join(idle)}: without effect on this machine alone; give --hostfile FILE as well")
+        devices = default_devices() if request.devices is None else request.devices
+        check_devices(devices, ds)
+        return here(devices)
+    if request.devices is not None:
+        raise UserError(
+            f"--devices {request.devices}: with --hostfile the ranks are its slots; choose among them with --include "
+            "or --exclude, and leave --devices out"
+        )
+    site = of_hostfile(request.hostfile, request.include, request.exclude, request.launcher)
+    if site.launcher is None:
+        check_count(site.devices_needed, f"{request.hostfile}: {site.hosts[0].name} with {site.devices_needed} slots")
+        check_devices(site.world_size, ds)
+    return site
+
+
+def source_of(request: SiteRequest) -> str:
+    """What gives the number of ranks, in words."""
+    return "--devices" if request.hostfile is None else f"the number of slots in --hostfile {request.hostfile}"
+
+
+def reached_site(
+    site: Site, config: RunConfig, ds: Mapping[str, Any], folder: RunFolder, logs: Path, console: Console
+) -> Site:
+    """The site with what its hosts say of themselves; `logs` is the folder of the job, which gets its hostfile.
+
+    Raises:
+        UserError: not all of them can take the job; the console has the reasons.
+    """
+    if site.launcher is None:
+        return site
+    write_hostfile(site, logs)
+    files = expand(config.data.files) if config.data.target is None else []
+    need = Need(tuple(map(str, files)), folder.path, {**forwarded(os.environ), **site.environment})
+    with console.status(f"asking {len(site.hosts)} host(s)", spinner="line"):
+        found = preflight(site.hosts, reach_for(site.launcher), need)
+    print_findings(console, found)
+    if not found.ok:
+        raise UserError("the preflight has found what the list above says; no rank was started")
+    assert found.master_addr is not None and found.master_port is not None, "they come with a good end"
+    check_accelerator(found.accelerator, ds)
+    return replace(
+        site,
+        master_addr=found.master_addr,
+        master_port=found.master_port,
+        addresses=found.addresses,
+        environment={"DS_ACCELERATOR": found.accelerator, **site.environment},
+    )

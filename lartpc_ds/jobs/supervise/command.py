@@ -1,0 +1,183 @@
+"""The exact `deepspeed` command line of a job, here or on other hosts, and the environment that it runs in."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepspeed.accelerator import get_accelerator
+
+from lartpc_ds.config.ds_config import precision
+from lartpc_ds.errors import UserError
+from lartpc_ds.jobs.hosts.hostfile import render
+from lartpc_ds.jobs.site import Site
+
+__all__ = [
+    "Command",
+    "check_accelerator",
+    "check_count",
+    "check_devices",
+    "command_of",
+    "default_devices",
+    "write_hostfile",
+]
+
+_WORKER = "lartpc_ds.training.worker"
+_BARE = re.compile(r"[\w@+=:,./-]*")
+_QUOTED = re.compile(r"[\w@+=:,./ -]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to run: arguments, and the variables to set (None: unset) over this process's environment."""
+
+    arguments: tuple[str, ...]
+    variables: Mapping[str, str | None]
+
+    def environment(self) -> dict[str, str]:
+        """The whole environment of the job."""
+        merged = {**os.environ, **self.variables}
+        return {name: value for name, value in merged.items() if value is not None}
+
+
+def default_devices() -> int:
+    """Ranks when `--devices` is not given: every GPU of this machine, or one CPU rank."""
+    accelerator = get_accelerator()
+    return 1 if accelerator.device_name() == "cpu" else int(accelerator.device_count())
+
+
+def check_devices(devices: int, ds: Mapping[str, Any]) -> None:
+    """Can this machine run so many ranks of this configuration?
+
+    Raises:
+        UserError: more ranks than GPUs, fp16 on CPU, or CPU offload without a C++ compiler.
+    """
+    check_count(devices, f"--devices {devices}")
+    check_accelerator(get_accelerator().device_name(), ds)
+    offload = ds["zero_optimization"].get("offload_optimizer") or {}
+    compiler = os.environ.get("CXX", "g++")
+    if offload.get("device") == "cpu" and ds["zero_force_ds_cpu_optimizer"] and shutil.which(compiler) is None:
+        raise UserError(
+            "zero_optimization.offload_optimizer: DeepSpeed compiles its CPU Adam at first use and finds no C++ "
+            f"compiler ({compiler}); install one (Debian: apt-get install g++), or set "
+            "ds.zero_force_ds_cpu_optimizer=false and ds.optimizer.params.torch_adam=true"
+        )
+
+
+def check_count(devices: int, told: str) -> None:
+    """Has this machine so many devices? `told` is where the user says it.
+
+    Raises:
+        UserError: it has fewer.
+    """
+    accelerator = get_accelerator()
+    on_cpu = accelerator.device_name() == "cpu"
+    if devices < 1 or (not on_cpu and devices > accelerator.device_count()):
+        most = "any number above 0" if on_cpu else f"1 to {accelerator.device_count()}"
+        raise UserError(f"{told}: this machine allows {most}")
+
+
+def check_accelerator(name: str, ds: Mapping[str, Any]) -> None:
+    """Can devices of this kind, by DeepSpeed's name of it, compute in the configuration's precision?
+
+    Raises:
+        UserError: fp16 on CPU.
+    """
+    if name == "cpu" and precision(ds) == "fp16":
+        raise UserError(
+            "torch_autocast.dtype = 'float16': fp16 needs CUDA, and there is none here; "
+            "take a ..._bf16 or ..._fp32 configuration, for example --set train.ds_config=zero0_bf16"
+        )
+
+
+def command_of(site: Site, mode: str, folder: Path, logs: Path, options: Sequence[str] = ()) -> Command:
+    """`deepspeed` starting `python -m lartpc_ds.training.worker MODE FOLDER --logs LOGS` on every rank of the site."""
+    worker = (mode, str(folder), "--logs", str(logs), "--job", site.job, *options)
+    return _local(site, worker) if site.launcher is None else _on_hosts(site, site.launcher, logs, worker)
+
+
+def write_hostfile(site: Site, logs: Path) -> None:
+    """The hostfile that `command_of` names: what filters have left."""
+    # device 2 exists where three slots do; which of them are taken is for --include to say
+    whole = [type(host)(host.name, tuple(range(max(host.devices) + 1))) for host in site.hosts]
+    _hostfile(logs).write_text(render(whole, ["the hosts of this run, after --include and --exclude"]))
+
+
+def _hostfile(logs: Path) -> Path:
+    return logs / "hostfile"
+
+
+def _local(site: Site, worker: Sequence[str]) -> Command:
+    accelerator = get_accelerator()
+    # ranks must not find a device that this process, which checked everything, did not see
+    variables: dict[str, str | None] = {"DS_ACCELERATOR": accelerator.device_name()}
+    if accelerator.device_name() == "cpu":
+        devices = [str(rank) for rank in range(site.world_size)]
+        variables["CUDA_VISIBLE_DEVICES"] = None
+    else:
+        # the launcher would count from this machine's first device, and take a neighbour's
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(accelerator.device_count())))
+        names = visible.split(",")
+        devices = [names[device] for device in site.hosts[0].devices]
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+    world = base64.urlsafe_b64encode(json.dumps({"localhost": devices}).encode()).decode()
+    arguments = [sys.executable, "-u", "-m", "lartpc_ds.jobs.supervise.bare", "deepspeed.launcher.launch"]
+    arguments += ["--world_info", world, "--master_port", str(_free_port()), "--no_local_rank", "--module", _WORKER]
+    return Command((*arguments, *worker), variables)
+
+
+def _on_hosts(site: Site, launcher: str, logs: Path, worker: Sequence[str]) -> Command:
+    """Over ssh or a scheduler; what the ranks need of this environment they read from `control.json`."""
+    if launcher == "pdsh":
+        _check_words([sys.executable, os.getcwd()], _BARE)
+        _check_words(worker, _QUOTED)
+    arguments = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(_hostfile(logs))]
+    arguments += ["--launcher", launcher, "--force_multi", "--no_ssh_check", "--no_local_rank"]
+    arguments += ["--master_addr", site.master_addr, "--master_port", str(site.master_port)]
+    variables: dict[str, str | None] = {}
+    if site.chooses_devices:
+        chosen = (f"{host.name}:{','.join(map(str, host.devices))}" for host in site.hosts)
+        arguments += ["--include", "@".join(chosen)]
+    if launcher == "openmpi":
+        # bound to a core each, ranks could not use their threads
+        arguments.append("--launcher_args=--bind-to none --map-by slot")
+    if launcher == "slurm":
+        names = ",".join(host.name for host in site.hosts)
+        arguments.append(
+            f"--launcher_args=--nodes={len(site.hosts)} --ntasks-per-node={site.hosts[0].slots} --nodelist={names} "
+            "--distribution=block --cpu-bind=none --kill-on-bad-exit=0"
+        )
+        # srun has not taken this over from sbatch since Slurm 22.05
+        if "SLURM_CPUS_PER_TASK" in os.environ and "SRUN_CPUS_PER_TASK" not in os.environ:
+            variables["SRUN_CPUS_PER_TASK"] = os.environ["SLURM_CPUS_PER_TASK"]
+        return Command((*arguments, str(Path(__file__).with_name("rank.py")), *worker), variables)
+    return Command((*arguments, "--module", _WORKER, *worker), variables)
+
+
+def _check_words(words: Sequence[str], safe: re.Pattern[str]) -> None:
+    """DeepSpeed hands these to a shell of each host, and quotes only spaces, and those only in the worker's arguments.
+
+    Raises:
+        UserError: one of them would be read as something else there.
+    """
+    for word in words:
+        if not safe.fullmatch(word):
+            blanks = "spaces and " if safe is _QUOTED else ""
+            raise UserError(
+                f"{word!r}: over pdsh this path may have letters, digits, {blanks}@ + = : , . / _ - only; choose "
+                "another --run-dir, current folder or place of the environment"
+            )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,156 @@
+"""Events and files of single particles.
+
+An event depends on (seed, index) alone: its own generator is made from them, so any number of workers in any order
+gives the same file. One generator a worker would be simpler and would tie the events to the machine.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lartpc_ds.data.detectors import Detector, detector
+from lartpc_ds.data.event import Event, EventId
+from lartpc_ds.data.larcv3 import Larcv3Writer
+from lartpc_ds.data.processes import map_in_processes
+from lartpc_ds.errors import UserError
+from lartpc_ds.simulation.drift import drift
+from lartpc_ds.simulation.kinematics import in_cone
+from lartpc_ds.simulation.particles import PRIMARIES, Flight, primary_pdg
+from lartpc_ds.simulation.response import plane_pixels
+from lartpc_ds.simulation.transport import transport
+
+__all__ = ["ANYWHERE", "Aim", "SimulationSummary", "simulate_event", "simulate_file"]
+
+_HIGHEST_GEV = 20.0
+_CHUNK = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """Where primaries start, uniformly, and where they fly, uniformly in solid angle.
+
+    `vertex` is (low, high) of x, y and z as shares of the active volume; `angle_deg` the largest angle to the beam (z).
+    """
+
+    vertex: tuple[tuple[float, float], tuple[float, float], tuple[float, float]] = ((0.0, 1.0), (0.0, 1.0), (0.0, 1.0))
+    angle_deg: float = 180.0
+
+    def draw(self, detector: Detector, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Position in cm and direction of one primary, (3,) each."""
+        low, high = np.array([detector.x_cm, detector.y_cm, detector.z_cm]).T
+        direction = in_cone(np.array([0.0, 0.0, 1.0]), self.angle_deg, rng)
+        return low + (high - low) * rng.uniform(*np.array(self.vertex).T), direction
+
+
+ANYWHERE = Aim()
+"""The whole active volume, in any direction alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationSummary:
+    """What a call of simulate_file wrote, and how fast."""
+
+    events: int
+    seconds: float
+    events_per_second: float
+    class_counts: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """All that an event depends on besides its index; picklable."""
+
+    file: str
+    detector_name: str
+    classes: tuple[str, ...]
+    momentum_gev: tuple[float, float]
+    aim: Aim
+    seed: int
+
+
+def simulate_event(
+    detector: Detector, species: str, momentum_gev: float, rng: np.random.Generator, id: EventId, aim: Aim = ANYWHERE
+) -> Event:
+    """One particle of class `species`, by default anywhere in the active volume and flying in any direction alike.
+
+    Raises:
+        UserError: a class that is not simulated, or a momentum out of range.
+    """
+    _check_momentum((momentum_gev, momentum_gev))
+    pdg = primary_pdg(species, rng)
+    position, direction = aim.draw(detector, rng)
+    primary = Flight(pdg, direction * momentum_gev * 1e3, position, 0.0)
+    deposits, truth = transport(primary, detector, rng)
+    clouds = drift(deposits, detector)
+    planes = tuple(plane_pixels(clouds, number, detector, rng) for number in range(len(detector.planes)))
+    return Event(id, planes, truth.rows(deposits))
+
+
+def simulate_file(
+    out: Path,
+    detector_name: str,
+    *,
+    num_events: int,
+    classes: Sequence[str],
+    momentum_gev: tuple[float, float],
+    seed: int,
+    workers: int,
+    aim: Aim = ANYWHERE,
+    on_event: Callable[[int], None] | None = None,
+) -> SimulationSummary:
+    """Writes `num_events` events to the larcv3 file `out`; the classes take turns.
+
+    `on_event` is called with the number of events written so far. Event ids: run 1, subrun `seed`, event = index.
+
+    Raises:
+        UserError: an unknown detector or class, a number out of range, or an `out` that exists.
+    """
+    detector(detector_name)
+    _check(num_events, classes, momentum_gev, seed, workers)
+    job = _Job(out.name, detector_name, tuple(classes), momentum_gev, aim, seed)
+    started = time.perf_counter()
+    with Larcv3Writer(out) as writer:
+        for written, event in enumerate(_events(job, num_events, workers), start=1):
+            writer.write(event)
+            if on_event is not None:
+                on_event(written)
+    seconds = time.perf_counter() - started
+    counts = {name: len(range(turn, num_events, len(classes))) for turn, name in enumerate(classes)}
+    return SimulationSummary(num_events, seconds, num_events / seconds, counts)
+
+
+def _events(job: _Job, num_events: int, workers: int) -> Iterator[Event]:
+    """The events of a job in order."""
+    return map_in_processes(partial(_indexed_event, job), range(num_events), workers, _CHUNK)
+
+
+def _indexed_event(job: _Job, index: int) -> Event:
+    rng = np.random.default_rng([job.seed, index])
+    species = job.classes[index % len(job.classes)]
+    momentum_gev = float(rng.uniform(*job.momentum_gev))
+    event_id = EventId(job.file, index, run=1, subrun=job.seed, event=index)
+    return simulate_event(detector(job.detector_name), species, momentum_gev, rng, event_id, job.aim)
+
+
+def _check(num_events: int, classes: Sequence[str], momentum_gev: tuple[float, float], seed: int, workers: int) -> None:
+    """All of the user's numbers, before anything is made."""
+    for name, value, least in (("events", num_events, 1), ("seed", seed, 0), ("workers", workers, 1)):
+        if value < least:
+            raise UserError(f"{name} = {value} is too small: give at least {least}")
+    unknown = [name for name in classes if name not in PRIMARIES]
+    if unknown or not classes or len(set(classes)) < len(classes):
+        raise UserError(
+            f"classes = {','.join(classes)!r}: name each of {', '.join(PRIMARIES)} at most once, and one at least"
+        )
+    _check_momentum(momentum_gev)
+
+
+def _check_momentum(momentum_gev: tuple[float, float]) -> None:
+    low, high = momentum_gev
+    if not 0 < low <= high <= _HIGHEST_GEV:
+        raise UserError(f"momentum = {low}:{high} GeV/c must satisfy 0 < low <= high <= {_HIGHEST_GEV}")

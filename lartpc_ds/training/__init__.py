@@ -1,0 +1,1 @@
+"""What one rank does, from its first batch to its last checkpoint."""
