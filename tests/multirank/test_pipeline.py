@@ -3,7 +3,7 @@
 Weights, losses, running statistics and evaluation outputs after three steps of SGD with momentum and clipping, on
 images of odd sizes. float32, because DeepSpeed reduces no float64 gradients on a CPU; so the tolerance is twice what
 rounding leaves after three steps (measured: 1.1e-6 at most), and every parameter moves by 80 times as much at least.
-`tests/unit/parallel/test_pipeline.py` has the stages' gradients in float64.
+`tests/unit/exact/test_pipeline.py` has the stages' gradients in float64.
 """
 
 from typing import Any

@@ -10,7 +10,7 @@ from lartpc_ds.config.run import RunConfig
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout
 
-FOLDER = Path(__file__).parents[2] / "ds_configs"
+FOLDER = Path(__file__).parents[3] / "ds_configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
