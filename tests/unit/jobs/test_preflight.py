@@ -14,8 +14,8 @@ from lartpc_ds.jobs.preflight.hostfile_check import CheckRequest, check
 from lartpc_ds.jobs.preflight.preflight import Findings, HostFindings, Need, preflight
 from lartpc_ds.jobs.preflight.preflight_checks import Problem, Report
 from lartpc_ds.jobs.preflight.preflight_report import explain, print_findings
-from tests.unit.launch.test_preflight_checks import answer
-from tests.unit.launch.test_reach import Shell
+from tests.unit.jobs.test_preflight_checks import answer
+from tests.unit.jobs.test_reach import Shell
 
 HERE = Shell('exec "$@"')
 LOCALHOST = Host("localhost", (0,))

@@ -11,7 +11,7 @@ import lartpc_ds
 from lartpc_ds.jobs.hosts.reach import Outcome, run_python
 from lartpc_ds.jobs.preflight import probe
 from lartpc_ds.jobs.preflight.probe import Request, script
-from tests.unit.launch.test_reach import Shell
+from tests.unit.jobs.test_reach import Shell
 
 
 def request(folder: Path, **changes: object) -> Request:
