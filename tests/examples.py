@@ -12,7 +12,7 @@ NIGHTLY = "nightly"
 _MOST = 40
 
 
-def examples(nightly: int, most: int = _MOST) -> settings:
-    """The settings of a property: `nightly` examples in the nightly profile, at most `most` in every other run."""
-    count = nightly if settings.get_current_profile_name() == NIGHTLY else min(nightly, most)
+def examples(nightly: int) -> settings:
+    """The settings of a property: `nightly` examples in the nightly profile, at most 40 in every other run."""
+    count = nightly if settings.get_current_profile_name() == NIGHTLY else min(nightly, _MOST)
     return settings(derandomize=True, deadline=None, database=None, max_examples=count)

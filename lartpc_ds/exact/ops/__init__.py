@@ -1,1 +1,1 @@
-"""How each operator runs on a tile: one module per family, with its rules and its refusals."""
+"""How operators run on a tile, and the rules that plan or refuse each of them."""
