@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from lartpc_ds.data.source import Range, Source
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.grid.tiles import Group
-from lartpc_ds.exact.ops.reductions import sum_over_ranks
+from lartpc_ds.exact.kernels.collectives import sum_over_ranks
 from lartpc_ds.user_code import import_target, where
 
 __all__ = ["Loss", "LossFunction", "Tally", "check_loss", "cross_entropy", "import_loss"]

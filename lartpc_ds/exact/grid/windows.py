@@ -15,9 +15,9 @@ from typing import NamedTuple, Protocol
 from lartpc_ds.layout import Bounds
 
 __all__ = [
+    "Axis",
     "AxisPlan",
     "Here",
-    "Operator",
     "Piece",
     "Range",
     "Rect",
@@ -33,7 +33,7 @@ Range = tuple[int, int]
 """[start, stop) on one axis, in pixels of the whole map."""
 
 
-class Operator(Protocol):
+class Axis(Protocol):
     """One axis of an operator: how it maps boundaries and what its outputs need."""
 
     def out_bounds(self, bounds: Bounds, size: int) -> Bounds:
@@ -152,9 +152,9 @@ class AxisPlan:
         return intersection(self.needs[needing], self.own(owning))
 
 
-def plan(operator: Operator, bounds: Bounds, out_bounds: Bounds) -> AxisPlan:
+def plan(axis: Axis, bounds: Bounds, out_bounds: Bounds) -> AxisPlan:
     """Who needs what for outputs cut at `out_bounds`, none of them empty."""
-    return AxisPlan(bounds, tuple(operator.need(out) for out in itertools.pairwise(out_bounds)))
+    return AxisPlan(bounds, tuple(axis.need(out) for out in itertools.pairwise(out_bounds)))
 
 
 def intersection(one: Range, other: Range) -> Range | None:

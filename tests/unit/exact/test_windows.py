@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lartpc_ds.exact.grid.windows import AxisPlan, Here, Operator, Range, Same, Shift, Transposed, Window, plan
+from lartpc_ds.exact.grid.windows import Axis, AxisPlan, Here, Range, Same, Shift, Transposed, Window, plan
 from lartpc_ds.layout import Bounds
 from tests.examples import examples
 
@@ -186,7 +186,7 @@ def pixels(rect: Sequence[Range], within: Sequence[Range]) -> list[tuple[int, in
         (lambda: Window(3, 1, 4, 4), [(-4, 8), (0, 12)]),
     ],
 )
-def test_halos_by_hand(operator: Callable[[], Operator], need: list[Range]) -> None:
+def test_halos_by_hand(operator: Callable[[], Axis], need: list[Range]) -> None:
     """Eight pixels in two tiles: both sides, one side, none, fewer than its own, a whole tile and more."""
     window = operator()
     assert isinstance(window, Window)

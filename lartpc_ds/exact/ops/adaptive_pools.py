@@ -4,7 +4,7 @@ A cell may reach over several tiles, and neighbours may share pixels: each rank 
 has, and the parts are reduced over all ranks. The result is small and whole on every rank, whatever its size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -14,27 +14,28 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lartpc_ds.exact.grid.cuts import Cut
+from lartpc_ds.exact.grid.cuts import Cut, Function
 from lartpc_ds.exact.grid.order import Messenger
-from lartpc_ds.exact.grid.site import Result, Site, map_cut
 from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.exact.grid.windows import Range, Rect, intersection
-from lartpc_ds.exact.ops.reduced import REDUCTIONS
-from lartpc_ds.exact.ops.reductions import Over, first_of_all, lowest, sum_over_ranks
+from lartpc_ds.exact.kernels.collectives import Over, first_of_all, lowest, sum_over_ranks
+from lartpc_ds.exact.ops.norms import statistics_on_strips
+from lartpc_ds.exact.ops.operator import Operator, Result, TileSite, map_cut
+from lartpc_ds.exact.ops.reductions import REDUCTIONS
 
-__all__ = ["Cells", "adaptive_avg_pool2d", "adaptive_max_pool2d"]
+__all__ = ["OPERATORS"]
 
 Axes = tuple[tuple[Range, ...], tuple[Range, ...]]
 
 
-def adaptive_avg_pool2d(site: Site, function: Any, input: Tensor, output_size: Any) -> Result:
+def adaptive_avg_pool2d(site: TileSite, function: Function, input: Tensor, output_size: Any) -> Result:
     """The mean over the image, or over each cell of it."""
     cut = map_cut(site, input)
     return function(input, output_size), Cells(cut, _cells(input, output_size), largest=False)
 
 
 def adaptive_max_pool2d(
-    site: Site, function: Any, input: Tensor, output_size: Any, return_indices: bool = False
+    site: TileSite, function: Function, input: Tensor, output_size: Any, return_indices: bool = False
 ) -> Result:
     """The maximum over the image, or over each cell of it."""
     cut = map_cut(site, input)
@@ -61,9 +62,9 @@ class Cells:
     cells: Axes
     largest: bool
 
-    def __call__(self, tiles: Tiles, function: Callable[..., Any], args: Any, kwargs: Any) -> Tensor:
-        """The same on every rank."""
-        x = args[0] if args else kwargs["input"]
+    def __call__(self, tiles: Tiles, function: Function, /, input: Tensor, *_: Any, **__: Any) -> Tensor:
+        """All cells (N, C, rows, columns), the same on every rank."""
+        x = input
         own = Rect(*self.cut.tile(tiles.row, tiles.col))
         if self.largest:
             y: Tensor = _Largest.apply(x, tiles, own, self.cells, self.cut.bounds[1][-1])  # type: ignore[no-untyped-call]
@@ -138,3 +139,9 @@ class _Largest(Messenger):
 def _both(axes: Axes) -> list[tuple[Range, Range]]:
     """Row by row."""
     return [(rows, cols) for rows in axes[0] for cols in axes[1]]
+
+
+OPERATORS = {
+    "adaptive_avg_pool2d": Operator(on_tiles=adaptive_avg_pool2d, on_strips=statistics_on_strips),
+    "adaptive_max_pool2d": Operator(on_tiles=adaptive_max_pool2d, on_strips=statistics_on_strips),
+}

@@ -4,23 +4,20 @@ A product over pixels is the sum of what each rank's pixels give. One that keeps
 for a tile's own; if its second operand has pixels too, every rank gathers those of the whole map, in its order.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lartpc_ds.exact.grid.cuts import Cut, view_of
-from lartpc_ds.exact.grid.site import Result, Rule, Site
+from lartpc_ds.exact.grid.cuts import Cut, Function
 from lartpc_ds.exact.grid.tiles import Tiles
-from lartpc_ds.exact.grid.windows import AxisPlan
-from lartpc_ds.exact.ops.halo import padded
-from lartpc_ds.exact.ops.reductions import own_part, sum_over_ranks
+from lartpc_ds.exact.kernels.collectives import own_part, sum_over_ranks
+from lartpc_ds.exact.ops.gathering import Gather
+from lartpc_ds.exact.ops.operator import Operator, Result, TileSite
 
-__all__ = ["PRODUCT_RULES"]
+__all__ = ["OPERATORS"]
 
-Function = Callable[..., Any]
 _UNCOVERED = (
     "multiplies maps whose pixels are cut into tiles in a way that is not covered; leave the tiles before it with "
     "layout.gather_at"
@@ -36,7 +33,7 @@ class SumOverPixels:
     whole: tuple[bool, bool]
     """Which operand every rank has whole."""
 
-    def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
+    def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
         """The same on every rank."""
         operands = []
         for x, whole, dim in zip(args[:2], self.whole, (-1, -2), strict=True):
@@ -54,7 +51,7 @@ class Gathered:
     cuts: tuple[tuple[int, Cut], ...]
     mask: Cut | None = None
 
-    def __call__(self, tiles: Tiles, function: Function, args: Any, kwargs: Any) -> Tensor:
+    def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
         """This rank's outputs."""
         operands = list(args)
         for number, cut in self.cuts:
@@ -71,13 +68,12 @@ def _gathered(tiles: Tiles, x: Tensor, cut: Cut) -> Tensor:
     """All pixels, which are one dimension of x, in the order of the whole map."""
     (top, bottom), (left, right) = cut.tile(tiles.row, tiles.col)
     moved = x.movedim(cut.dims[0], -1)
-    axes = [AxisPlan(bounds, ((0, bounds[-1]),) * (len(bounds) - 1)) for bounds in cut.bounds]
     pixels = moved.reshape(len(x) if x.ndim > 1 else 1, -1, bottom - top, right - left)
-    whole = padded(tiles, pixels, view_of((axes[0], axes[1]), tiles))
+    whole = Gather.of(cut)(tiles, None, pixels)
     return whole.reshape(*moved.shape[:-1], -1).movedim(-1, cut.dims[0])
 
 
-def _place(site: Site, x: Tensor) -> tuple[Cut | None, int]:
+def _place(site: TileSite, x: Tensor) -> tuple[Cut | None, int]:
     """(its cut, the dimension of its pixels counted from the end), which must be one dimension, not the first."""
     cut = site.cut_of(x)
     if cut is None:
@@ -87,7 +83,7 @@ def _place(site: Site, x: Tensor) -> tuple[Cut | None, int]:
     return cut, cut.dims[0] - x.ndim
 
 
-def matmul(site: Site, function: Any, input: Tensor, other: Tensor) -> Result:
+def matmul(site: TileSite, function: Function, input: Tensor, other: Tensor) -> Result:
     """Over pixels, for every pixel, or between all pairs of them."""
     if _same_pixels(site, input, other):
         return site.mark(function(input, other), site.cut_of(input)), None
@@ -105,7 +101,7 @@ def matmul(site: Site, function: Any, input: Tensor, other: Tensor) -> Result:
     return site.mark(y, Cut((y.ndim - 1, y.ndim - 1), second.bounds)), None
 
 
-def _same_pixels(site: Site, input: Tensor, other: Tensor) -> bool:
+def _same_pixels(site: TileSite, input: Tensor, other: Tensor) -> bool:
     """Is it a product of each pixel's own matrices, or of each pixel's row and one matrix?"""
     cut, of_other = site.cut_of(input), site.cut_of(other)
     if cut is None or max(cut.dims) >= input.ndim - 2 + (other.ndim == 2 and not cut.flat):
@@ -114,7 +110,7 @@ def _same_pixels(site: Site, input: Tensor, other: Tensor) -> bool:
 
 
 def attention(
-    site: Site, function: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+    site: TileSite, function: Function, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
 ) -> Result:
     """F.scaled_dot_product_attention, with all keys and values for the queries of a tile."""
     options = dict(zip(("attn_mask", "dropout_p", "is_causal"), args, strict=False)) | kwargs
@@ -135,4 +131,9 @@ def attention(
     return y, Gathered(gathered, masked) if gathered or masked else None
 
 
-PRODUCT_RULES: dict[str, Rule] = {"matmul": matmul, "bmm": matmul, "scaled_dot_product_attention": attention}
+_MATMUL = Operator(on_tiles=matmul, joins=True)
+OPERATORS = {
+    "matmul": _MATMUL,
+    "bmm": _MATMUL,
+    "scaled_dot_product_attention": Operator(on_tiles=attention, joins=True),
+}

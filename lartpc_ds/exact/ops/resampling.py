@@ -1,34 +1,65 @@
-"""Rules of the functions that read pixels by index: resampling, and padding by what the image has at its edges.
+"""Functions that read pixels by index: resampling, mirrored and rolled maps, and slices of rows or columns.
 
 Torch itself says what every output reads: it is asked of a ramp, whose values are the indices, and where an output is
-a weighted sum, of images that are one in every so-many-th pixel.
+a weighted sum, of images that are one in every so-many-th pixel. `kernels.fetch` then moves the pixels between ranks.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lartpc_ds.exact.grid.cuts import Cut
-from lartpc_ds.exact.grid.site import Result, Rule, Site, filled, map_cut
-from lartpc_ds.exact.ops.selection import AxisTaps, Select, Sliced, Taps
+from lartpc_ds.exact.grid.cuts import Cut, Function
+from lartpc_ds.exact.grid.tiles import Tiles
+from lartpc_ds.exact.kernels.fetch import AxisTaps, Taps, fetched
+from lartpc_ds.exact.ops.operator import Numbers, Operator, Result, TileSite, filled, map_cut
 
-__all__ = ["SELECTION_RULES", "interpolate", "pad_by_index", "sliced"]
+__all__ = ["OPERATORS", "selected", "sliced"]
 
 _REACH = {"bilinear": 1, "bicubic": 2}
 """Pixels on either side of its own place that an output reads."""
 
 
-def _selected(site: Site, cut: Cut, mapped: Sequence[Sequence[int]], taps: Sequence[Taps], y: Tensor) -> Result:
+@dataclass(frozen=True, slots=True)
+class Select:
+    """This rank's outputs of a function that reads rows and columns by index."""
+
+    axes: tuple[AxisTaps, AxisTaps]
+
+    def __call__(self, tiles: Tiles, function: Function, /, input: Tensor, *_: Any, **__: Any) -> Tensor:
+        """The outputs (N, C, rows, columns) of this rank's tile."""
+        return fetched(tiles, input, self.axes)
+
+
+@dataclass(frozen=True, slots=True)
+class Sliced:
+    """This rank's outputs of indexing by slices of rows and columns, which are the dimensions `dims` of four."""
+
+    axes: tuple[AxisTaps, AxisTaps]
+    dims: tuple[int, int]
+
+    def __call__(self, tiles: Tiles, function: Function, /, input: Tensor, index: Any) -> Tensor:
+        """First this rank's rows and columns, then the rest of the index."""
+        order = [dim for dim in range(4) if dim not in self.dims] + list(self.dims)
+        y = fetched(tiles, input.permute(order), self.axes).permute([order.index(dim) for dim in range(4)])
+        parts = list(index) if isinstance(index, tuple) else [index]
+        place = parts.index(Ellipsis) if Ellipsis in parts else len(parts)
+        parts[place : place + 1] = [slice(None)] * (4 - len([part for part in parts if part is not Ellipsis]))
+        rest = tuple(slice(None) if dim in self.dims else part for dim, part in enumerate(parts))
+        return function(y, rest)  # type: ignore[no-any-return]
+
+
+def selected(site: TileSite, cut: Cut, mapped: Sequence[Sequence[int]], taps: Sequence[Taps], y: Tensor) -> Result:
     """What stands for a function with these taps, whose result `y` is cut near the `mapped` bounds."""
     axes = _axes(site, cut, mapped, taps)
     return site.mark(y, Cut((2, 3), (axes[0].outputs, axes[1].outputs))), Select(axes)
 
 
-def _axes(site: Site, cut: Cut, mapped: Sequence[Sequence[int]], taps: Sequence[Taps]) -> tuple[AxisTaps, AxisTaps]:
+def _axes(site: TileSite, cut: Cut, mapped: Sequence[Sequence[int]], taps: Sequence[Taps]) -> tuple[AxisTaps, AxisTaps]:
     rows, cols = (
         AxisTaps(cut.bounds[axis], filled(site, mapped[axis], len(taps[axis].index[0]), axis), taps[axis])
         for axis in (0, 1)
@@ -36,7 +67,7 @@ def _axes(site: Site, cut: Cut, mapped: Sequence[Sequence[int]], taps: Sequence[
     return rows, cols
 
 
-def flip(site: Site, function: Any, input: Tensor, *dims: Any) -> Result:
+def flip(site: TileSite, function: Function, input: Tensor, *dims: Any) -> Result:
     """Mirrored rows or columns may lie on another rank."""
     cut = site.cut_of(input)
     assert cut is not None
@@ -48,10 +79,10 @@ def flip(site: Site, function: Any, input: Tensor, *dims: Any) -> Result:
     taps = [Taps((tuple(reversed(axis)) if 2 + at in chosen else tuple(axis),)) for at, axis in enumerate(pixels)]
     if chosen - {2, 3}:
         raise site.refuse("mirrors rows or columns together with others; mirror these in a call of their own")
-    return _selected(site, cut, cut.bounds, taps, y)
+    return selected(site, cut, cut.bounds, taps, y)
 
 
-def roll(site: Site, function: Any, input: Tensor, shifts: Any, dims: Any = None) -> Result:
+def roll(site: TileSite, function: Function, input: Tensor, shifts: Any, dims: Any = None) -> Result:
     """Rows or columns of the opposite edge come from another rank."""
     cut = site.cut_of(input)
     if cut is None or dims is None:
@@ -65,10 +96,10 @@ def roll(site: Site, function: Any, input: Tensor, shifts: Any, dims: Any = None
         raise site.refuse("moves rows or columns together with others; move these in a call of their own")
     sizes = map_cut(site, input).size
     taps = [Taps((tuple((pixel - moved.get(2 + at, 0)) % n for pixel in range(n)),)) for at, n in enumerate(sizes)]
-    return _selected(site, cut, cut.bounds, taps, y)
+    return selected(site, cut, cut.bounds, taps, y)
 
 
-def sliced(site: Site, input: Tensor, cut: Cut, slices: Mapping[int, slice]) -> tuple[Cut, Sliced]:
+def sliced(site: TileSite, input: Tensor, cut: Cut, slices: Mapping[int, slice]) -> tuple[Cut, Sliced]:
     """Some rows or columns, by the slice of each dimension that is cut; the cut of what they leave in their place."""
     if input.ndim != 4 or cut.flat:
         raise site.refuse(
@@ -83,22 +114,9 @@ def sliced(site: Site, input: Tensor, cut: Cut, slices: Mapping[int, slice]) -> 
     return Cut(cut.dims, (axes[0].outputs, axes[1].outputs)), Sliced(axes, cut.dims)
 
 
-def pad_by_index(site: Site, function: Any, x: Tensor, pads: tuple[int, int, int, int], mode: str) -> Result:
-    """Reflection, replication and circular padding by (left, right, top, bottom) pixels."""
-    cut, y = map_cut(site, x), function(x, pads, mode)
-    left, right, top, bottom = pads
-    taps = []
-    for axis, (before, after) in enumerate(((top, bottom), (left, right))):
-        line, around = ((-1, 1), (0, 0, before, after)) if axis == 0 else ((1, -1), (before, after, 0, 0))
-        ramp = torch.arange(x.shape[2 + axis], dtype=torch.float64, device="cpu").reshape(1, 1, *line)
-        taps.append(Taps((tuple(int(pixel) for pixel in F.pad(ramp, around, mode).flatten()),)))
-    moved = [[bound + before for bound in bounds] for bounds, before in zip(cut.bounds, (top, left), strict=True)]
-    return _selected(site, cut, moved, taps, y)
-
-
 def interpolate(
-    site: Site,
-    function: Any,
+    site: TileSite,
+    function: Function,
     input: Tensor,
     size: Any = None,
     scale_factor: Any = None,
@@ -118,7 +136,7 @@ def interpolate(
         ask = _Axis(axis, outputs, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
         taps.append(ask.taps(pixels))
         moved.append([math.ceil(bound * outputs / pixels) for bound in cut.bounds[axis]])
-    return _selected(site, cut, moved, taps, y)
+    return selected(site, cut, moved, taps, y)
 
 
 class _Axis:
@@ -178,4 +196,10 @@ class _Axis:
         return read
 
 
-SELECTION_RULES: dict[str, Rule] = {"interpolate": interpolate, "upsample": interpolate, "flip": flip, "roll": roll}
+_INTERPOLATE = Operator(on_tiles=interpolate, numbers=Numbers.PLANNED)
+OPERATORS = {
+    "interpolate": _INTERPOLATE,
+    "upsample": _INTERPOLATE,
+    "flip": Operator(on_tiles=flip),
+    "roll": Operator(on_tiles=roll),
+}

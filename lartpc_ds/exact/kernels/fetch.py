@@ -21,11 +21,10 @@ from torch.autograd.function import once_differentiable
 from lartpc_ds.exact.grid.order import Messenger
 from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.exact.grid.windows import Piece, Range, Rect, intersection
-from lartpc_ds.exact.ops.halo import cut
+from lartpc_ds.exact.kernels.halo import cut
 from lartpc_ds.layout import Bounds
 
-__all__ = ["AxisTaps", "Select", "Sliced", "Taps", "whole_index"]
-
+__all__ = ["AxisTaps", "Taps", "fetched"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -157,44 +156,12 @@ def _like(x: Tensor) -> Callable[[Tensor, tuple[int, int]], Tensor]:
     return made
 
 
-@dataclass(frozen=True, slots=True)
-class Select:
-    """A function whose outputs read pixels by index: rows by the first axis, columns by the second."""
-
-    axes: tuple[AxisTaps, AxisTaps]
-
-    def __call__(self, tiles: Tiles, function: Callable[..., Any], args: Any, kwargs: Any) -> Tensor:
-        """This rank's outputs."""
-        x = args[0] if args else kwargs["input"]
-        y: Tensor = _Fetched.apply(x, tiles, _view(self.axes, tiles.row, tiles.col))  # type: ignore[no-untyped-call]
-        for dim, axis, position in zip((2, 3), self.axes, (tiles.row, tiles.col), strict=True):
-            y = _read(y, dim, axis, position)
-        return y.to(x.dtype)
-
-
-@dataclass(frozen=True, slots=True)
-class Sliced:
-    """Indexing by slices of rows and columns, which are the dimensions `dims` of four."""
-
-    axes: tuple[AxisTaps, AxisTaps]
-    dims: tuple[int, int]
-
-    def __call__(self, tiles: Tiles, function: Callable[..., Any], args: Any, kwargs: Any) -> Tensor:
-        """This rank's outputs: its rows and columns, then the rest of the index."""
-        x, index = args
-        order = [dim for dim in range(4) if dim not in self.dims] + list(self.dims)
-        y = Select(self.axes)(tiles, function, (x.permute(order),), {}).permute([order.index(dim) for dim in range(4)])
-        parts = [slice(None) if dim in self.dims else part for dim, part in enumerate(whole_index(index, 4))]
-        return function(y, tuple(parts))  # type: ignore[no-any-return]
-
-
-def whole_index(index: Any, ndim: int) -> list[Any]:
-    """What is asked of each dimension of an index without None."""
-    parts = list(index) if isinstance(index, tuple) else [index]
-    place = parts.index(Ellipsis) if Ellipsis in parts else len(parts)
-    named = len([part for part in parts if part is not Ellipsis])
-    parts[place : place + 1] = [slice(None)] * (ndim - named)
-    return parts
+def fetched(tiles: Tiles, x: Tensor, axes: tuple[AxisTaps, AxisTaps]) -> Tensor:
+    """(N, C, own) -> (N, C, outputs): what this rank's outputs make of the pixels that they read."""
+    y: Tensor = _Fetched.apply(x, tiles, _view(axes, tiles.row, tiles.col))  # type: ignore[no-untyped-call]
+    for dim, axis, position in zip((2, 3), axes, (tiles.row, tiles.col), strict=True):
+        y = _read(y, dim, axis, position)
+    return y.to(x.dtype)
 
 
 def _read(x: Tensor, dim: int, axis: AxisTaps, position: int) -> Tensor:

@@ -10,7 +10,6 @@ then reads off which rows each strip needs; running has one entry. Both use the 
 receptive fields as (kernel, stride, offset), which says nothing of the border, where strips have to be exact, too.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from lartpc_ds.exact.grid.windows import Range, Window
 
-__all__ = ["Rows", "pool_outputs"]
+__all__ = ["Rows"]
 
 Indices = NDArray[np.int64]
 
@@ -91,10 +90,3 @@ class Rows:
         first = min(int(np.flatnonzero(self.low <= out[0])[-1]), rows - 1)
         last = rows - int(np.flatnonzero(self.high >= out[1])[-1])
         return first, max(last, first + 1)
-
-
-def pool_outputs(size: int, window: Window, ceil_mode: bool) -> int:
-    """Output rows of a pool; with `ceil_mode` the last window may hang over, if it starts inside the map or before."""
-    places = (size + 2 * window.padding - window.reach) / window.stride
-    outputs = (math.ceil(places) if ceil_mode else math.floor(places)) + 1
-    return outputs - (ceil_mode and (outputs - 1) * window.stride >= size + window.padding)
