@@ -129,7 +129,7 @@ def _checked(model: nn.Module, wish: _Wish, gather_at: str | None, refuse_thin: 
         for _ in modes:
             tracer = Tracer(refuse_thin=refuse_thin, one_tile=layout.tiles == 1)
             images = tracer.mark(images_of(model, (TRACED_EVENTS, *wish.image)), Cut((2, 3), wish.bounds))
-            followed = layout.tiles > 1
+            followed = layout.tiles > 1 or (wish.lean_norm and not traces)
             with torch.no_grad(), unchanged(model), dry_run(model, followed=followed), tracer.inside(model, gather_at):
                 result = model(images)
             output = tracer.cut_of(result)

@@ -230,7 +230,7 @@ OPERATORS = {
     "squeeze": _same(squeeze),
     **dict.fromkeys(("expand", "repeat"), _same(repeated, Numbers.OWN)),
     "expand_as": _same(expand_as, joins=True),
-    "getitem": Operator(on_tiles=getitem_on_tiles, on_strips=getitem_on_strips, may_be_unplanned=True),
+    "getitem": Operator(on_tiles=getitem_on_tiles, on_strips=getitem_on_strips, joins=True, may_be_unplanned=True),
     **dict.fromkeys(("chunk", "split", "tensor_split"), _same(chunk)),
     "unbind": _same(unbind),
     "select": _same(select),

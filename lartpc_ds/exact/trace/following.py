@@ -106,7 +106,7 @@ class Following(TorchFunctionMode):
         first = args[0] if args else kwargs.get("input")
         others = [tensor for tensor in tensors_of(args, kwargs) if tensor is not first]
         if not operator.joins and any(self.dims_of(tensor) is not None for tensor in others):
-            raise self.refuse(f"takes a map that is cut into {self.words.parts} in place of a whole tensor")
+            raise self.refuse(f"takes a map that is cut into {self.words.parts} for its weights, which must be whole")
         try:
             return rule(self, func, *args, **kwargs)
         except (TypeError, IndexError) as error:

@@ -241,4 +241,4 @@ def test_our_own_assertions_are_no_error_of_the_model(monkeypatch: pytest.Monkey
     from lartpc_ds.exact.memory.strips import Strips
 
     with pytest.raises(AssertionError), dry_run(nn.Identity()):
-        Strips().mark(torch.empty(2, 2, 3, 3), Rows.of(2, 9, (0, 9)))
+        Strips().mark_rows(torch.empty(2, 2, 3, 3), Rows.of(2, 9, (0, 9)))
