@@ -1,7 +1,7 @@
 """Convolutions, transposed convolutions, and the windows of a map as channels (`unfold`)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +28,35 @@ from lartpc_ds.exact.ops.windows import OutBounds, outputs_of, planned, windowed
 __all__ = ["OPERATORS", "Convolution", "Remake"]
 
 
+class _Conv2d(NamedTuple):
+    """The arguments of F.conv2d."""
+
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+    stride: Any = 1
+    padding: Any = 0
+    dilation: Any = 1
+    groups: int = 1
+
+    @property
+    def geometry(self) -> Geometry:
+        """The windows; of an even kernel with padding "same", torch puts the odd pixel after."""
+        kernel, spread, padding = pair(self.weight.shape[2:]), pair(self.dilation), self.padding
+        if padding == "same":
+            padding = tuple(spread[axis] * (kernel[axis] - 1) // 2 for axis in (0, 1))
+        return Geometry(*windows_of(kernel, self.stride, 0 if padding == "valid" else padding, self.dilation))
+
+    def autocast(self) -> "_Conv2d":
+        """Do to the tensors what torch.autocast does; it does not reach into autograd functions."""
+        device = self.input.device.type
+        if device == "meta" or not torch.is_autocast_enabled(device):
+            return self
+        dtype = torch.get_autocast_dtype(device)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return self._replace(input=self.input.to(dtype), weight=self.weight.to(dtype), bias=bias)
+
+
 @dataclass(frozen=True, slots=True)
 class Convolution:
     """This rank's outputs of F.conv2d."""
@@ -36,31 +65,12 @@ class Convolution:
     bounds: OutBounds
     geometry: Geometry
 
-    def __call__(
-        self,
-        tiles: Tiles,
-        function: Function,
-        /,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        *_: Any,
-        **__: Any,
-    ) -> Tensor:
+    def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
         """The outputs (N, K, rows, columns) of this rank's tile."""
-        groups = input.shape[1] // weight.shape[1]
-        x, weight, bias = _autocast(input, weight, bias)
+        groups = (given := _Conv2d(*args, **kwargs)).input.shape[1] // given.weight.shape[1]
+        x, weight, bias, *_ = given.autocast()
         outputs = outputs_of(self.bounds, tiles).shape
         return convolve(tiles, view_of(self.plans, tiles), self.geometry, outputs, x, weight, bias, groups)
-
-
-def _autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Do to a convolution's tensors what torch.autocast does; it does not reach into autograd functions."""
-    device = x.device.type
-    if device == "meta" or not torch.is_autocast_enabled(device):
-        return x, weight, bias
-    dtype = torch.get_autocast_dtype(device)
-    return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,80 +79,53 @@ class Remake:
 
     run: Run | None
 
-    def __call__(
-        self,
-        tiles: Tiles,
-        function: Function,
-        /,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Tensor:
+    def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
         """The outputs of this rank's tile."""
-        x, weight, bias = _autocast(input, weight, bias)
+        given = _Conv2d(*args, **kwargs).autocast()
 
-        def made(weight: Tensor, bias: Tensor | None) -> Tensor:
-            if self.run is None:
-                y: Tensor = function(x, weight, bias, *args, **kwargs)
-            else:
-                y = self.run(tiles, function, x, weight, bias, *args, **kwargs)
+        def made(given: _Conv2d) -> Tensor:
+            y: Tensor = function(*given) if self.run is None else self.run(tiles, function, *given)
             return y
 
-        y = made(weight, bias)
+        y = made(given)
         if not torch.is_grad_enabled():
             return y
         # with weights of its own: a sharding engine takes a parameter's away before a later layer asks for the map
-        own_weight, own_bias = weight.detach().clone(), None if bias is None else bias.detach().clone()
-        return tiles.remade.note(y, torch.no_grad()(lambda: made(own_weight, own_bias)))
+        bias = None if given.bias is None else given.bias.detach().clone()
+        own = given._replace(weight=given.weight.detach().clone(), bias=bias)
+        return tiles.remade.note(y, torch.no_grad()(lambda: made(own)))
 
 
-def _geometry(weight: Tensor, stride: Any, padding: Any, dilation: Any) -> Geometry:
-    """The windows of a call of F.conv2d; of an even kernel with padding "same", torch puts the odd pixel after."""
-    kernel, spread = pair(weight.shape[2:]), pair(dilation)
-    if padding == "same":
-        padding = tuple(spread[axis] * (kernel[axis] - 1) // 2 for axis in (0, 1))
-    return Geometry(*windows_of(kernel, stride, 0 if padding == "valid" else padding, dilation))
-
-
-def conv2d_on_tiles(
-    site: TileSite,
-    function: Function,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Result:
+def conv2d_on_tiles(site: TileSite, function: Function, *args: Any, **kwargs: Any) -> Result:
     """Any kernel, stride, padding, dilation and groups."""
-    cut = map_cut(site, input)
-    y = function(input, weight, bias, stride, padding, dilation, groups)
-    geometry = _geometry(weight, stride, padding, dilation)
+    given = _Conv2d(*args, **kwargs)
+    cut, y, geometry = map_cut(site, given.input), function(*given), given.geometry
     plans, bounds = planned(site, cut, (geometry.rows, geometry.cols), y)
     return y, Convolution(plans, bounds, geometry)
 
 
-def conv2d_on_strips(
-    site: StripSite,
-    function: Function,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Result:
+def conv2d_on_strips(site: StripSite, function: Function, *args: Any, **kwargs: Any) -> Result:
     """Any kernel, stride, padding, dilation and groups."""
-    rows, cols = (geometry := _geometry(weight, stride, padding, dilation)).rows, geometry.cols
-    odd_row, odd_col = ((rows.reach - 1) % 2, (cols.reach - 1) % 2) if padding == "same" else (0, 0)
-    pixels = map_rows(site, input).size + 2 * rows.padding + odd_row
+    given = _Conv2d(*args, **kwargs)
+    rows, cols = given.geometry.rows, given.geometry.cols
+    odd_row, odd_col = ((rows.reach - 1) % 2, (cols.reach - 1) % 2) if given.padding == "same" else (0, 0)
+    pixels = map_rows(site, given.input).size + 2 * rows.padding + odd_row
     outputs = (pixels - rows.reach) // rows.stride + 1
-    x, out = windowed_rows(site, input, rows, outputs, 0.0, (0, odd_col))
-    return site.mark_rows(function(x, weight, bias, stride, (0, cols.padding), dilation, groups), out), None
+    x, out = windowed_rows(site, given.input, rows, outputs, 0.0, (0, odd_col))
+    return site.mark_rows(function(*given._replace(input=x, padding=(0, cols.padding))), out), None
+
+
+class _ConvTranspose2d(NamedTuple):
+    """The arguments of F.conv_transpose2d."""
+
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+    stride: Any = 1
+    padding: Any = 0
+    output_padding: Any = 0
+    groups: int = 1
+    dilation: Any = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,23 +137,12 @@ class TransposedConvolution:
     stride: Pair
     padding: Pair
     dilation: Pair
-    groups: int
 
-    def __call__(
-        self,
-        tiles: Tiles,
-        function: Function,
-        /,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        *_: Any,
-        **__: Any,
-    ) -> Tensor:
+    def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
         """The outputs of this rank's tile."""
-        here = view_of(self.plans, tiles)
-        x = padded(tiles, input, here)
-        y = F.conv_transpose2d(x, weight, None, self.stride, 0, 0, self.groups, self.dilation)
+        given, here = _ConvTranspose2d(*args, **kwargs), view_of(self.plans, tiles)
+        x = padded(tiles, given.input, here)
+        y = F.conv_transpose2d(x, given.weight, None, self.stride, 0, 0, given.groups, self.dilation)
         pads: list[int] = []
         for axis, wanted in enumerate(outputs_of(self.bounds, tiles)):
             start = here.need[axis][0] * self.stride[axis] - self.padding[axis]
@@ -178,28 +150,27 @@ class TransposedConvolution:
         # first more, then less: where no input reaches the outputs, they lie beside y altogether
         for some in ([max(pad, 0) for pad in pads], [min(pad, 0) for pad in pads]):
             y = F.pad(y, some) if any(some) else y
-        return y if bias is None else y + bias.to(y.dtype)[:, None, None]
+        return y if given.bias is None else y + given.bias.to(y.dtype)[:, None, None]
 
 
-def conv_transpose2d(
-    site: TileSite,
-    function: Function,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-) -> Result:
+def conv_transpose2d(site: TileSite, function: Function, *args: Any, **kwargs: Any) -> Result:
     """Any kernel, stride, padding, output padding, dilation and groups."""
-    cut = map_cut(site, input)
-    y = function(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    kernel, steps, pads, spread = pair(weight.shape[2:]), pair(stride), pair(padding), pair(dilation)
+    given = _ConvTranspose2d(*args, **kwargs)
+    cut, y = map_cut(site, given.input), function(*given)
+    kernel, steps, pads, spread = map(pair, (given.weight.shape[2:], given.stride, given.padding, given.dilation))
     axes = [Transposed(kernel[axis], steps[axis], pads[axis], spread[axis]) for axis in (0, 1)]
     plans, bounds = planned(site, cut, axes, y)
-    return y, TransposedConvolution(plans, bounds, steps, pads, spread, groups)
+    return y, TransposedConvolution(plans, bounds, steps, pads, spread)
+
+
+class _Unfold(NamedTuple):
+    """The arguments of F.unfold."""
+
+    input: Tensor
+    kernel_size: Any
+    dilation: Any = 1
+    padding: Any = 0
+    stride: Any = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,36 +178,26 @@ class Unfold:
     """This rank's windows of F.unfold."""
 
     plans: Plans
-    kernel: Pair
-    dilation: Pair
-    stride: Pair
 
-    def __call__(self, tiles: Tiles, function: Function, /, input: Tensor, *_: Any, **__: Any) -> Tensor:
+    def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
         """The windows (N, C * kernel, windows) of this rank's tile."""
-        return F.unfold(padded(tiles, input, view_of(self.plans, tiles)), self.kernel, self.dilation, 0, self.stride)
+        given = _Unfold(*args, **kwargs)
+        return F.unfold(*given._replace(input=padded(tiles, given.input, view_of(self.plans, tiles)), padding=0))
 
 
-def unfold(
-    site: TileSite,
-    function: Function,
-    input: Tensor,
-    kernel_size: Any,
-    dilation: Any = 1,
-    padding: Any = 0,
-    stride: Any = 1,
-) -> Result:
+def unfold(site: TileSite, function: Function, *args: Any, **kwargs: Any) -> Result:
     """The pixels of each window become channels; rows and columns of windows become one dimension."""
-    cut = map_cut(site, input)
     if function is Tensor.unfold:
         raise site.refuse("has no proven form on tiles as a tensor's method; use torch.nn.functional.unfold")
-    y = function(input, kernel_size, dilation, padding, stride)
-    axes = windows_of(kernel_size, stride, padding, dilation)
+    given = _Unfold(*args, **kwargs)
+    cut, y = map_cut(site, given.input), function(*given)
+    axes = windows_of(given.kernel_size, given.stride, given.padding, given.dilation)
     sizes = [
-        (input.shape[2 + number] + 2 * axis.padding - axis.reach) // axis.stride + 1 for number, axis in enumerate(axes)
+        (pixels + 2 * axis.padding - axis.reach) // axis.stride + 1
+        for axis, pixels in zip(axes, given.input.shape[2:], strict=True)
     ]
     plans, bounds = planned(site, cut, axes, y.new_empty((1, 1, *sizes)))
-    run = Unfold(plans, pair(kernel_size), pair(dilation), pair(stride))
-    return site.mark(y, Cut((2, 2), bounds)), run
+    return site.mark(y, Cut((2, 2), bounds)), Unfold(plans)
 
 
 OPERATORS = {

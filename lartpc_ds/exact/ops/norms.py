@@ -7,7 +7,7 @@ sweep over all strips of its own.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,6 +37,45 @@ SWEEP = (
 )
 
 
+class _BatchNorm(NamedTuple):
+    """The arguments of F.batch_norm."""
+
+    input: Tensor
+    running_mean: Tensor | None = None
+    running_var: Tensor | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    training: bool = False
+    momentum: float = 0.1
+    eps: float = 1e-5
+
+
+class _InstanceNorm(NamedTuple):
+    """The arguments of F.instance_norm."""
+
+    input: Tensor
+    running_mean: Tensor | None = None
+    running_var: Tensor | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    use_input_stats: bool = True
+    momentum: float = 0.1
+    eps: float = 1e-5
+
+
+class _GroupNorm(NamedTuple):
+    """The arguments of F.group_norm."""
+
+    input: Tensor
+    num_groups: int
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    eps: float = 1e-5
+
+
+_Given = _BatchNorm | _InstanceNorm | _GroupNorm
+
+
 @dataclass(frozen=True, slots=True)
 class _Norm:
     """A norm over pixels of this rank's tile, with the statistics of the whole image."""
@@ -52,119 +91,79 @@ class _Norm:
         self,
         tiles: Tiles,
         x: Tensor,
-        num_groups: int,
-        affine: tuple[Tensor | None, Tensor | None],
-        running: tuple[Tensor | None, Tensor | None],
-        momentum: float,
-        eps: float,
+        given: _BatchNorm | _InstanceNorm | _GroupNorm,
         group: Group,
+        groups: int,
         *,
         per_sample: bool,
     ) -> Tensor:
-        statistics = statistics_of(x, num_groups=num_groups, per_sample=per_sample, group=group)
-        _update(*running, statistics, momentum)
-        remade = tiles.remade if self.relu else None
+        statistics = statistics_of(x, num_groups=groups, per_sample=per_sample, group=group)
+        if not isinstance(given, _GroupNorm):
+            _move_running(given, statistics)
         return normalise(
             x,
             statistics,
-            *affine,
-            eps,
+            given.weight,
+            given.bias,
+            given.eps,
             per_sample=per_sample,
             group=group,
-            remade=remade,
+            remade=tiles.remade if self.relu else None,
             owns_gradient=self.owns_gradient,
         )
 
 
-def _update(mean: Tensor | None, variance: Tensor | None, statistics: Statistics, momentum: float) -> None:
+def _move_running(given: _BatchNorm | _InstanceNorm, statistics: Statistics) -> None:
     """Move running statistics as torch does: unbiased, with the count over all tiles; the mean of several samples'.
 
     This comes before the norm itself: a checkpoint of the user's own may end its second run as soon as the norm has
     saved its maps, and torch's kernels have then updated their statistics.
     """
-    if mean is None or variance is None:
+    if given.running_mean is None or given.running_var is None:
         return
     unbiased = statistics.variance * (statistics.pixels / (statistics.pixels - 1))
-    for running, fresh in ((mean, statistics.mean), (variance, unbiased)):
-        running.lerp_(fresh.mean(0).to(running.dtype), momentum)
+    for running, fresh in ((given.running_mean, statistics.mean), (given.running_var, unbiased)):
+        running.lerp_(fresh.mean(0).to(running.dtype), given.momentum)
 
 
 @dataclass(frozen=True, slots=True)
 class BatchNorm(_Norm):
     """F.batch_norm; in training its statistics and running buffers are those of the whole image."""
 
-    def __call__(
-        self,
-        tiles: Tiles,
-        function: Function,
-        /,
-        input: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-    ) -> Tensor:
+    def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
         """The outputs of this rank's tile, or of any whole tensor."""
-        running = running_mean, running_var
-        if not training:
-            return function(input, *running, weight, bias, False, momentum, eps)  # type: ignore[no-any-return]
-        shape = input.shape
-        x = input if len(shape) == 4 else input.reshape(*shape[:2], -1, 1)
+        given = _BatchNorm(*args, **kwargs)
+        if not given.training:
+            return function(*given)  # type: ignore[no-any-return]
+        x, shape = given.input, given.input.shape
+        four = x if len(shape) == 4 else x.reshape(*shape[:2], -1, 1)
         group = tiles.whole_norm if self.whole else tiles.norm
-        y = self._normalised(tiles, x, shape[1], (weight, bias), running, momentum, eps, group, per_sample=False)
+        y = self._normalised(tiles, four, given, group, shape[1], per_sample=False)
         # a reshape to the same shape would change the strides of a single event, and torch leave channels-last
-        return y if x is input else y.reshape(shape)
-
-
-@dataclass(frozen=True, slots=True)
-class GroupNorm(_Norm):
-    """F.group_norm."""
-
-    def __call__(
-        self,
-        tiles: Tiles,
-        function: Function,
-        /,
-        input: Tensor,
-        num_groups: int,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        eps: float = 1e-5,
-    ) -> Tensor:
-        """The outputs of this rank's tile."""
-        x, group = _autocast(input), Alone() if self.whole else tiles.group
-        return self._normalised(tiles, x, num_groups, (weight, bias), (None, None), 0.0, eps, group, per_sample=True)
+        return y if four is x else y.reshape(shape)
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceNorm(_Norm):
     """F.instance_norm."""
 
-    def __call__(
-        self,
-        tiles: Tiles,
-        function: Function,
-        /,
-        input: Tensor,
-        running_mean: Tensor | None = None,
-        running_var: Tensor | None = None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        use_input_stats: bool = True,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-    ) -> Tensor:
+    def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
         """The outputs of this rank's tile."""
-        running = running_mean, running_var
-        if not use_input_stats:
-            return function(input, *running, weight, bias, False, momentum, eps)  # type: ignore[no-any-return]
+        given = _InstanceNorm(*args, **kwargs)
+        if not given.use_input_stats:
+            return function(*given)  # type: ignore[no-any-return]
         group = Alone() if self.whole else tiles.group
-        return self._normalised(
-            tiles, input, input.shape[1], (weight, bias), running, momentum, eps, group, per_sample=True
-        )
+        return self._normalised(tiles, given.input, given, group, given.input.shape[1], per_sample=True)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupNorm(_Norm):
+    """F.group_norm."""
+
+    def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
+        """The outputs of this rank's tile."""
+        given, group = _GroupNorm(*args, **kwargs), Alone() if self.whole else tiles.group
+        return self._normalised(tiles, _autocast(given.input), given, group, given.num_groups, per_sample=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,23 +207,12 @@ def _on_tiles(run: Callable[[], Run]) -> Callable[..., Result]:
     return rule
 
 
-def batch_norm_on_strips(
-    site: StripSite,
-    function: Function,
-    input: Tensor,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    *args: Any,
-    **kwargs: Any,
-) -> Result:
+def batch_norm_on_strips(site: StripSite, function: Function, *args: Any, **kwargs: Any) -> Result:
     """With running statistics, frozen."""
-    if training or running_mean is None:
+    given = _BatchNorm(*args, **kwargs)
+    if given.training or given.running_mean is None:
         raise site.refuse(SWEEP)
-    y = function(input, running_mean, running_var, weight, bias, training, *args, **kwargs)
-    return site.mark_rows(y, map_rows(site, input)), None
+    return site.mark_rows(function(*given), map_rows(site, given.input)), None
 
 
 def statistics_on_strips(site: StripSite, function: Function, *args: Any, **kwargs: Any) -> Result:

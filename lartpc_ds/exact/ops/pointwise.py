@@ -23,14 +23,14 @@ from lartpc_ds.exact.ops.operator import Operator, Result, Site, StripSite, Tile
 __all__ = ["OPERATORS", "Realign", "changes_in_place", "pointwise_on_tiles"]
 
 POINTWISE = """relu relu6 gelu silu mish sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu celu selu softplus
-    softsign logsigmoid threshold rrelu exp expm1 log log1p log2 log10 sqrt rsqrt square abs neg negative sign sgn sin
-    cos tan atan sinh cosh asinh erf erfc reciprocal remainder fmod mod heaviside trunc frac ceil pow float_power clamp
-    clamp_min clamp_max clip add sub rsub subtract mul multiply div divide true_divide rtruediv rdiv rpow floor round
+    softsign log_sigmoid threshold rrelu exp expm1 log log1p log2 log10 sqrt rsqrt square abs neg negative sign sgn sin
+    cos tan atan sinh cosh asinh erf erfc reciprocal remainder fmod heaviside trunc frac ceil pow float_power clamp
+    clamp_min clamp_max clip add sub rsub subtract mul multiply div divide true_divide rdiv rpow floor round
     maximum minimum where lerp addcmul addcdiv nan_to_num isnan isfinite isinf
     eq ne lt le gt ge
     logical_and logical_or logical_xor logical_not and or xor invert bitwise_and bitwise_or bitwise_xor bitwise_not
     masked_fill to float double half bfloat16 long int short char byte bool type type_as contiguous clone detach
-    requires_grad_ zeros_like ones_like full_like empty_like""".split()
+    requires_grad zeros_like ones_like full_like empty_like""".split()
 
 
 @dataclass(frozen=True, slots=True)

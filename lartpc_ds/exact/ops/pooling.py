@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,18 +44,30 @@ def _outputs(size: int, window: Window, ceil_mode: bool) -> int:
     return outputs - (ceil_mode and (outputs - 1) * window.stride >= size + window.padding)
 
 
-def _refuse_max_pool(
-    site: Site, axes: tuple[Window, Window], size: Iterable[int], ceil_mode: bool, return_indices: bool
-) -> None:
-    if return_indices:
-        raise site.refuse(f"return_indices would give positions within a {site.words.part}; leave it out")
-    for window, pixels in zip(axes, size, strict=True):
-        if window.misses(_outputs(pixels, window, ceil_mode), pixels):
-            # torch's backward then writes to memory that is not its own
-            raise site.refuse(
-                "has a window that reads padding only, which torch's backward does not survive, either; take a "
-                "smaller dilation"
-            )
+class _MaxPool2d(NamedTuple):
+    """The arguments of F.max_pool2d."""
+
+    input: Tensor
+    kernel_size: Any
+    stride: Any = None
+    padding: Any = 0
+    dilation: Any = 1
+    ceil_mode: bool = False
+    return_indices: bool = False
+
+    def windows(self, site: Site, size: Iterable[int]) -> tuple[Window, Window]:
+        """Those of a call on a map of this size, if it is covered."""
+        if self.return_indices:
+            raise site.refuse(f"return_indices would give positions within a {site.words.part}; leave it out")
+        axes = _windows(self.kernel_size, self.stride, self.padding, self.dilation)
+        for axis, pixels in zip(axes, size, strict=True):
+            if axis.misses(_outputs(pixels, axis, self.ceil_mode), pixels):
+                # torch's backward then writes to memory that is not its own
+                raise site.refuse(
+                    "has a window that reads padding only, which torch's backward does not survive, either; take a "
+                    "smaller dilation"
+                )
+        return axes
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,51 +83,39 @@ class MaxPool:
         return max_pool(tiles, view_of(self.plans, tiles), self.geometry, outputs_of(self.bounds, tiles).shape, input)
 
 
-def max_pool2d_on_tiles(
-    site: TileSite,
-    function: Function,
-    input: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Result:
+def max_pool2d_on_tiles(site: TileSite, function: Function, *args: Any, **kwargs: Any) -> Result:
     """Everything but indices."""
-    axes = _windows(kernel_size, stride, padding, dilation)
-    cut = map_cut(site, input)
-    _refuse_max_pool(site, axes, input.shape[2:], ceil_mode, return_indices)
-    y = function(input, kernel_size, stride, padding, dilation, ceil_mode)
+    given = _MaxPool2d(*args, **kwargs)
+    cut, axes, y = map_cut(site, given.input), given.windows(site, given.input.shape[2:]), function(*given)
     plans, bounds = planned(site, cut, axes, y)
     return y, MaxPool(plans, bounds, Geometry(*axes))
 
 
-def max_pool2d_on_strips(
-    site: StripSite,
-    function: Function,
-    input: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Result:
+def max_pool2d_on_strips(site: StripSite, function: Function, *args: Any, **kwargs: Any) -> Result:
     """Everything but indices."""
-    axes = _windows(kernel_size, stride, padding, dilation)
-    size = map_rows(site, input).size
-    _refuse_max_pool(site, axes, (size, input.shape[3]), ceil_mode, return_indices)
-    x, out = windowed_rows(site, input, axes[0], _outputs(size, axes[0], ceil_mode), float("-inf"))
-    y = function(x, kernel_size, stride, (0, axes[1].padding), dilation, ceil_mode)
-    return site.mark_rows(y, out), None
+    given = _MaxPool2d(*args, **kwargs)
+    size = map_rows(site, given.input).size
+    rows, cols = given.windows(site, (size, given.input.shape[3]))
+    x, out = windowed_rows(site, given.input, rows, _outputs(size, rows, given.ceil_mode), float("-inf"))
+    return site.mark_rows(function(*given._replace(input=x, padding=(0, cols.padding))), out), None
 
 
-def _window_sizes(window: Window, outputs: Iterable[int], size: int, with_padding: bool) -> tuple[int, ...]:
-    """Pixels in the window of each output, those of the padding counted or not."""
-    low, high = (-window.padding, size + window.padding) if with_padding else (0, size)
-    windows = (window.need((out, out + 1)) for out in outputs)
-    return tuple(min(stop, high) - max(start, low) for start, stop in windows)
+class _AvgPool2d(NamedTuple):
+    """The arguments of F.avg_pool2d."""
+
+    input: Tensor
+    kernel_size: Any
+    stride: Any = None
+    padding: Any = 0
+    ceil_mode: bool = False
+    count_include_pad: bool = True
+    divisor_override: int | None = None
+
+    def window_sizes(self, window: Window, outputs: Iterable[int], size: int) -> tuple[int, ...]:
+        """Pixels in the window of each output on an axis of this size, those of the padding counted or not."""
+        low, high = (-window.padding, size + window.padding) if self.count_include_pad else (0, size)
+        windows = (window.need((out, out + 1)) for out in outputs)
+        return tuple(min(stop, high) - max(start, low) for start, stop in windows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,51 +143,29 @@ class AveragePool:
         return means * (shares[0][:, None] * shares[1]).to(means.dtype)
 
 
-def avg_pool2d_on_tiles(
-    site: TileSite,
-    function: Function,
-    input: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Result:
+def avg_pool2d_on_tiles(site: TileSite, function: Function, *args: Any, **kwargs: Any) -> Result:
     """Everything."""
-    cut = map_cut(site, input)
-    y = function(input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
-    axes = _windows(kernel_size, stride, padding)
-    plans, bounds = planned(site, cut, axes, y)
-    if divisor_override is not None:
-        divisors = (divisor_override,) * y.shape[2], (1,) * y.shape[3]
-    else:
-        divisors = (
-            _window_sizes(axes[0], range(y.shape[2]), input.shape[2], count_include_pad),
-            _window_sizes(axes[1], range(y.shape[3]), input.shape[3], count_include_pad),
-        )
-    return y, AveragePool(plans, bounds, pair(kernel_size), (axes[0].stride, axes[1].stride), divisors)
+    given = _AvgPool2d(*args, **kwargs)
+    cut, y, (rows, cols) = map_cut(site, given.input), function(*given), _windows(*given[1:4])
+    plans, bounds = planned(site, cut, (rows, cols), y)
+    divisors = (
+        given.window_sizes(rows, range(y.shape[2]), given.input.shape[2]),
+        given.window_sizes(cols, range(y.shape[3]), given.input.shape[3]),
+    )
+    if given.divisor_override is not None:
+        divisors = (given.divisor_override,) * y.shape[2], (1,) * y.shape[3]
+    return y, AveragePool(plans, bounds, pair(given.kernel_size), (rows.stride, cols.stride), divisors)
 
 
-def avg_pool2d_on_strips(
-    site: StripSite,
-    function: Function,
-    input: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Result:
+def avg_pool2d_on_strips(site: StripSite, function: Function, *args: Any, **kwargs: Any) -> Result:
     """Everything; at a border the divisor is that of the window's place in the whole map."""
-    window, across = _windows(kernel_size, stride, padding)
-    size = map_rows(site, input).size
-    x, out = windowed_rows(site, input, window, _outputs(size, window, ceil_mode), 0.0)
-    y = function(x, kernel_size, stride, (0, across.padding), ceil_mode, count_include_pad, divisor_override)
-    counts = _window_sizes(window, range(out.start, out.stop), size, count_include_pad)
-    if divisor_override is None and any(count != window.kernel for count in counts):
-        y = y * y.new_tensor([window.kernel / max(count, 1) for count in counts])[:, None]
+    given = _AvgPool2d(*args, **kwargs)
+    size, (rows, cols) = map_rows(site, given.input).size, _windows(*given[1:4])
+    x, out = windowed_rows(site, given.input, rows, _outputs(size, rows, given.ceil_mode), 0.0)
+    y = function(*given._replace(input=x, padding=(0, cols.padding)))
+    counts = given.window_sizes(rows, range(out.start, out.stop), size)
+    if given.divisor_override is None and any(count != rows.kernel for count in counts):
+        y = y * y.new_tensor([rows.kernel / max(count, 1) for count in counts])[:, None]
     return site.mark_rows(y, out), None
 
 

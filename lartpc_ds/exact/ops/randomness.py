@@ -116,16 +116,11 @@ def _of_whole(tiles: Tiles, layer: str, x: Tensor) -> Tensor:
 
 
 def dropout_on_tiles(
-    site: TileSite,
-    function: Function,
-    input: Tensor,
-    p: float = 0.5,
-    training: bool = True,
-    inplace: bool = False,
+    site: TileSite, function: Function, input: Tensor, p: float = 0.5, *args: Any, **kwargs: Any
 ) -> Result:
     """Of maps and of whole tensors: all tiles drop what one device would."""
     layer, cut = site.next_draw(), site.cut_of(input)
-    result = site.mark(function(input, p, training, inplace), cut)
+    result = site.mark(function(input, p, *args, **kwargs), cut)
     if p == 0:
         return result, None
     if cut is not None and not (site.one_tile and cut.dims != (2, 3)):
@@ -145,20 +140,16 @@ def bernoulli(site: TileSite, function: Function, input: Tensor, p: Any = 0.5) -
 
 
 def dropout_on_strips(
-    site: StripSite,
-    function: Function,
-    input: Tensor,
-    p: float = 0.5,
-    training: bool = True,
-    inplace: bool = False,
+    site: StripSite, function: Function, input: Tensor, p: float = 0.5, *args: Any, **kwargs: Any
 ) -> Result:
     """Evaluation only: strips would draw masks of their own, and other ones when they run again."""
+    training = args[0] if args else kwargs.get("training", True)
     if training and p > 0:
         raise site.refuse(
             f"with p = {p} draws random masks, which strips cannot share; set p = 0 in the streamed front, or end the "
             "front earlier with memory.stream_until"
         )
-    return site.cut_like(function(input, p, training, inplace), input, cut_dims(site, input)), None
+    return site.cut_like(function(input, p, *args, **kwargs), input, cut_dims(site, input)), None
 
 
 _DROPOUT = Operator(on_tiles=dropout_on_tiles, on_whole=dropout_on_tiles, on_strips=dropout_on_strips)

@@ -354,7 +354,7 @@ def _positions(
 
 
 OPERATORS = {
-    **{name: _reduction(name) for name in REDUCTIONS.keys() - {"max", "min"}},
+    **{name: _reduction(name) for name in REDUCTIONS if name not in ("max", "min")},
     **{name: _softmax(name) for name in ("softmax", "log_softmax", "softmin")},
     **{name: _extremes(name) for name in ("max", "min")},
     **dict.fromkeys(("argmax", "argmin"), Operator(on_tiles=_positions, on_strips=_positions)),

@@ -196,10 +196,8 @@ class _Axis:
         return read
 
 
-_INTERPOLATE = Operator(on_tiles=interpolate, numbers=Numbers.PLANNED)
 OPERATORS = {
-    "interpolate": _INTERPOLATE,
-    "upsample": _INTERPOLATE,
+    "interpolate": Operator(on_tiles=interpolate, numbers=Numbers.PLANNED),
     "flip": Operator(on_tiles=flip),
     "roll": Operator(on_tiles=roll),
 }
