@@ -84,13 +84,12 @@ def _memory(problem: Problem, candidate: Candidate, hardware: Hardware, stage: S
     on_host = hardware.device == "cpu"
     states = states_of(problem.ds, candidate, stage.parameters, on_host)
     peak = stage.peak
-    halos = min(peak.halos, peak.activations)
     passes = MemoryParts(
         weights=states.weights + peak.buffers,
         gradients=states.gradients_before + round(states.gradient_share * peak.gradients),
         optimizer=states.optimizer,
-        activations=peak.activations - halos,
-        halos=halos,
+        activations=peak.activations,
+        halos=peak.halos,
         workspace=peak.scratch + states.buffers + hardware.process_bytes,
     )
     if passes.total >= states.update + hardware.process_bytes:
