@@ -16,11 +16,11 @@ from torch import Tensor
 
 from lartpc_ds.costs.hardware import Precision, Way
 from lartpc_ds.costs.memory import PeakMemory
+from lartpc_ds.costs.roofline import DTYPES
 from lartpc_ds.exact.grid.pieces import CACHED_BYTES
 
 __all__ = [
     "CONVOLUTIONS",
-    "DTYPES",
     "SIZES",
     "Convolution",
     "Sizes",
@@ -31,8 +31,6 @@ __all__ = [
     "fresh_rate",
     "matmul_rate",
 ]
-
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)

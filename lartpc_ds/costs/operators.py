@@ -7,16 +7,15 @@ Chosen by the bytes that training steps of our networks move, plain, with lean n
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lartpc_ds.costs.hardware import Precision
-from lartpc_ds.costs.kernels import DTYPES, Sizes, Stopwatch
-from lartpc_ds.costs.roofline import operator_name, precision_of, traffic_bytes
+from lartpc_ds.costs.kernels import Sizes, Stopwatch
+from lartpc_ds.costs.meter import Meter
+from lartpc_ds.costs.roofline import DTYPES
 
 __all__ = ["count_operators", "operator_rates"]
 
@@ -26,41 +25,22 @@ _GROUPS = 8
 Call = Callable[[], object]
 
 
-class _Watched(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own has no types
-    """Which operators run: (bytes, precision, name) of each that is no view."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.seen: list[tuple[int, Precision, str]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if not func.is_view and isinstance(_first(result), Tensor):
-            size = traffic_bytes(args, kwargs, result)
-            self.seen.append((size, precision_of(result), operator_name(func, args)))
-        return result
-
-
-def _first(result: Any) -> Any:
-    found = [one for one in result if one is not None] if isinstance(result, (tuple, list)) else [result]
-    return found[0] if found else None
-
-
 def count_operators(call: Call) -> int:
     """How many a call runs, views apart; on CPU its backward pass counts, too."""
-    with _Watched() as watched:
+    meter = Meter()
+    with meter:
         call()
-    return len(watched.seen)
+    return meter.operators
 
 
 def operator_rates(precision: Precision, sizes: Sizes, watch: Stopwatch) -> dict[Precision, dict[str, float]]:
     """Bytes read and written a second, by the precision of the result and `planning.roofline.operator_name`."""
     rates: dict[Precision, dict[str, float]] = {}
     for call in _calls(DTYPES[precision], sizes.map_bytes, watch.device):
-        with _Watched() as watched:
+        with Meter() as meter:
             call()
-        size, found, name = max(watched.seen)
-        rates.setdefault(found, {})[name] = size / watch.seconds(call)
+        moved_bytes, found, name = meter.largest
+        rates.setdefault(found, {})[name] = moved_bytes / watch.seconds(call)
     return rates
 
 

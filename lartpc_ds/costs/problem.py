@@ -43,8 +43,13 @@ class Candidate:
     overlap: bool = True
 
     @property
+    def sharing_ranks(self) -> int:
+        """How many ranks have the same weights: ZeRO shares their states out among these."""
+        return self.layout.data * self.layout.tiles
+
+    @property
     def global_batch(self) -> int:
-        """Events of an optimizer step."""
+        """How many events an optimizer step has."""
         return self.batch * self.accumulate * self.layout.data
 
 

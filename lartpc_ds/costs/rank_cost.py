@@ -7,20 +7,17 @@ DeepSpeed keeps (`states`), the order of a pipeline from `schedule`.
 from lartpc_ds.costs.applied import applied
 from lartpc_ds.costs.hardware import Hardware
 from lartpc_ds.costs.problem import Candidate, Cost, MemoryParts, Problem, TimeParts, trace_key
-from lartpc_ds.costs.reductions import reduction_seconds
 from lartpc_ds.costs.roofline import send_seconds
 from lartpc_ds.costs.schedule import step_ns
 from lartpc_ds.costs.stage_trace import Plans, StageTrace, trace_stages
 from lartpc_ds.costs.stages import check_zero, cut_rates, plan_stages
-from lartpc_ds.costs.states import states_of
+from lartpc_ds.costs.zero import FLOAT_BYTES, reduction_seconds, states_of, updating_ranks
 from lartpc_ds.exact.memory.strip_plan import plan_strips
 from lartpc_ds.exact.spatialize import plan_tiles
 from lartpc_ds.exact.trace.dry_run import built_without_memory
 from lartpc_ds.models.build import blocks
 
 __all__ = ["Costs", "cost"]
-
-_FLOAT = 4
 
 
 def cost(problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int) -> Cost:
@@ -84,18 +81,17 @@ def _memory(problem: Problem, candidate: Candidate, hardware: Hardware, stage: S
     on_host = hardware.device == "cpu"
     states = states_of(problem.ds, candidate, stage.parameters, on_host)
     peak = stage.peak
-    halos = min(peak.halos, peak.activations)
     passes = MemoryParts(
         weights=states.weights + peak.buffers,
         gradients=states.gradients_before + round(states.gradient_share * peak.gradients),
         optimizer=states.optimizer,
-        activations=peak.activations - halos,
-        halos=halos,
+        activations=peak.activations,
+        halos=peak.halos,
         workspace=peak.scratch + states.buffers + hardware.process_bytes,
     )
     if passes.total >= states.update + hardware.process_bytes:
         return passes
-    gradients = stage.parameters * _FLOAT
+    gradients = stage.parameters * FLOAT_BYTES
     rest = states.update - states.weights - states.optimizer - gradients
     return MemoryParts(
         states.weights, gradients, states.optimizer, 0, 0, workspace=max(rest, 0) + hardware.process_bytes
@@ -117,9 +113,7 @@ def _time(
     slowest = max(stages, key=lambda one: one.forward_seconds + one.backward_seconds + one.exposed_seconds)
     computed = candidate.accumulate * (slowest.forward_seconds + slowest.backward_seconds)
     waited = candidate.accumulate * slowest.exposed_seconds
-    ranks = candidate.layout.data * candidate.layout.tiles
-    share = ranks if candidate.zero else 1
-    update = max(stage.update_seconds for stage in stages) / share
+    update = max(stage.update_seconds for stage in stages) / updating_ranks(candidate)
     rates = hardware.shared_by(min(ranks_per_node, candidate.layout.world_size))
     return TimeParts(
         compute=computed + update + rates.step_seconds,

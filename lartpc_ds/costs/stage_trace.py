@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 from lartpc_ds.config.ds_config import precision
 from lartpc_ds.costs.hardware import Hardware
+from lartpc_ds.costs.meter import Meter, Peak, traced_autocast
+from lartpc_ds.costs.peers import ImaginedPeers
 from lartpc_ds.costs.problem import Candidate, Problem
-from lartpc_ds.costs.rank_trace import ImaginedPeers, Peak, RankTrace
 from lartpc_ds.exact.apply import apply
 from lartpc_ds.exact.grid.tiles import Alone, Group, Tiles
 from lartpc_ds.exact.memory.strip_plan import StripPlan
@@ -28,8 +29,6 @@ from lartpc_ds.layout import Bounds, Layout
 from lartpc_ds.models.build import blocks
 
 __all__ = ["Plans", "StageTrace", "trace_stages"]
-
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class StageTrace:
 
     parameters: int
     """That are trained."""
-    peak: Peak = field(default_factory=lambda: Peak({}))
+    peak: Peak = field(default_factory=Peak)
     forward_seconds: float = 0.0
     backward_seconds: float = 0.0
     exposed_seconds: float = 0.0
@@ -64,27 +63,27 @@ def trace_stages(
 ) -> list[StageTrace]:
     """The fullest tile of each stage, in order."""
     layout = candidate.layout
-    dtype = _AUTOCAST.get(precision(problem.ds))
+    number = precision(problem.ds)
     row, col = _fullest(plans.tiles, layout)
     rates = hardware.shared_by(min(ranks_per_node, layout.world_size))
     traces = []
     with FakeTensorMode(allow_non_fake_inputs=True), ReadableConstants():
         model = problem.make_model().train()
-        peers = ImaginedPeers(layout.tiles, row * layout.cols + col, hardware, ranks_per_node, RankTrace(rates))
+        peers = ImaginedPeers(layout.tiles, row * layout.cols + col, hardware, ranks_per_node, Meter(rates))
         norm, whole_norm = _norm_groups(problem, layout, peers)
         tiles = Tiles(layout.rows, layout.cols, peers, norm, whole_norm, candidate.overlap)
         apply(model, candidate.memory, plans.tiles, tiles, plans.strips)
-        if hardware.device == "cuda":
-            _norms_in_float32(model, dtype)
+        if hardware.device == "cuda" and number != "fp32":
+            _norms_in_float32(model)
         sequence = [block for _, block in blocks(model)] if plans.bounds else [model]
         bounds = plans.bounds or (0, 1)
         (top, bottom), (left, right) = plans.tiles.tile(row, col)
         shape: Any = (candidate.batch, problem.image[0], bottom - top, right - left)
         received: tuple[Sequence[int], torch.dtype] = shape, torch.float32
         for stage, (start, stop) in enumerate(pairwise(bounds)):
-            trace = RankTrace(rates)
-            peers.trace = trace
-            run = _StageRun(sequence[start:stop], trace, peers, received, dtype, stage, len(bounds) - 1)
+            meter = Meter(rates)
+            peers.meter = meter
+            run = _StageRun(sequence[start:stop], meter, peers, received, number, stage, len(bounds) - 1)
             with told(model):
                 traces.append(run.step(candidate.accumulate, problem.ds))
             received = run.sent
@@ -108,16 +107,15 @@ def _norm_groups(problem: Problem, layout: Layout, peers: ImaginedPeers) -> tupl
     return peers.of_size(layout.tiles * layout.data), peers.of_size(layout.data)
 
 
-def _norms_in_float32(model: nn.Module, dtype: torch.dtype | None) -> None:
+def _norms_in_float32(model: nn.Module) -> None:
     """CUDA's autocast has these norms in float32; the CPU's, under which we trace, leaves them as they come."""
 
     def cast(module: nn.Module, args: Any) -> Any:
         return (args[0].float(), *args[1:])
 
-    if dtype is not None:
-        for module in model.modules():
-            if isinstance(module, nn.GroupNorm | nn.LayerNorm):
-                module.register_forward_pre_hook(cast)
+    for module in model.modules():
+        if isinstance(module, nn.GroupNorm | nn.LayerNorm):
+            module.register_forward_pre_hook(cast)
 
 
 class _StageRun:
@@ -126,15 +124,15 @@ class _StageRun:
     def __init__(
         self,
         sequence: Sequence[nn.Module],
-        trace: RankTrace,
+        meter: Meter,
         peers: ImaginedPeers,
         received: tuple[Sequence[int], torch.dtype],
-        dtype: torch.dtype | None,
+        precision: str,
         stage: int,
         stages: int,
     ) -> None:
         self._modules = nn.ModuleList(sequence)
-        self._trace, self._peers, self._received, self._dtype = trace, peers, received, dtype
+        self._meter, self._peers, self._received, self._precision = meter, peers, received, precision
         self._stage, self._stages = stage, stages
         self._in_flight: list[tuple[Tensor | None, Tensor]] = []
         self._message: Tensor | None = None
@@ -148,18 +146,19 @@ class _StageRun:
             parameters=sum(value.numel() for value in trained),
         )
         copies = min(self._stages - self._stage, micro_batches)
-        with self._trace:
+        self._meter.hold(self._modules)
+        with self._meter:
             for _ in range(copies):
                 self._forward()
-            result.forward_seconds = self._trace.seconds / copies
-            started = self._trace.seconds
+            result.forward_seconds = self._meter.seconds / copies
+            started = self._meter.seconds
             self._backward()
-            result.backward_seconds = self._trace.seconds - started
+            result.backward_seconds = self._meter.seconds - started
             result.exposed_seconds = self._peers.take_exposed_seconds() * 2 / (copies + 1)
             if micro_batches > copies:
                 self._forward()
                 self._backward()
-        result.peak = self._trace.peak
+        result.peak = self._meter.peak
         result.update_seconds = self._update(trained, ds)
         result.output_bytes = _nbytes(self.sent) if self._stage < self._stages - 1 else 0
         return result
@@ -177,7 +176,7 @@ class _StageRun:
             self._message = _map(shape, dtype) if self._message is None else self._message
             kept = self._message.clone().requires_grad_(dtype.is_floating_point)
             x = kept.clone()
-        with torch.autocast("cpu", self._dtype or torch.bfloat16, enabled=self._dtype is not None):
+        with traced_autocast(self._precision):
             for module in self._modules:
                 x = module(x)
         if not last:
@@ -202,13 +201,13 @@ class _StageRun:
             value.grad = torch.zeros_like(value)
         optimizer = getattr(torch.optim, kind)(trained, lr=1e-3)
         optimizer.step()  # has no states before
-        trace = RankTrace(self._trace.rates)
-        with trace:
+        meter = Meter(self._meter.rates)
+        with meter:
             nn.utils.clip_grad_norm_(trained, 1.0, foreach=False)
             optimizer.step()
         for value in trained:
             value.grad = None
-        return trace.seconds
+        return meter.seconds
 
 
 def _map(shape: Sequence[int], dtype: torch.dtype) -> Tensor:

@@ -12,7 +12,7 @@ from lartpc_ds.config.run import RunConfig
 from lartpc_ds.costs.cuts import BlockCost, choose_bounds, stage_bytes, stage_ns
 from lartpc_ds.costs.hardware import Rates, load
 from lartpc_ds.costs.profile import profile
-from lartpc_ds.costs.states import optimizer_maps
+from lartpc_ds.costs.zero import bytes_per_parameter
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.spatialize import TilePlan
 from lartpc_ds.layout import Bounds, Layout
@@ -127,8 +127,8 @@ def block_costs(
     rates: Rates,
 ) -> list[BlockCost]:
     """What each block costs a rank for a micro-batch; an even share of the whole image's, where it has tiles."""
-    per_parameter = _bytes_per_parameter(ds, layout.data * layout.tiles)
-    whole = profile(blocks(model), (config.data.batch, *image), precision(ds), per_parameter, rates)
+    state_bytes = bytes_per_parameter(ds, layout.data * layout.tiles)
+    whole = profile(blocks(model), (config.data.batch, *image), precision(ds), state_bytes, rates)
     if config.memory.recompute == "block":
         whole = [_recomputed(cost) for cost in whole]
     return scaled(whole, 1 / layout.tiles)
@@ -151,12 +151,6 @@ def _recomputed(cost: BlockCost) -> BlockCost:
         transient_bytes=cost.transient_bytes + cost.saved_bytes,
         backward_ns=cost.backward_ns + cost.forward_ns,
     )
-
-
-def _bytes_per_parameter(ds: Mapping[str, Any], ranks: int) -> float:
-    """An fp32 weight and its gradient; and the optimizer's state, which ZeRO-1 shares with a second copy of weights."""
-    maps = optimizer_maps(ds)
-    return 8 + (4 * (maps + 1) / ranks if ds["zero_optimization"]["stage"] == 1 else 4 * maps)
 
 
 @dataclass(frozen=True)

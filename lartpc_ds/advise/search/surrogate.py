@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from lartpc_ds.config.run import MemoryConfig
 from lartpc_ds.costs.hardware import Hardware
 from lartpc_ds.costs.problem import Candidate, Cost, MemoryParts, Problem, TimeParts, trace_key
-from lartpc_ds.costs.reductions import reduction_seconds
 from lartpc_ds.costs.stage_split import StageSplit
+from lartpc_ds.costs.zero import FLOAT_BYTES, RoughStates, reduction_seconds, rough_states_of, updating_ranks
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout
 
@@ -26,7 +26,6 @@ _HOST_BYTES_PER_SECOND = 25e9
 """Between a device and the host's memory: PCI Express 4 with 16 lanes carries 32 GB/s at most."""
 _UPDATE_PASSES = 7
 """Over the weights, of AdamW: it reads weight, gradient and two states, and writes three of them."""
-_FLOAT = 4
 _LEAN = 0.5
 """Of the activations, what lean norms leave at best (docs/memory.md)."""
 _STAGED = 0.8
@@ -88,7 +87,7 @@ class Surrogate:
         self._known: dict[tuple[object, ...], tuple[Candidate, Cost]] = {}
         self._corrections: dict[tuple[object, ...], _Correction] = {}
         plain = base.whole[PLAIN]
-        self._states = plain.memory.weights, plain.memory.gradients, plain.memory.optimizer
+        self._states = RoughStates(plain.memory.weights, plain.memory.gradients, plain.memory.optimizer)
         self._update = _UPDATE_PASSES * plain.memory.weights / hardware.rates[0].traffic_bytes_per_second
 
     def learn(self, candidate: Candidate, cost: Cost) -> None:
@@ -173,29 +172,18 @@ class Surrogate:
         return self._whole(PLAIN)
 
     def _memory(self, candidate: Candidate, activations: float, halos: float, workspace: float) -> MemoryParts:
-        layout = candidate.layout
-        ranks = layout.data * layout.tiles
-        weights, gradients, optimizer = (size / layout.pipe for size in self._states)
-        optimizer = 0.0 if candidate.offload else (optimizer + weights) / ranks if candidate.zero else optimizer
-        return MemoryParts(
-            weights=round(weights / ranks if candidate.zero == 3 else weights),
-            gradients=round(gradients / ranks if candidate.zero >= 2 else gradients),
-            optimizer=round(optimizer),
-            activations=round(activations),
-            halos=round(halos),
-            workspace=round(workspace),
-        )
+        parts = (*rough_states_of(candidate, self._states), activations, halos, workspace)
+        return MemoryParts(*(round(size) for size in parts))
 
     def _updating(self, candidate: Candidate) -> float:
-        layout = candidate.layout
-        shared = layout.data * layout.tiles if candidate.zero else 1
-        seconds = self._update / layout.pipe / shared
+        pipe, sharing = candidate.layout.pipe, updating_ranks(candidate)
+        seconds = self._update / pipe / sharing
         if candidate.offload:  # gradients out, weights back
-            seconds += 2 * self._states[0] / layout.pipe / shared / _HOST_BYTES_PER_SECOND
+            seconds += 2 * self._states.weights / pipe / sharing / _HOST_BYTES_PER_SECOND
         return seconds
 
     def _reduction(self, candidate: Candidate) -> float:
-        parameters = self._states[0] // _FLOAT // candidate.layout.pipe
+        parameters = self._base.whole[PLAIN].memory.weights // FLOAT_BYTES // candidate.layout.pipe
         return reduction_seconds(self._problem.ds, candidate, parameters, self._hardware, self._ranks_per_node)
 
     def _trace_key(self, candidate: Candidate) -> tuple[object, ...]:

@@ -12,7 +12,7 @@ from lartpc_ds.costs.hardware import Hardware
 from lartpc_ds.costs.problem import Candidate, Problem
 from lartpc_ds.costs.rank_cost import cost
 from lartpc_ds.costs.stage_trace import Plans, StageTrace, trace_stages
-from lartpc_ds.costs.states import states_of
+from lartpc_ds.costs.zero import states_of
 from lartpc_ds.exact.spatialize import plan_tiles
 from lartpc_ds.layout import Layout
 from lartpc_ds.models.build import build_model
