@@ -13,7 +13,16 @@ import typer
 
 from lartpc_ds import __version__
 from lartpc_ds.commands.bench import bench_app
-from lartpc_ds.commands.options import AsJson, Devices, Exclude, Include, Launcher, Overrides, Run
+from lartpc_ds.commands.options import (
+    AsJson,
+    Devices,
+    Exclude,
+    Hostfile,
+    Include,
+    Launcher,
+    Overrides,
+    RunArgument,
+)
 from lartpc_ds.commands.plan import plan_app
 from lartpc_ds.errors import UserError
 from lartpc_ds.lazy_compiler import defer_compiler
@@ -51,11 +60,11 @@ def _root(
 
 @app.command()
 def train(
-    run: Run,
+    run: RunArgument,
     overrides: Overrides = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Run folder (default: runs/<run>-<time>).")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/<run>-<time>).")] = None,
     devices: Devices = None,
-    hostfile: Annotated[Path | None, typer.Option(help="Train on its hosts (lines of NAME slots=N).")] = None,
+    hostfile: Hostfile = None,
     launcher: Launcher = None,
     include: Include = "",
     exclude: Exclude = "",
@@ -65,28 +74,19 @@ def train(
 ) -> None:
     """Train: check everything, print the plan, start the deepspeed launcher, show the result."""
     defer_compiler()
-    from lartpc_ds.jobs.train import TrainRequest
+    from lartpc_ds.jobs.site_checks import HostOptions
     from lartpc_ds.jobs.train import train as run_training
 
-    request = TrainRequest(
-        run,
-        overrides or [],
-        run_dir,
-        devices,
-        hostfile=hostfile,
-        launcher=launcher,
-        include=include,
-        exclude=exclude,
-        resume=resume,
-        dry_run=dry_run,
-        verbose=verbose,
+    hosts = HostOptions(devices, hostfile, launcher, include, exclude)
+    code = run_training(
+        run, overrides or [], hosts, _console(), run_dir=run_dir, resume=resume, dry_run=dry_run, verbose=verbose
     )
-    raise typer.Exit(run_training(request, _console()))
+    raise typer.Exit(code)
 
 
 @app.command()
 def submit(
-    run: Run,
+    run: RunArgument,
     system: Annotated[str, typer.Option(help="slurm, lsf or pbs.")],
     overrides: Overrides = None,
     run_dir: Annotated[Path | None, typer.Option(help="Run folder (default: runs/<run>-<system>).")] = None,
@@ -125,27 +125,18 @@ def evaluate(
     ] = None,
     checkpoint: Annotated[str, typer.Option(help="best, last or step_<number>.")] = "last",
     devices: Devices = None,
-    hostfile: Annotated[Path | None, typer.Option(help="Evaluate on its hosts (lines of NAME slots=N).")] = None,
+    hostfile: Hostfile = None,
     launcher: Launcher = None,
     include: Include = "",
     exclude: Exclude = "",
 ) -> None:
     """Evaluate a checkpoint: figures, confusion matrix and a table of scores."""
     defer_compiler()
-    from lartpc_ds.jobs.evaluate import EvaluateRequest
     from lartpc_ds.jobs.evaluate import evaluate as run_evaluation
+    from lartpc_ds.jobs.site_checks import HostOptions
 
-    request = EvaluateRequest(
-        run_dir,
-        files or [],
-        checkpoint,
-        devices,
-        hostfile=hostfile,
-        launcher=launcher,
-        include=include,
-        exclude=exclude,
-    )
-    raise typer.Exit(run_evaluation(request, _console()))
+    hosts = HostOptions(devices, hostfile, launcher, include, exclude)
+    raise typer.Exit(run_evaluation(run_dir, files or [], checkpoint, hosts, _console()))
 
 
 @app.command()
@@ -286,9 +277,10 @@ def hostfile_check(
     run_dir: Annotated[Path | None, typer.Option(help="Folder of runs (default: the current folder).")] = None,
 ) -> None:
     """May a job start on these hosts? Ask them all, and say what to mend."""
-    from lartpc_ds.jobs.preflight.hostfile_check import CheckRequest, check
+    from lartpc_ds.jobs.preflight.hostfile_check import check
 
-    raise typer.Exit(check(CheckRequest(file, include, exclude, launcher, run, run_dir), _console()))
+    code = check(file, _console(), include=include, exclude=exclude, launcher=launcher, run=run, run_dir=run_dir)
+    raise typer.Exit(code)
 
 
 def _console() -> "Console":

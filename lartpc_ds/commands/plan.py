@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lartpc_ds.commands.options import AsJson, Devices, Overrides, Run
+from lartpc_ds.commands.options import AsJson, Devices, MeasuredHardware, Overrides, RunArgument
 
 __all__ = ["plan_app"]
 
@@ -14,7 +14,7 @@ plan_app = typer.Typer(rich_markup_mode=None)
 
 @plan_app.command()
 def plan(
-    run: Run,
+    run: RunArgument,
     devices: Annotated[int, typer.Option(min=1, help="Of the whole job.")],
     memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Of one device, such as 40GiB.")] = None,
     per_node: Annotated[int | None, typer.Option(min=1, help="Devices of one machine (default: --hardware's).")] = None,
@@ -49,14 +49,14 @@ def plan(
 
 @plan_app.command()
 def tune(
-    run: Run,
+    run: RunArgument,
     steps: Annotated[int, typer.Option(min=1, help="Timed steps of a trial; one more before them warms up.")],
-    stages: Annotated[str, typer.Option(metavar="N,N,...", help="ZeRO stages to try.")] = "0,1,2,3",
+    stages: Annotated[
+        str, typer.Option("--zero-stages", "--stages", metavar="N,N,...", help="ZeRO stages to try.")
+    ] = "0,1,2,3",
     layouts: Annotated[int, typer.Option(min=1, help="How many of the planner's best layouts to try.")] = 3,
     devices: Devices = None,
-    hardware: Annotated[
-        str | None, typer.Option(help="A file of `calibrate`, or a preset (default: measure this machine first).")
-    ] = None,
+    hardware: MeasuredHardware = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="For all results (default: runs/tune-<run>-<time>).")
     ] = None,

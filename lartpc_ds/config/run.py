@@ -16,6 +16,7 @@ from lartpc_ds.config.batch import BatchConfig
 from lartpc_ds.config.launch import LaunchConfig
 from lartpc_ds.config.section import NonNegative, Positive, Section, Share
 from lartpc_ds.errors import UserError
+from lartpc_ds.layout import Layout
 
 __all__ = [
     "BatchConfig",
@@ -182,6 +183,14 @@ class LayoutConfig(Section):
                 f"name {self.pipe - 1} block(s), or set pipe = {len(self.cuts) + 1}"
             )
         return self
+
+    def fit(self, devices: int, source: str) -> Layout:
+        """The layout of these axes on `devices` ranks, a number that `source` gave.
+
+        Raises:
+            UserError: the axes do not multiply to `devices`.
+        """
+        return Layout.fit(devices, pipe=self.pipe, data=self.data, rows=self.rows, cols=self.cols, source=source)
 
 
 class MemoryConfig(Section):

@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 
@@ -24,62 +24,53 @@ from lartpc_ds.jobs.supervise.command import (
     write_hostfile,
 )
 
-__all__ = ["SiteRequest", "asked_site", "reached_site", "source_of"]
+__all__ = ["HostOptions", "asked_site", "reached_site"]
 
 
-class SiteRequest(Protocol):
-    """The options of `train` and `evaluate` that say where."""
+@dataclass(frozen=True, slots=True)
+class HostOptions:
+    """The options of `train` and `evaluate` that say where ranks run."""
 
-    @property
-    def devices(self) -> int | None:
-        """Ranks on this machine."""
-
-    @property
-    def hostfile(self) -> Path | None:
-        """Hosts instead."""
-
-    @property
-    def launcher(self) -> str | None:
-        """How ranks get there."""
-
-    @property
-    def include(self) -> str:
-        """The hosts to take."""
+    devices: int | None = None
+    """The number of ranks on this machine."""
+    hostfile: Path | None = None
+    """The hosts to use instead of this machine."""
+    launcher: str | None = None
+    include: str = ""
+    """The hosts to take."""
+    exclude: str = ""
+    """The hosts to leave out."""
 
     @property
-    def exclude(self) -> str:
-        """The hosts to leave out."""
+    def source(self) -> str:
+        """The option that gives the number of ranks, in words for a message."""
+        return "--devices" if self.hostfile is None else f"the number of slots in --hostfile {self.hostfile}"
 
 
-def asked_site(request: SiteRequest, ds: Mapping[str, Any]) -> Site:
+def asked_site(options: HostOptions, ds: Mapping[str, Any]) -> Site:
     """Where the command line wants the job.
 
     Raises:
         UserError: options that have no effect or contradict each other, a bad hostfile, or too few devices here.
     """
-    if request.hostfile is None:
-        given = {"--launcher": request.launcher, "--include": request.include, "--exclude": request.exclude}
+    if options.hostfile is None:
+        given = {"--launcher": options.launcher, "--include": options.include, "--exclude": options.exclude}
         idle = [option for option, value in given.items() if value]
         if idle:
             raise UserError(f"{', '.join(idle)}: without effect on this machine alone; give --hostfile FILE as well")
-        devices = default_devices() if request.devices is None else request.devices
+        devices = default_devices() if options.devices is None else options.devices
         check_devices(devices, ds)
         return here(devices)
-    if request.devices is not None:
+    if options.devices is not None:
         raise UserError(
-            f"--devices {request.devices}: with --hostfile the ranks are its slots; choose among them with --include "
+            f"--devices {options.devices}: with --hostfile the ranks are its slots; choose among them with --include "
             "or --exclude, and leave --devices out"
         )
-    site = of_hostfile(request.hostfile, request.include, request.exclude, request.launcher)
+    site = of_hostfile(options.hostfile, options.include, options.exclude, options.launcher)
     if site.launcher is None:
-        check_count(site.devices_needed, f"{request.hostfile}: {site.hosts[0].name} with {site.devices_needed} slots")
+        check_count(site.devices_needed, f"{options.hostfile}: {site.hosts[0].name} with {site.devices_needed} slots")
         check_devices(site.world_size, ds)
     return site
-
-
-def source_of(request: SiteRequest) -> str:
-    """What gives the number of ranks, in words."""
-    return "--devices" if request.hostfile is None else f"the number of slots in --hostfile {request.hostfile}"
 
 
 def reached_site(

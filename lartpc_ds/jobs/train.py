@@ -27,11 +27,8 @@ from lartpc_ds.jobs.differences import differences, shortly
 from lartpc_ds.jobs.embedded import simulated_events
 from lartpc_ds.jobs.plan import print_plan
 from lartpc_ds.jobs.site import Site, apply_file_locking, with_environment
-from lartpc_ds.jobs.site_checks import asked_site, reached_site, source_of
-from lartpc_ds.jobs.supervise.command import (
-    Command,
-    command_of,
-)
+from lartpc_ds.jobs.site_checks import HostOptions, asked_site, reached_site
+from lartpc_ds.jobs.supervise.command import Command, command_of
 from lartpc_ds.jobs.supervise.job import run_job
 from lartpc_ds.jobs.supervise.progress import JobDisplay
 from lartpc_ds.jobs.surveyed import print_findings, surveyed_index
@@ -42,7 +39,7 @@ from lartpc_ds.training.prepare import Job, absolute_paths, make_job, with_files
 from lartpc_ds.training.session import open_run
 from lartpc_ds.training.sources import index_events, open_source
 
-__all__ = ["ResolvedRun", "TrainRequest", "prepare_run", "train"]
+__all__ = ["ResolvedRun", "prepare_run", "train"]
 
 # a resumed run may be longer, and may look and save more often; anything else would make it another run
 _MAY_CHANGE = {
@@ -51,23 +48,6 @@ _MAY_CHANGE = {
 }
 # and so may whole sections: where and how a run runs, and the schedule, which is as long as the run
 _SECTIONS_MAY_CHANGE = ("batch.", "launch.", "ds.scheduler.")
-
-
-@dataclass(frozen=True, slots=True)
-class TrainRequest:
-    """The command line of `train`."""
-
-    run: str
-    overrides: Sequence[str] = ()
-    run_dir: Path | None = None
-    devices: int | None = None
-    hostfile: Path | None = None
-    launcher: str | None = None
-    include: str = ""
-    exclude: str = ""
-    resume: bool = False
-    dry_run: bool = False
-    verbose: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +60,6 @@ class ResolvedRun:
     index: EventIndex
     findings: tuple[str, ...] = ()
     """What a look at every event found, a sentence each."""
-
-
-def train(request: TrainRequest, console: Console) -> int:
-    """Run the whole command; returns its exit code.
-
-    Raises:
-        UserError: before any process starts and before anything is written, for whatever cannot work.
-    """
-    with _stoppable():
-        return _train(request, console)
 
 
 @contextmanager
@@ -108,55 +78,66 @@ def _stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _train(request: TrainRequest, console: Console) -> int:
-    config, ds = recipes.load(request.run, request.overrides)
+@_stoppable()
+def train(
+    run: str,
+    overrides: Sequence[str],
+    hosts: HostOptions,
+    console: Console,
+    *,
+    run_dir: Path | None = None,
+    resume: bool = False,
+    dry_run: bool = False,
+    verbose: bool = False,
+) -> int:
+    """Run the whole command; returns its exit code.
+
+    Raises:
+        UserError: before any process starts and before anything is written, for whatever cannot work.
+    """
+    config, ds = recipes.load(run, overrides)
     config = absolute_paths(config, Path.cwd())
-    site = with_environment(asked_site(request, ds), config.launch)
+    site = with_environment(asked_site(hosts, ds), config.launch)
     apply_file_locking(site)
-    axes = config.layout
-    layout = Layout.fit(
-        site.world_size, pipe=axes.pipe, data=axes.data, rows=axes.rows, cols=axes.cols, source=source_of(request)
-    )
-    if request.dry_run:
-        return _dry_run(request, config, ds, layout, site, console)
-    if request.resume:
-        folder = _resumed_folder(request)
+    layout = config.layout.fit(site.world_size, hosts.source)
+    if resume and not dry_run:
+        folder = _resumed_folder(run, run_dir)
         with folder.locked():
-            run = folder.verified().run
+            run_id = folder.verified().run
             resolved = _reopen(folder, config, ds, layout)
-            start, damaged = checkpoint_files.newest_whole(folder.checkpoints, run)
+            start, damaged = checkpoint_files.newest_whole(folder.checkpoints, run_id)
             site = reached_site(site, resolved.config, resolved.ds, folder, folder.logs, console)
             # nothing has changed so far, and from here on nothing is refused
             folder.write(resolved.config, resolved.ds, resolved.job.as_dict())
             _go_back(folder, start, damaged, console)
-            return _run(folder, resolved, site, console, request)
-    folder = RunFolder(request.run_dir.absolute() if request.run_dir else _fresh_path(request.run))
+            return _run(folder, resolved, site, console, resume=True, verbose=verbose)
+    folder = RunFolder(run_dir.absolute() if run_dir else _fresh_path(run))
+    if dry_run:
+        return _dry_run(folder, config, ds, layout, site, console, resume=resume)
     with _claimed(folder):
         resolved = prepare_run(config, ds, layout, folder, console, look=True)
         site = reached_site(site, resolved.config, resolved.ds, folder, folder.logs, console)
     with folder.locked():
-        return _run(folder, resolved, site, console, request)
+        return _run(folder, resolved, site, console, resume=False, verbose=verbose)
 
 
-def _resumed_folder(request: TrainRequest) -> RunFolder:
+def _resumed_folder(run: str, run_dir: Path | None) -> RunFolder:
     """The folder of the run to go on with: of --run-dir, or RUN itself."""
-    if request.run_dir is not None:
-        return recipes.folder_of(request.run_dir)
-    if not recipes.is_folder(request.run):
+    if run_dir is None and not recipes.is_folder(run):
         raise UserError("--resume: say which run with --run-dir DIR, or give its folder as RUN")
-    return recipes.folder_of(Path(request.run))
+    return recipes.folder_of(run_dir or Path(run))
 
 
-def _run(folder: RunFolder, resolved: ResolvedRun, site: Site, console: Console, request: TrainRequest) -> int:
+def _run(folder: RunFolder, resolved: ResolvedRun, site: Site, console: Console, *, resume: bool, verbose: bool) -> int:
     job = resolved.job
     print_findings(console, resolved.findings)
     print_plan(console, folder, resolved.config, resolved.ds, job, resolved.index, site)
-    command = _command(site, folder.path, request)
-    start = checkpoint_files.latest(folder.checkpoints) if request.resume else None
+    command = _command(site, folder, resume)
+    start = checkpoint_files.latest(folder.checkpoints) if resume else None
     start_step = 0 if start is None else int(checkpoint_files.manifest(start)["progress"]["step"])
     folder.rewind_metrics(start_step)
     folder.done_file.unlink(missing_ok=True)
-    with JobDisplay(folder, job.max_steps, console, verbose=request.verbose, start_step=start_step) as display:
+    with JobDisplay(folder, job.max_steps, console, verbose=verbose, start_step=start_step) as display:
         end = run_job(
             command,
             site,
@@ -194,8 +175,8 @@ def _say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _command(site: Site, path: Path, request: TrainRequest) -> Command:
-    return command_of(site, "train", path, path / "logs", ["--resume"] if request.resume else [])
+def _command(site: Site, folder: RunFolder, resume: bool) -> Command:
+    return command_of(site, "train", folder.path, folder.logs, ["--resume"] if resume else [])
 
 
 def _fresh_path(run: str) -> Path:
@@ -277,19 +258,25 @@ def _reopen(folder: RunFolder, config: RunConfig, ds: dict[str, Any], layout: La
 
 
 def _dry_run(
-    request: TrainRequest, config: RunConfig, ds: dict[str, Any], layout: Layout, site: Site, console: Console
+    folder: RunFolder,
+    config: RunConfig,
+    ds: dict[str, Any],
+    layout: Layout,
+    site: Site,
+    console: Console,
+    *,
+    resume: bool,
 ) -> int:
-    """Everything but the job: in a folder that is thrown away."""
-    path = request.run_dir.absolute() if request.run_dir else _fresh_path(request.run)
+    """Do everything but the job, in a folder that is thrown away, and show it as of `folder`."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder = RunFolder(Path(scratch) / "run")
-        folder.claim()
-        resolved = _resolve(config, ds, layout, folder, console, look=True)
+        thrown_away = RunFolder(Path(scratch) / "run")
+        thrown_away.claim()
+        resolved = _resolve(config, ds, layout, thrown_away, console, look=True)
         if not config.data.files and config.data.target is None:
-            resolved = replace(resolved, config=with_files(resolved.config, (str(RunFolder(path).simulated_file),)))
+            resolved = replace(resolved, config=with_files(resolved.config, (str(folder.simulated_file),)))
         print_findings(console, resolved.findings)
-        print_plan(console, RunFolder(path), resolved.config, resolved.ds, resolved.job, resolved.index, site)
-    command = _command(site, path, request)
+        print_plan(console, folder, resolved.config, resolved.ds, resolved.job, resolved.index, site)
+    command = _command(site, folder, resume)
     settings = [f"{name}={value}" for name, value in command.variables.items() if value is not None]
     tree = resolved.config.model_dump(mode="json", exclude_none=True)
     for title, text in (

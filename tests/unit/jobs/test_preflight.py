@@ -10,7 +10,7 @@ from rich.console import Console
 import lartpc_ds
 from lartpc_ds.errors import UserError
 from lartpc_ds.jobs.hosts.hostfile import Host
-from lartpc_ds.jobs.preflight.hostfile_check import CheckRequest, check
+from lartpc_ds.jobs.preflight.hostfile_check import check
 from lartpc_ds.jobs.preflight.preflight import Findings, HostFindings, Need, preflight
 from lartpc_ds.jobs.preflight.preflight_checks import Problem, Report
 from lartpc_ds.jobs.preflight.preflight_report import explain, print_findings
@@ -127,10 +127,10 @@ def test_the_command_ends_with_2_if_no_job_may_start(tmp_path: Path, monkeypatch
     hostfile.write_text("no-such-host.invalid slots=1\n")
     monkeypatch.setattr("lartpc_ds.jobs.preflight.hostfile_check.reach_for", lambda launcher: Refused())
     monkeypatch.chdir(tmp_path)
-    assert check(CheckRequest(hostfile), Console(file=io.StringIO())) == 2
+    assert check(hostfile, Console(file=io.StringIO())) == 2
     assert os.listdir(tmp_path) == ["hosts"]
 
 
 def test_a_launcher_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="must be one of pdsh, openmpi, slurm"):
-        check(CheckRequest(tmp_path / "hosts", launcher="mpich"), Console(file=io.StringIO()))
+        check(tmp_path / "hosts", Console(file=io.StringIO()), launcher="mpich")
