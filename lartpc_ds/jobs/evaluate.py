@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from lartpc_ds.config import recipes
+from lartpc_ds.config.ds_config import DeepSpeedConfig
 from lartpc_ds.config.run import RunConfig, SplitConfig
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.data.event_index import EventIndex, write_index
@@ -91,7 +92,7 @@ def _whole(run: Run, name: str) -> Path:
     return chosen
 
 
-def _site(hosts: HostOptions, run: Run, ds: Mapping[str, Any]) -> tuple[Site, Layout]:
+def _site(hosts: HostOptions, run: Run, ds: DeepSpeedConfig) -> tuple[Site, Layout]:
     """Where, and how the ranks share the work: an event that needs tiles to train needs them here, stages it does not.
 
     Raises:
@@ -105,7 +106,7 @@ def _site(hosts: HostOptions, run: Run, ds: Mapping[str, Any]) -> tuple[Site, La
 
 
 def _events(
-    run: Run, ds: Mapping[str, Any], files: Sequence[str], console: Console
+    run: Run, ds: DeepSpeedConfig, files: Sequence[str], console: Console
 ) -> tuple[RunConfig, EventIndex, list[int]]:
     """The run's held-out events, or those of `files`."""
     if files:
@@ -115,7 +116,7 @@ def _events(
 
 
 def _given_files(
-    run: Run, ds: Mapping[str, Any], files: Sequence[str], console: Console
+    run: Run, ds: DeepSpeedConfig, files: Sequence[str], console: Console
 ) -> tuple[RunConfig, EventIndex, list[int]]:
     """All events of the files that belong to a class of the run, after a look at each."""
     if run.config.data.target is not None:

@@ -1,13 +1,10 @@
 """The resolved plan, printed before anything runs: what is trained, on what, how long."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lartpc_ds.config.ds_config import precision
+from lartpc_ds.config.ds_config import CompletedConfig, precision
 from lartpc_ds.config.run import RunConfig
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.data.event_index import EventIndex
@@ -26,7 +23,7 @@ def print_plan(
     console: Console,
     folder: RunFolder,
     config: RunConfig,
-    ds: Mapping[str, Any],
+    ds: CompletedConfig,
     job: Job,
     index: EventIndex,
     site: Site,
@@ -39,7 +36,7 @@ def print_plan(
 
 
 def _rows(
-    folder: RunFolder, config: RunConfig, ds: Mapping[str, Any], job: Job, index: EventIndex, site: Site
+    folder: RunFolder, config: RunConfig, ds: CompletedConfig, job: Job, index: EventIndex, site: Site
 ) -> list[tuple[str, str]]:
     rows, cols = preprocessing(config, job.image_shape).shape
     layout = job.layout
@@ -130,7 +127,7 @@ def _strips(config: RunConfig, job: Job) -> list[tuple[str, str]]:
     ]
 
 
-def _stages(config: RunConfig, ds: Mapping[str, Any], job: Job) -> list[tuple[str, str]]:
+def _stages(config: RunConfig, ds: CompletedConfig, job: Job) -> list[tuple[str, str]]:
     """What each pipeline stage runs and, by a model of it, takes."""
     return [
         (

@@ -1,13 +1,12 @@
 """From what the command line says of hosts to a site whose hosts have been asked and can take the job."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
+from lartpc_ds.config.ds_config import DeepSpeedConfig
 from lartpc_ds.config.run import RunConfig
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.data.files import expand
@@ -47,7 +46,7 @@ class HostOptions:
         return "--devices" if self.hostfile is None else f"the number of slots in --hostfile {self.hostfile}"
 
 
-def asked_site(options: HostOptions, ds: Mapping[str, Any]) -> Site:
+def asked_site(options: HostOptions, ds: DeepSpeedConfig) -> Site:
     """Where the command line wants the job.
 
     Raises:
@@ -74,7 +73,7 @@ def asked_site(options: HostOptions, ds: Mapping[str, Any]) -> Site:
 
 
 def reached_site(
-    site: Site, config: RunConfig, ds: Mapping[str, Any], folder: RunFolder, logs: Path, console: Console
+    site: Site, config: RunConfig, ds: DeepSpeedConfig, folder: RunFolder, logs: Path, console: Console
 ) -> Site:
     """The site with what its hosts say of themselves; `logs` is the folder of the job, which gets its hostfile.
 

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import tomli_w
 from rich.console import Console
 
 from lartpc_ds.config import ds_config, recipes
+from lartpc_ds.config.ds_config import AskedConfig, CompletedConfig
 from lartpc_ds.config.run import RunConfig
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.data.event_index import EventIndex, write_index
@@ -55,7 +55,7 @@ class ResolvedRun:
     """A run that has passed every check."""
 
     config: RunConfig
-    ds: dict[str, Any]
+    ds: CompletedConfig
     job: Job
     index: EventIndex
     findings: tuple[str, ...] = ()
@@ -196,7 +196,7 @@ def _claimed(folder: RunFolder) -> Iterator[None]:
 
 def prepare_run(
     config: RunConfig,
-    ds: dict[str, Any],
+    ds: AskedConfig,
     layout: Layout,
     folder: RunFolder,
     console: Console,
@@ -216,7 +216,7 @@ def prepare_run(
 
 
 def _resolve(
-    config: RunConfig, ds: dict[str, Any], layout: Layout, folder: RunFolder, console: Console, *, look: bool
+    config: RunConfig, ds: AskedConfig, layout: Layout, folder: RunFolder, console: Console, *, look: bool
 ) -> ResolvedRun:
     if not config.data.files and config.data.target is None:
         config = simulated_events(config, folder.simulated_file, console)
@@ -226,7 +226,7 @@ def _resolve(
     return ResolvedRun(config, ds_config.complete(ds, config, layout, job.max_steps), job, index, findings)
 
 
-def _reopen(folder: RunFolder, config: RunConfig, ds: dict[str, Any], layout: Layout) -> ResolvedRun:
+def _reopen(folder: RunFolder, config: RunConfig, ds: AskedConfig, layout: Layout) -> ResolvedRun:
     """The run as it was saved, with what a resumed run may change.
 
     Raises:
@@ -260,7 +260,7 @@ def _reopen(folder: RunFolder, config: RunConfig, ds: dict[str, Any], layout: La
 def _dry_run(
     folder: RunFolder,
     config: RunConfig,
-    ds: dict[str, Any],
+    ds: AskedConfig,
     layout: Layout,
     site: Site,
     console: Console,
