@@ -11,7 +11,7 @@ from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.data.event import Event, EventId, Plane
 from lartpc_ds.data.larcv3 import Larcv3Writer
 from lartpc_ds.data.schema import PARTICLE
-from lartpc_ds.jobs.train import prepare_run
+from lartpc_ds.jobs.resolve import prepare_run
 from lartpc_ds.training.prepare import absolute_paths
 
 PDGS = (11, 22, 13)  # electron, gamma, muon

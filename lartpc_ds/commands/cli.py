@@ -132,11 +132,11 @@ def evaluate(
 ) -> None:
     """Evaluate a checkpoint: figures, confusion matrix and a table of scores."""
     defer_compiler()
-    from lartpc_ds.jobs.evaluate import evaluate as run_evaluation
+    from lartpc_ds.jobs.evaluate import evaluate_checkpoint
     from lartpc_ds.jobs.site_checks import HostOptions
 
     hosts = HostOptions(devices, hostfile, launcher, include, exclude)
-    raise typer.Exit(run_evaluation(run_dir, files or [], checkpoint, hosts, _console()))
+    raise typer.Exit(evaluate_checkpoint(run_dir, files or [], checkpoint, hosts, _console()))
 
 
 @app.command()

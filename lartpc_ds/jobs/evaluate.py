@@ -28,10 +28,12 @@ from lartpc_ds.training.loop import Run
 from lartpc_ds.training.session import open_run
 from lartpc_ds.training.sources import open_source
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate_checkpoint"]
 
 
-def evaluate(run_dir: Path, files: Sequence[str], checkpoint: str, hosts: HostOptions, console: Console) -> int:
+def evaluate_checkpoint(
+    run_dir: Path, files: Sequence[str], checkpoint: str, hosts: HostOptions, console: Console
+) -> int:
     """Run the whole command; returns its exit code.
 
     Raises:

@@ -1,6 +1,5 @@
 """From what the command line says of hosts to a site whose hosts have been asked and can take the job."""
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,10 +10,8 @@ from lartpc_ds.config.run import RunConfig
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.data.files import expand
 from lartpc_ds.errors import UserError
-from lartpc_ds.jobs.hosts.reach import reach_for
-from lartpc_ds.jobs.preflight.preflight import Need, preflight
-from lartpc_ds.jobs.preflight.preflight_report import print_findings
-from lartpc_ds.jobs.site import Site, forwarded, here, of_hostfile
+from lartpc_ds.jobs.preflight.preflight_report import ask_hosts
+from lartpc_ds.jobs.site import Site, here, of_hostfile
 from lartpc_ds.jobs.supervise.command import (
     check_accelerator,
     check_count,
@@ -84,18 +81,15 @@ def reached_site(
         return site
     write_hostfile(site, logs)
     files = expand(config.data.files) if config.data.target is None else []
-    need = Need(tuple(map(str, files)), folder.path, {**forwarded(os.environ), **site.environment})
-    with console.status(f"asking {len(site.hosts)} host(s)", spinner="line"):
-        found = preflight(site.hosts, reach_for(site.launcher), need)
-    print_findings(console, found)
-    if not found.ok:
+    findings = ask_hosts(site, files, folder.path, console)
+    if not findings.ok:
         raise UserError("the preflight has found what the list above says; no rank was started")
-    assert found.master_addr is not None and found.master_port is not None, "they come with a good end"
-    check_accelerator(found.accelerator, ds)
+    assert findings.master_addr is not None and findings.master_port is not None, "they come with a good end"
+    check_accelerator(findings.accelerator, ds)
     return replace(
         site,
-        master_addr=found.master_addr,
-        master_port=found.master_port,
-        addresses=found.addresses,
-        environment={"DS_ACCELERATOR": found.accelerator, **site.environment},
+        master_addr=findings.master_addr,
+        master_port=findings.master_port,
+        addresses=findings.addresses,
+        environment={"DS_ACCELERATOR": findings.accelerator, **site.environment},
     )

@@ -20,8 +20,8 @@ from lartpc_ds.config.run import RunConfig
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.costs.problem import Candidate
 from lartpc_ds.jobs.embedded import simulated_events
+from lartpc_ds.jobs.resolve import prepare_run
 from lartpc_ds.jobs.supervise.command import check_devices
-from lartpc_ds.jobs.train import prepare_run
 
 __all__ = ["Applied", "Samples", "loaded", "measure_layouts"]
 
