@@ -1,4 +1,4 @@
-"""`python -m lartpc_ds` is `lartpc-ds`."""
+"""`python -m lartpc_ds` does what `lartpc-ds` does."""
 
 from lartpc_ds.commands.cli import main
 

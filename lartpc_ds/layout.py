@@ -1,7 +1,8 @@
-"""Who does what, on integers alone: the grid of ranks and the cut of an axis into tiles.
+"""The grid of ranks, and the cut of an axis into tiles, in integers alone.
 
-`world = pipe x data x rows x cols`, the rightmost axis varying fastest, so that the tiles of one event are neighbours
-in rank order (and, later, on one node). No torch here: a login node can reason about a thousand ranks.
+`world = pipe x data x rows x cols`, and the rightmost axis varies fastest, so that the tiles of one event are
+neighbours in rank order and usually on one host. Torch is not imported here: a login node can reason about a thousand
+ranks.
 """
 
 from dataclasses import dataclass
@@ -12,11 +13,11 @@ from lartpc_ds.errors import UserError
 __all__ = ["Bounds", "Coordinates", "Layout", "tile_bounds"]
 
 Bounds = tuple[int, ...]
-"""Where an axis is cut: 0 = B_0 < B_1 < ... < B_P = n; position r owns [B_r, B_r+1)."""
+"""The places where an axis of n pixels is cut, 0 = B_0 < B_1 < ... < B_P = n; position r owns [B_r, B_r+1)."""
 
 
 class Coordinates(NamedTuple):
-    """Where a rank stands on the four axes."""
+    """The position of a rank on the four axes."""
 
     pipe: int
     data: int
@@ -26,7 +27,7 @@ class Coordinates(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Sizes of the axes; all at least 1."""
+    """The sizes of the four axes, each at least 1."""
 
     pipe: int = 1
     data: int = 1
@@ -38,16 +39,16 @@ class Layout:
 
     @property
     def world_size(self) -> int:
-        """Ranks of the whole job."""
+        """The number of ranks of the whole job."""
         return self.pipe * self.data * self.rows * self.cols
 
     @property
     def tiles(self) -> int:
-        """Ranks that share one event."""
+        """The number of ranks that share one event."""
         return self.rows * self.cols
 
     def coordinates(self, rank: int) -> Coordinates:
-        """Where `rank` stands."""
+        """The position of `rank` on the axes."""
         assert 0 <= rank < self.world_size, (rank, self)
         rest, col = divmod(rank, self.cols)
         rest, row = divmod(rest, self.rows)
@@ -55,15 +56,15 @@ class Layout:
         return Coordinates(pipe, data, row, col)
 
     def rank(self, at: Coordinates) -> int:
-        """The rank that stands there."""
+        """The rank at a position; the inverse of `coordinates`."""
         return ((at.pipe * self.data + at.data) * self.rows + at.row) * self.cols + at.col
 
     def data_rank(self, rank: int) -> int:
-        """Index of the tile group that `rank` belongs to."""
+        """The index of the tile group that `rank` belongs to."""
         return self.coordinates(rank).data
 
     def tile_group(self, rank: int) -> tuple[int, ...]:
-        """The ranks that share `rank`'s event, row by row."""
+        """The ranks that share an event with `rank`, row by row."""
         first = rank - rank % self.tiles
         return tuple(range(first, first + self.tiles))
 
@@ -73,7 +74,7 @@ class Layout:
         return tuple(self.rank(at._replace(data=data)) for data in range(self.data))
 
     def stage_group(self, rank: int) -> tuple[int, ...]:
-        """The ranks of `rank`'s pipeline stage: all of its tiles of all events."""
+        """The ranks of the pipeline stage of `rank`: all tiles of all events."""
         stage_ranks = self.data * self.tiles
         first = rank - rank % stage_ranks
         return tuple(range(first, first + stage_ranks))
@@ -94,10 +95,10 @@ class Layout:
         cols: int = 1,
         source: str = "--devices",
     ) -> "Layout":
-        """The layout on `devices` ranks, which `source` gave; `data` takes what the other axes leave.
+        """The layout on `devices` ranks, a number that `source` gave; `data` is by default what the other axes leave.
 
         Raises:
-            UserError: the axes do not multiply to `devices`.
+            UserError: the product of the axes is not `devices`.
         """
         inner = pipe * rows * cols
         layout = cls(pipe, devices // inner if data is None else data, rows, cols)
@@ -113,8 +114,8 @@ class Layout:
 def tile_bounds(size: int, parts: int) -> Bounds:
     """Cut `size` pixels into `parts` tiles of nearly equal work.
 
-    Inner bounds are multiples of the largest power of two, up to 32, that costs no tile more than about 2 % of
-    its pixels. Then every stride of the network cuts evenly too: strided layers need no special rows at a seam.
+    Inner bounds are multiples of the largest power of two, up to 32, that changes no tile by more than about 2 % of
+    its pixels. Then the strides of the network cut evenly, too: strided layers need no special rows at a seam.
 
     Raises:
         UserError: there are fewer pixels than tiles.

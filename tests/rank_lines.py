@@ -7,8 +7,10 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+from lartpc_ds.jobs.site import here
 from lartpc_ds.jobs.supervise.control import Control
 from lartpc_ds.training.control_point import ControlPoint, message
 
@@ -42,9 +44,7 @@ def rank(logs: Path, number: int, then: str = "time.sleep(600)", before: str = "
 
 def listening(logs: Path) -> Control:
     variables = {"GIVEN": "yes"}
-    return Control(
-        logs, 2, job="this", addresses=("127.0.0.1",), launcher=None, master=("127.0.0.1", 0), environment=variables
-    )
+    return Control(logs, replace(here(2), job="this", environment=variables))
 
 
 def wait(condition: Callable[[], object]) -> None:

@@ -11,8 +11,7 @@ from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.data.event import Event, EventId, Plane
 from lartpc_ds.data.larcv3 import Larcv3Writer
 from lartpc_ds.data.schema import PARTICLE
-from lartpc_ds.jobs.train import prepare_run
-from lartpc_ds.layout import Layout
+from lartpc_ds.jobs.resolve import prepare_run
 from lartpc_ds.training.prepare import absolute_paths
 
 PDGS = (11, 22, 13)  # electron, gamma, muon
@@ -69,7 +68,5 @@ def prepared(folder: Path, toml: Path, overrides: Sequence[str] = (), ranks: int
     config, ds = recipes.load(str(toml), overrides)
     run = RunFolder(folder)
     run.claim()
-    prepare_run(
-        absolute_paths(config, Path.cwd()), ds, Layout.fit(ranks, pipe=config.layout.pipe), run, Console(quiet=True)
-    )
+    prepare_run(absolute_paths(config, Path.cwd()), ds, config.layout.fit(ranks, "ranks"), run, Console(quiet=True))
     return run

@@ -1,1 +1,1 @@
-"""The command line: one module per group of commands, which parses, calls and chooses the exit code."""
+"""The command line: each module parses a group of commands, calls what does the work, and chooses the exit code."""

@@ -1,6 +1,6 @@
-"""The command line: parse, import what the command needs, one call, exit code.
+"""The commands of `lartpc-ds`: each parses its options, imports what it needs, makes one call and sets the exit code.
 
-No option repeats a config key, and nothing heavy is imported before a command runs, so `--help` answers at once.
+No option repeats a config key. Nothing heavy is imported before a command runs, so that `--help` answers at once.
 """
 
 import json
@@ -13,7 +13,16 @@ import typer
 
 from lartpc_ds import __version__
 from lartpc_ds.commands.bench import bench_app
-from lartpc_ds.commands.options import AsJson, Devices, Exclude, Include, Launcher, Overrides, Run
+from lartpc_ds.commands.options import (
+    AsJson,
+    Devices,
+    Exclude,
+    Hostfile,
+    Include,
+    Launcher,
+    Overrides,
+    RunArgument,
+)
 from lartpc_ds.commands.plan import plan_app
 from lartpc_ds.errors import UserError
 from lartpc_ds.lazy_compiler import defer_compiler
@@ -24,16 +33,20 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-config_app = typer.Typer(no_args_is_help=True, help="Shipped run configurations.", rich_markup_mode=None)
-hostfile_app = typer.Typer(no_args_is_help=True, help="Hosts of a job on several machines.", rich_markup_mode=None)
+config_app = typer.Typer(
+    no_args_is_help=True, help="List and copy the shipped run configurations.", rich_markup_mode=None
+)
+hostfile_app = typer.Typer(
+    no_args_is_help=True, help="Write and check the list of hosts for a job on several machines.", rich_markup_mode=None
+)
 app.add_typer(plan_app)
 app.add_typer(config_app, name="config")
 app.add_typer(hostfile_app, name="hostfile")
 app.add_typer(bench_app, name="bench")
 
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show the launcher's and rank 0's output too.")]
-Product = Annotated[str, typer.Option(help="Wire images: sparse2d_<product>_group.")]
-Truth = Annotated[str, typer.Option(help="Truth particles: particle_<truth>_group.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Also show the output of the launcher and of rank 0.")]
+Product = Annotated[str, typer.Option(help="Name of the wire images: sparse2d_<product>_group.")]
+Truth = Annotated[str, typer.Option(help="Name of the truth particles: particle_<truth>_group.")]
 
 
 def _version(show: bool) -> None:
@@ -44,57 +57,55 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
-    """DeepSpeed training of convolutional networks on whole liquid-argon TPC events."""
+    """Train convolutional networks on whole liquid-argon TPC events with DeepSpeed."""
 
 
 @app.command()
 def train(
-    run: Run,
+    run: RunArgument,
     overrides: Overrides = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Run folder (default: runs/<run>-<time>).")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/<run>-<time>).")] = None,
     devices: Devices = None,
-    hostfile: Annotated[Path | None, typer.Option(help="Train on its hosts (lines of NAME slots=N).")] = None,
+    hostfile: Hostfile = None,
     launcher: Launcher = None,
     include: Include = "",
     exclude: Exclude = "",
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run-dir.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, print configs and command, run nothing.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run-dir or RUN.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Check everything, print it, and run nothing."),
+    ] = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train: check everything, print the plan, start the deepspeed launcher, show the result."""
+    """Train a network: check everything, print the plan, start the deepspeed launcher, show the result."""
     defer_compiler()
-    from lartpc_ds.jobs.train import TrainRequest
+    from lartpc_ds.jobs.site_checks import HostOptions
     from lartpc_ds.jobs.train import train as run_training
 
-    request = TrainRequest(
-        run,
-        overrides or [],
-        run_dir,
-        devices,
-        hostfile=hostfile,
-        launcher=launcher,
-        include=include,
-        exclude=exclude,
-        resume=resume,
-        dry_run=dry_run,
-        verbose=verbose,
+    hosts = HostOptions(devices, hostfile, launcher, include, exclude)
+    code = run_training(
+        run, overrides or [], hosts, _console(), run_dir=run_dir, resume=resume, dry_run=dry_run, verbose=verbose
     )
-    raise typer.Exit(run_training(request, _console()))
+    raise typer.Exit(code)
 
 
 @app.command()
 def submit(
-    run: Run,
-    system: Annotated[str, typer.Option(help="slurm, lsf or pbs.")],
+    run: RunArgument,
+    system: Annotated[str, typer.Option(help="The batch system: slurm, lsf or pbs.")],
     overrides: Overrides = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Run folder (default: runs/<run>-<system>).")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/<run>-<system>).")] = None,
     out: Annotated[Path | None, typer.Option(help="Script to write (default: <run>.<system>.sh).")] = None,
-    launcher: Annotated[str | None, typer.Option(help="slurm (Slurm's default), pdsh (of others) or openmpi.")] = None,
-    now: Annotated[bool, typer.Option("--now", help="Submit it, too.")] = False,
+    launcher: Annotated[
+        str | None, typer.Option(help="slurm (the default on Slurm), pdsh (the default elsewhere) or openmpi.")
+    ] = None,
+    now: Annotated[bool, typer.Option("--now", help="Also submit the script.")] = False,
 ) -> None:
-    """Write a batch script that trains the run, saves before its time is over and resumes when it is requeued."""
+    """Write a batch script that trains a run, saves it before the time is over and resumes it when it is requeued."""
     from lartpc_ds.jobs.batch.batch import SubmitRequest
     from lartpc_ds.jobs.batch.batch import submit as submit_run
 
@@ -105,12 +116,13 @@ def submit(
 def calibrate(
     out: Annotated[Path, typer.Option(help="Hardware file to write.")] = Path("hardware.toml"),
     devices: Annotated[
-        int | None, typer.Option(help="Ranks that will share this machine (default: every GPU, or two CPU ranks).")
+        int | None,
+        typer.Option(help="Number of ranks that will share this machine (default: one per GPU, or two CPU ranks)."),
     ] = None,
-    hostfile: Annotated[Path | None, typer.Option(help="Measure messages between its hosts, too.")] = None,
+    hostfile: Annotated[Path | None, typer.Option(help="Also measure messages between the hosts of this file.")] = None,
     launcher: Launcher = None,
 ) -> None:
-    """Measure this machine for the planner, in a minute or two: kernels, memory, messages, the engine itself."""
+    """Measure kernels, memory, messages and the engine on this machine for the planner; takes a minute or two."""
     from lartpc_ds.advise.calibrate.calibrate import CalibrateRequest
     from lartpc_ds.advise.calibrate.calibrate import calibrate as run_calibration
 
@@ -119,38 +131,29 @@ def calibrate(
 
 @app.command()
 def evaluate(
-    run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    run_dir: Annotated[Path, typer.Argument(help="The folder of a run.")],
     files: Annotated[
-        list[str] | None, typer.Option(help="Event files or globs (default: the held-out events).")
+        list[str] | None, typer.Option(help="Event files or globs (default: the held-out events of the run).")
     ] = None,
     checkpoint: Annotated[str, typer.Option(help="best, last or step_<number>.")] = "last",
     devices: Devices = None,
-    hostfile: Annotated[Path | None, typer.Option(help="Evaluate on its hosts (lines of NAME slots=N).")] = None,
+    hostfile: Hostfile = None,
     launcher: Launcher = None,
     include: Include = "",
     exclude: Exclude = "",
 ) -> None:
-    """Evaluate a checkpoint: figures, confusion matrix and a table of scores."""
+    """Evaluate a checkpoint: print figures and the confusion matrix, and write a table of scores."""
     defer_compiler()
-    from lartpc_ds.jobs.evaluate import EvaluateRequest
-    from lartpc_ds.jobs.evaluate import evaluate as run_evaluation
+    from lartpc_ds.jobs.evaluate import evaluate_checkpoint
+    from lartpc_ds.jobs.site_checks import HostOptions
 
-    request = EvaluateRequest(
-        run_dir,
-        files or [],
-        checkpoint,
-        devices,
-        hostfile=hostfile,
-        launcher=launcher,
-        include=include,
-        exclude=exclude,
-    )
-    raise typer.Exit(run_evaluation(request, _console()))
+    hosts = HostOptions(devices, hostfile, launcher, include, exclude)
+    raise typer.Exit(evaluate_checkpoint(run_dir, files or [], checkpoint, hosts, _console()))
 
 
 @app.command()
-def report(run_dirs: Annotated[list[Path], typer.Argument(help="Folders of runs.")]) -> None:
-    """Print the result table of one run or several."""
+def report(run_dirs: Annotated[list[Path], typer.Argument(help="The folders of runs.")]) -> None:
+    """Print a table with the results of one run or several."""
     from lartpc_ds.config import recipes
     from lartpc_ds.report.summary import print_summary
 
@@ -161,11 +164,11 @@ def report(run_dirs: Annotated[list[Path], typer.Argument(help="Folders of runs.
 def simulate(
     out: Annotated[Path, typer.Argument(help="HDF5 file to write (larcv3's layout).")],
     detector: Annotated[str, typer.Option(help="microboone, microboone_raw, argoneut or sbnd.")] = "microboone",
-    events: Annotated[int, typer.Option(min=1)] = 100,
+    events: Annotated[int, typer.Option(min=1, help="Number of events.")] = 100,
     classes: Annotated[str, typer.Option(help="Species, separated by commas.")] = "electron,gamma,muon,pion,kaon",
-    momentum: Annotated[str, typer.Option(metavar="LOW:HIGH", help="GeV/c, uniform between the two.")] = "0.2:1.0",
-    seed: Annotated[int, typer.Option(min=0)] = 1,
-    workers: Annotated[int, typer.Option(min=1, help="Processes; the events do not depend on it.")] = 1,
+    momentum: Annotated[str, typer.Option(metavar="LOW:HIGH", help="In GeV/c, uniform between the two.")] = "0.2:1.0",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes; the events do not depend on it.")] = 1,
 ) -> None:
     """Simulate single particles in a detector."""
     from lartpc_ds.jobs.embedded import simulate_with_progress
@@ -197,7 +200,7 @@ def inspect(
     truth: Truth = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Say what is in event files, and what is wrong with them."""
+    """Print what event files contain, and what is wrong with them."""
     from rich.console import Console
 
     from lartpc_ds.report.inspect import inspect_files, print_inspection
@@ -215,11 +218,11 @@ def display(
     file: Annotated[Path, typer.Argument(help="An event file.")],
     event: Annotated[int, typer.Option(min=0, help="Index of the event in the file.")] = 0,
     out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("event.png"),
-    full: Annotated[bool, typer.Option("--full", help="The whole planes, not only where there is charge.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Draw whole planes, not only the part with charge.")] = False,
     product: Product = "auto",
     truth: Truth = "auto",
 ) -> None:
-    """Draw an event: every plane, wire against tick, on one colour scale."""
+    """Draw every plane of an event, wire against tick, on one colour scale."""
     from lartpc_ds.report.display import display_event
 
     display_event(file, event, out, product=product, truth=truth, full=full)
@@ -228,7 +231,7 @@ def display(
 
 @config_app.command("list")
 def config_list() -> None:
-    """Names of the shipped recipes."""
+    """Print the names of the shipped recipes."""
     from lartpc_ds.config import recipes
 
     print("\n".join(recipes.names()))
@@ -236,10 +239,10 @@ def config_list() -> None:
 
 @config_app.command("init")
 def config_init(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe.")],
+    recipe: Annotated[str, typer.Argument(help="The name of a shipped recipe.")],
     out: Annotated[Path | None, typer.Argument(help="File to write (default: <recipe>.toml).")] = None,
 ) -> None:
-    """Copy a recipe out, to change it."""
+    """Copy a shipped recipe into a file that you can change."""
     from lartpc_ds.config import recipes
 
     if recipe not in recipes.names():
@@ -258,12 +261,14 @@ def _write_new(target: Path, text: str) -> None:
 
 @hostfile_app.command("make")
 def hostfile_make(
-    nodes: Annotated[list[str] | None, typer.Argument(metavar="[NODES]...", help="Such as gpu[01-04,07]:4.")] = None,
-    system: Annotated[str, typer.Option("--from", help="slurm, lsf, pbs, nodes or auto.")] = "auto",
-    slots: Annotated[str, typer.Option(metavar="auto|N", help="Ranks a host: what the source says, or N.")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="File to write (default: print it).")] = None,
+    nodes: Annotated[
+        list[str] | None, typer.Argument(metavar="[NODES]...", help="Hosts, such as gpu[01-04,07]:4.")
+    ] = None,
+    system: Annotated[str, typer.Option("--from", help="The source: slurm, lsf, pbs, nodes or auto.")] = "auto",
+    slots: Annotated[str, typer.Option(metavar="auto|N", help="Ranks per host: what the source says, or N.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="File to write (default: print the hostfile).")] = None,
 ) -> None:
-    """Write a hostfile: the hosts of this Slurm, LSF or PBS job, or NODES."""
+    """Write a hostfile from this Slurm, LSF or PBS job, or from NODES."""
     import os
     from datetime import date
 
@@ -278,17 +283,18 @@ def hostfile_make(
 
 @hostfile_app.command("check")
 def hostfile_check(
-    file: Annotated[Path, typer.Argument(help="A hostfile: lines of NAME slots=N.")],
+    file: Annotated[Path, typer.Argument(help="A hostfile, which has a line NAME slots=N per host.")],
     include: Include = "",
     exclude: Exclude = "",
     launcher: Launcher = None,
-    run: Annotated[str | None, typer.Option(help="Look for the data files of this run TOML or recipe, too.")] = None,
+    run: Annotated[str | None, typer.Option(help="Also look for the data files of this run TOML or recipe.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Folder of runs (default: the current folder).")] = None,
 ) -> None:
-    """May a job start on these hosts? Ask them all, and say what to mend."""
-    from lartpc_ds.jobs.preflight.hostfile_check import CheckRequest, check
+    """Ask every host whether a job may start there, and print what to mend."""
+    from lartpc_ds.jobs.preflight.hostfile_check import check
 
-    raise typer.Exit(check(CheckRequest(file, include, exclude, launcher, run, run_dir), _console()))
+    code = check(file, _console(), include=include, exclude=exclude, launcher=launcher, run=run, run_dir=run_dir)
+    raise typer.Exit(code)
 
 
 def _console() -> "Console":
@@ -298,8 +304,8 @@ def _console() -> "Console":
 
 
 def main() -> None:
-    """Run the command line; a UserError becomes one message and exit code 2."""
-    logging.disable(logging.WARNING)  # DeepSpeed talks at import; ranks keep their own logs
+    """Run the command line; print a UserError as one message and exit with code 2."""
+    logging.disable(logging.WARNING)  # DeepSpeed logs when it is imported; ranks keep their own logs
     try:
         app()
     except UserError as error:

@@ -1,11 +1,11 @@
-"""The commands that answer before a device-hour is spent."""
+"""The commands `plan` and `tune`, which say how to run before device-hours are spent."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lartpc_ds.commands.options import AsJson, Devices, Overrides, Run
+from lartpc_ds.commands.options import AsJson, Devices, MeasuredHardware, Overrides, RunArgument
 
 __all__ = ["plan_app"]
 
@@ -14,20 +14,22 @@ plan_app = typer.Typer(rich_markup_mode=None)
 
 @plan_app.command()
 def plan(
-    run: Run,
-    devices: Annotated[int, typer.Option(min=1, help="Of the whole job.")],
-    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Of one device, such as 40GiB.")] = None,
-    per_node: Annotated[int | None, typer.Option(min=1, help="Devices of one machine (default: --hardware's).")] = None,
+    run: RunArgument,
+    devices: Annotated[int, typer.Option(min=1, help="Number of devices of the whole job.")],
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Memory of one device, such as 40GiB (default: --hardware's).")
+    ] = None,
+    per_node: Annotated[int | None, typer.Option(min=1, help="Devices per machine (default: --hardware's).")] = None,
     hardware: Annotated[
         str | None, typer.Option(help="A file of `calibrate`, or a preset (default: a100-nvlink).")
     ] = None,
-    global_batch: Annotated[int | None, typer.Option(min=1, help="Events of an optimizer step, exactly.")] = None,
+    global_batch: Annotated[int | None, typer.Option(min=1, help="Exact number of events per optimizer step.")] = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
-    write: Annotated[bool, typer.Option("--write", help="Write the run TOML and the DeepSpeed JSON.")] = False,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to --write.")] = Path(),
+    write: Annotated[bool, typer.Option("--write", help="Also write the run TOML and the DeepSpeed JSON.")] = False,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the files of --write.")] = Path(),
 ) -> None:
-    """Say which layout fits so many devices, how fast it is, and why; needs no GPU."""
+    """Say which layout fits on so many devices, how fast it is, and why; needs no GPU."""
     from rich.console import Console
 
     from lartpc_ds.advise.search.planner import PlanRequest
@@ -49,21 +51,21 @@ def plan(
 
 @plan_app.command()
 def tune(
-    run: Run,
-    steps: Annotated[int, typer.Option(min=1, help="Timed steps of a trial; one more before them warms up.")],
-    stages: Annotated[str, typer.Option(metavar="N,N,...", help="ZeRO stages to try.")] = "0,1,2,3",
-    layouts: Annotated[int, typer.Option(min=1, help="How many of the planner's best layouts to try.")] = 3,
+    run: RunArgument,
+    steps: Annotated[int, typer.Option(min=1, help="Timed steps per trial, after one that warms up.")],
+    stages: Annotated[
+        str, typer.Option("--zero-stages", "--stages", metavar="N,N,...", help="ZeRO stages to try with every layout.")
+    ] = "0,1,2,3",
+    layouts: Annotated[int, typer.Option(min=1, help="Number of the planner's best layouts to try.")] = 3,
     devices: Devices = None,
-    hardware: Annotated[
-        str | None, typer.Option(help="A file of `calibrate`, or a preset (default: measure this machine first).")
-    ] = None,
+    hardware: MeasuredHardware = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="For all results (default: runs/tune-<run>-<time>).")
+        Path | None, typer.Option(metavar="DIR", help="Folder for all results (default: runs/tune-<run>-<time>).")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the tuning in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the tuning in --out.")] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Train a few steps of the planner's best layouts, with each ZeRO stage, and keep the fastest."""
+    """Train a few steps with the planner's best layouts and each ZeRO stage, and keep the fastest."""
     from rich.console import Console
 
     from lartpc_ds.advise.tune.tune import TuneRequest

@@ -1,1 +1,1 @@
-"""What a user asks for, checked, and the folder that keeps it."""
+"""The configuration that a user asks for, its checks, and the run folder that keeps it."""

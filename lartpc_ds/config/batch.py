@@ -1,8 +1,8 @@
 """Section `batch` of the run configuration: what `lartpc-ds submit` asks a batch system for.
 
-The keys are what Slurm, LSF and PBS have in common; what only one of them has goes to `lines`. Nothing here changes a
-number of a run, so every key may differ when a run is resumed. Words that become part of a directive may hold no blank,
-quote or `#`: each system reads those in its own way, and none says so.
+The keys are those that Slurm, LSF and PBS have in common; an option that only one of them has goes to `lines`. Nothing
+here changes a number of a run, so every key may differ when a run is resumed. Words that become part of a directive may
+contain no blank, quote or `#`, because each system reads these characters in its own way and none reports a mistake.
 """
 
 import re
@@ -36,8 +36,8 @@ def _directive(text: str) -> str:
 
 
 def _time(text: str) -> str:
-    found = _TIME.fullmatch(text)
-    if found is None or (found["days"] is not None and int(found["hours"]) > 23):
+    parts = _TIME.fullmatch(text)
+    if parts is None or (parts["days"] is not None and int(parts["hours"]) > 23):
         raise ValueError('must be "HH:MM:SS" or "D-HH:MM:SS", such as "02:00:00"')
     if not re.search("[1-9]", text):
         raise ValueError("must be more than 0")
@@ -49,32 +49,32 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class BatchConfig(Section):
-    """What a batch job of this run asks for; only `lartpc-ds submit` reads it."""
+    """The resources that a batch job of this run asks for; only `lartpc-ds submit` reads them."""
 
     account: Word | None = None
-    """Who pays: Slurm's and PBS's account, LSF's project."""
+    """The account that pays: an account of Slurm or PBS, a project of LSF."""
     partition: Word | None = None
-    """Slurm's partition; the queue of LSF and PBS."""
+    """The partition of Slurm, or the queue of LSF or PBS."""
     qos: Word | None = None
-    """Slurm only."""
+    """The quality of service; only Slurm has it."""
     time: Annotated[str, AfterValidator(_time)] | None = None
-    """Limit of one turn of the job, "HH:MM:SS" or "D-HH:MM:SS"; none: the partition's."""
+    """The time limit of the job each time it runs, "HH:MM:SS" or "D-HH:MM:SS"; by default that of the partition."""
     nodes: Count = 1
     ranks_per_node: Count = 1
-    """One GPU each, or some cores."""
+    """The number of ranks per node; each has one GPU, or some cores."""
     cpus_per_rank: Count | None = None
-    """Cores; none: the system's default."""
+    """The number of cores per rank; by default what the system gives."""
     gres: Word | None = None
-    """Devices of a node, in the system's words: Slurm's `--gres` ("gpu:4"), LSF's `-gpu` ("num=4"), PBS's part of a
-    chunk ("ngpus=4")."""
+    """The devices of a node, in the words of the system: `--gres` of Slurm ("gpu:4"), `-gpu` of LSF ("num=4"), a part
+    of a chunk of PBS ("ngpus=4")."""
     constraint: Word | None = None
-    """Which nodes: Slurm's `--constraint`, LSF's `select[]`, PBS's part of a chunk."""
+    """Which nodes to take: `--constraint` of Slurm, `select[]` of LSF, a part of a chunk of PBS."""
     prologue: tuple[Annotated[str, AfterValidator(_one_line)], ...] = ()
-    """Shell lines that run first: modules, an environment, a container's command."""
+    """Shell lines that run first: they load modules, or an environment, or start a container."""
     lines: tuple[Annotated[str, AfterValidator(_directive)], ...] = ()
-    """More directives, as they are: "#SBATCH --exclusive"."""
+    """More directives, which go into the script unchanged, such as "#SBATCH --exclusive"."""
     signal_seconds: Annotated[int, Field(ge=1, le=65535)] = 300
-    """How long before `time` is over the job is asked to save and stop; a step and a checkpoint must fit."""
+    """How long before the end of `time` the job is asked to save and stop; a step and a checkpoint must fit into it."""
 
     @model_validator(mode="after")
     def _signal_within_time(self) -> Self:
@@ -87,15 +87,15 @@ class BatchConfig(Section):
 
     @property
     def ranks(self) -> int:
-        """Of the whole job."""
+        """The number of ranks of the whole job."""
         return self.nodes * self.ranks_per_node
 
     @property
     def time_seconds(self) -> int | None:
-        """`time` as a number."""
+        """`time` in seconds; None where none is given."""
         if self.time is None:
             return None
-        found = _TIME.fullmatch(self.time)
-        assert found is not None, self.time
-        days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+        parts = _TIME.fullmatch(self.time)
+        assert parts is not None, self.time
+        days, hours, minutes, seconds = (int(part or 0) for part in parts.groups())
         return ((days * 24 + hours) * 60 + minutes) * 60 + seconds

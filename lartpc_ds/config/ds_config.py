@@ -8,18 +8,29 @@ The sections for which DeepSpeed has pydantic models are checked by those; the o
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired, Required, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from lartpc_ds.config.run import RunConfig
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout
 
-__all__ = ["check", "complete", "find", "precision", "read", "uncompleted"]
+__all__ = [
+    "AskedConfig",
+    "CompletedConfig",
+    "DeepSpeedConfig",
+    "check",
+    "complete",
+    "find",
+    "precision",
+    "read",
+    "uncompleted",
+]
 
 _PACKAGE = Path(__file__).parents[1]
 # an installed wheel carries ds_configs inside the package, a checkout beside it
@@ -39,36 +50,45 @@ _BATCH = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "trai
 _ADAM = {"lr", "betas", "eps", "weight_decay", "torch_adam", "adam_w_mode"}
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+_STRICT = with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 
 
-class _Named(_Strict):
+@_STRICT
+class NamedConfig(TypedDict):
+    """An optimizer or a scheduler: its name, and the arguments that DeepSpeed makes it with."""
+
     type: str
     params: dict[str, Any]
 
 
-class _Autocast(_Strict):
+@_STRICT
+class AutocastConfig(TypedDict):
+    """The precision in which the network computes."""
+
     enabled: bool
     dtype: Literal["bfloat16", "float16"]
     lower_precision_safe_modules: list[str]
 
 
-class _FlopsProfiler(_Strict):
-    enabled: bool
-    recompute_fwd_factor: float = 0.0
-    profile_step: int = 1
-    module_depth: int = -1
-    top_modules: int = 1
-    detailed: bool = True
-    output_file: str | None = None
+@_STRICT
+class FlopsProfilerConfig(TypedDict, total=False):
+    """DeepSpeed's profiler of operations; what is left out has DeepSpeed's default."""
+
+    enabled: Required[bool]
+    recompute_fwd_factor: float
+    profile_step: int
+    module_depth: int
+    top_modules: int
+    detailed: bool
+    output_file: str | None
 
 
-class _TopLevel(_Strict):
-    optimizer: _Named
-    scheduler: _Named
+class DeepSpeedConfig(TypedDict):
+    """A DeepSpeed JSON: the keys that it has before and after it is completed."""
+
+    optimizer: NamedConfig
     gradient_clipping: Annotated[float, Field(ge=0)]
-    torch_autocast: _Autocast
+    torch_autocast: AutocastConfig
     communication_data_type: Literal["fp32", "fp16", "bf16"]
     zero_optimization: dict[str, Any]
     zero_allow_untested_optimizer: bool
@@ -76,12 +96,28 @@ class _TopLevel(_Strict):
     steps_per_print: Annotated[int, Field(ge=1)]
     wall_clock_breakdown: bool
     memory_breakdown: bool
-    tensorboard: dict[str, Any] = {}
-    csv_monitor: dict[str, Any] = {}
-    wandb: dict[str, Any] = {}
-    comet: dict[str, Any] = {}
-    comms_logger: dict[str, Any] = {}
-    flops_profiler: _FlopsProfiler | None = None
+    tensorboard: NotRequired[dict[str, Any]]
+    csv_monitor: NotRequired[dict[str, Any]]
+    wandb: NotRequired[dict[str, Any]]
+    comet: NotRequired[dict[str, Any]]
+    comms_logger: NotRequired[dict[str, Any]]
+    flops_profiler: NotRequired[FlopsProfilerConfig | None]
+
+
+@_STRICT
+class AskedConfig(DeepSpeedConfig):
+    """A DeepSpeed JSON as a user writes it."""
+
+    scheduler: NamedConfig
+
+
+class CompletedConfig(DeepSpeedConfig):
+    """A DeepSpeed JSON as DeepSpeed gets it: with batch keys, and without a scheduler where the rate is constant."""
+
+    scheduler: NotRequired[NamedConfig]
+    train_micro_batch_size_per_gpu: int
+    gradient_accumulation_steps: int
+    train_batch_size: int
 
 
 def find(name: str) -> Path:
@@ -125,15 +161,15 @@ def _without_duplicates(pairs: list[tuple[str, Any]], path: Path) -> dict[str, A
     return tree
 
 
-def check(tree: Mapping[str, Any], source: str) -> None:
-    """Check every level of a DeepSpeed configuration.
+def check(tree: Mapping[str, Any], source: str) -> AskedConfig:
+    """Check every level of a DeepSpeed configuration, and return it.
 
     Raises:
         UserError: naming `source` and every problem with its key, value and what is allowed.
     """
     problems = [f"{key}: belongs to {_OWNERS[key]}; remove it" for key in tree if key in _OWNERS]
     ours = {key: value for key, value in tree.items() if key not in _OWNERS}
-    problems += _problems(lambda: _TopLevel.model_validate(ours), "", _TopLevel)
+    problems += _problems(lambda: TypeAdapter(AskedConfig).validate_python(ours), "", AskedConfig.__annotations__)
     problems += _deepspeed_problems(tree)
     optimizer, scheduler = tree.get("optimizer"), tree.get("scheduler")
     if isinstance(optimizer, dict) and isinstance(optimizer.get("params"), dict):
@@ -142,9 +178,10 @@ def check(tree: Mapping[str, Any], source: str) -> None:
         problems += _scheduler_problems(str(scheduler.get("type")), scheduler["params"])
     if problems:
         raise UserError("\n  ".join([f"{source} (DeepSpeed configuration):", *problems]))
+    return cast(AskedConfig, tree)
 
 
-def _problems(validate: Callable[[], object], prefix: str, model: type[BaseModel] | None = None) -> list[str]:
+def _problems(validate: Callable[[], object], prefix: str, allowed: Iterable[str] = ()) -> list[str]:
     try:
         validate()
     except ValidationError as error:
@@ -153,8 +190,8 @@ def _problems(validate: Callable[[], object], prefix: str, model: type[BaseModel
             message = problem["msg"]
             if problem["type"] == "extra_forbidden":
                 message = "unknown key, which DeepSpeed might ignore silently"
-                if model is not None and len(problem["loc"]) == 1:
-                    message += f"; allowed: {', '.join(model.model_fields)}"
+                if allowed and len(problem["loc"]) == 1:
+                    message += f"; allowed: {', '.join(allowed)}"
             elif problem["type"] != "missing":
                 message += f" (given: {problem['input']!r})"
             lines.append(f"{prefix}{'.'.join(str(part) for part in problem['loc'])}: {message}")
@@ -240,35 +277,35 @@ def _scheduler_problems(kind: str, params: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def complete(tree: Mapping[str, Any], config: RunConfig, layout: Layout, max_steps: int) -> dict[str, Any]:
+def complete(ds: AskedConfig, config: RunConfig, layout: Layout, max_steps: int) -> CompletedConfig:
     """The JSON that DeepSpeed gets: batch keys from the layout, the learning rate of this global batch, `auto` filled.
 
     DeepSpeed counts tile ranks as data-parallel replicas (see `lartpc_ds.layout`), so its batch counts them too.
     """
     events = config.data.batch * config.train.accumulate
-    resolved: dict[str, Any] = json.loads(json.dumps(tree))
+    resolved: Any = json.loads(json.dumps(ds))
     batch = (config.data.batch, config.train.accumulate, events * layout.data * layout.tiles)
     resolved.update(zip(_BATCH, batch, strict=True))
     factor = _growth(config, layout)
     resolved["optimizer"]["params"]["lr"] *= factor
     if resolved["scheduler"]["type"] == "constant":
         del resolved["scheduler"]
-        return resolved
+        return cast(CompletedConfig, resolved)
     params = resolved["scheduler"]["params"]
     params.update({key: params[key] * factor for key in _RATES if key in params})
     params.update({key: value for key, value in _filled(max_steps).items() if params.get(key) == "auto"})
-    return resolved
+    return cast(CompletedConfig, resolved)
 
 
-def uncompleted(tree: Mapping[str, Any], config: RunConfig, layout: Layout, max_steps: int) -> dict[str, Any]:
+def uncompleted(ds: CompletedConfig, config: RunConfig, layout: Layout, max_steps: int) -> AskedConfig:
     """The inverse of `complete`, for a run like one that was completed with these arguments."""
-    asked: dict[str, Any] = {key: value for key, value in json.loads(json.dumps(tree)).items() if key not in _BATCH}
+    asked: Any = {key: value for key, value in json.loads(json.dumps(ds)).items() if key not in _BATCH}
     factor = _growth(config, layout)
     asked["optimizer"]["params"]["lr"] = _divided(asked["optimizer"]["params"]["lr"], factor)
     params = asked.setdefault("scheduler", {"type": "constant", "params": {}})["params"]
     params.update({key: _divided(params[key], factor) for key in _RATES if key in params})
     params.update({key: "auto" for key, value in _filled(max_steps).items() if params.get(key) == value})
-    return asked
+    return cast(AskedConfig, asked)
 
 
 def _growth(config: RunConfig, layout: Layout) -> float:

@@ -1,4 +1,7 @@
-"""How ranks get at their machine and files; nothing here changes a number, so a resumed run may change all of it."""
+"""Section `launch` of the run configuration: the surroundings of every rank.
+
+Nothing here changes a number of a run, so a resumed run may change all of it.
+"""
 
 from typing import Literal, Self
 
@@ -9,23 +12,24 @@ from lartpc_ds.config.section import Positive, Section
 __all__ = ["LaunchConfig"]
 
 _NOT_OURS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What says which rank a process is."""
+"""Variables that tell a process which rank it is."""
 
 
 class LaunchConfig(Section):
-    """What ranks find around them, here and on other hosts."""
+    """The surroundings of every rank, on this machine and on other hosts."""
 
     environment: dict[str, str] = Field(default={})
-    """Variables of every rank, such as {NCCL_DEBUG = "INFO"}."""
+    """Environment variables to set for every rank, such as {NCCL_DEBUG = "INFO"}."""
     forward: tuple[str, ...] = ()
-    """Names of variables that every rank gets with the values that they have where `lartpc-ds` is started."""
+    """Environment variables to copy from the launching shell to every rank."""
     hdf5_file_locking: Literal["default", "on", "off", "best-effort"] = "default"
-    """HDF5 locks the files that it reads, which some parallel file systems refuse; `default` is the library's own."""
+    """Whether HDF5 locks files while it reads them, which some parallel file systems refuse; `default` is HDF5's
+    own."""
     timeout_minutes: Positive = 30
-    """A rank that waits so long for the others gives up."""
+    """The time after which a rank that waits for the others gives up."""
     stage_to: str | None = None
-    """A folder of each host's own disk to which event files are copied first; may name variables that each host has, as
-    those of `environment`; over ssh there are few others, and rarely $TMPDIR."""
+    """A folder on the disk of each host to which the event files are copied first. It may contain environment variables
+    that every host has, such as those of `environment`; over ssh there are few others, and rarely $TMPDIR."""
 
     @model_validator(mode="after")
     def _names(self) -> Self:

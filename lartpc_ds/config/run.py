@@ -1,9 +1,9 @@
-"""The run configuration: one frozen, strict tree that says everything about a run that DeepSpeed has no key for.
+"""The run configuration: one frozen, strict tree for everything about a run for which DeepSpeed has no key.
 
-Every field is inert: validation reads no file and imports no torch, so a config can be checked on a login node. What
-DeepSpeed has a key for (optimizer, scheduler, precision, clipping, ZeRO, offload, monitors) lives in a `ds_configs/`
-JSON instead, which `train.ds_config` names; a knob has one owner. Rejected: hydra and dataclass trees with `exec`,
-because a strict pydantic tree reports every problem at once with its path.
+Validation reads no file and imports no torch, so a configuration can be checked on a login node. Settings for which
+DeepSpeed has a key (optimizer, scheduler, precision, clipping, ZeRO, offload, monitors) live in a JSON of `ds_configs/`
+instead, which `train.ds_config` names, so that every setting has one owner. Rejected: hydra, and trees of dataclasses
+that run code, because a strict pydantic tree reports every problem at once with its path.
 """
 
 import json
@@ -16,6 +16,7 @@ from lartpc_ds.config.batch import BatchConfig
 from lartpc_ds.config.launch import LaunchConfig
 from lartpc_ds.config.section import NonNegative, Positive, Section, Share
 from lartpc_ds.errors import UserError
+from lartpc_ds.layout import Layout
 
 __all__ = [
     "BatchConfig",
@@ -32,7 +33,7 @@ __all__ = [
 
 
 class SplitConfig(Section):
-    """Shares of the events; they sum to 1 and an event's part depends on its identity and `data.seed` alone."""
+    """Shares of the events, which sum to 1; the split of an event depends only on its identity and on `data.seed`."""
 
     train: Share = 0.8
     validation: Share = 0.2
@@ -49,15 +50,15 @@ class SplitConfig(Section):
 
 
 class SimulateConfig(Section):
-    """The embedded default: events simulated into the run folder when `data.files` is empty."""
+    """The events that are simulated into the run folder when `data.files` is empty."""
 
     events: Positive = 1000
     momentum: tuple[float, float] = (0.2, 1.0)
-    """GeV/c, drawn uniformly between the two."""
+    """[low, high] of the momentum in GeV/c, which is drawn uniformly between the two."""
     vertex: tuple[tuple[Share, Share], tuple[Share, Share], tuple[Share, Share]] = ((0.0, 1.0),) * 3
-    """Where particles start: [low, high] of x (the drift), y and z (the beam) as shares of the active volume."""
+    """The place where particles start: [low, high] of x (drift), y and z (beam) as shares of the active volume."""
     angle: Annotated[float, Field(gt=0, le=180)] = 180.0
-    """Largest angle in degrees between a particle's direction and the beam (z); 180: all directions alike."""
+    """The largest angle in degrees between a particle and the beam (z); with 180 all directions are equally likely."""
     seed: NonNegative = 1
 
     @model_validator(mode="after")
@@ -78,44 +79,46 @@ _OF_EVENT_FILES = (
 
 
 class DataConfig(Section):
-    """Which events, which truth, and how they become images; or images of the user's own."""
+    """The events, their truth, and how they become images; or images of the user's own."""
 
     target: str | None = None
-    """`my_pkg.module:name`: images of your own, instead of event files; `lartpc_ds.data.source.Images` says what it
-    must have. Excludes `files` and every key that says how events become images and labels."""
+    """`my_pkg.module:name`, an object with images of your own, which are used instead of event files. Its attributes
+    are those of `lartpc_ds.data.source.Images`. It excludes `files` and every key about how events become images and
+    labels."""
     files: tuple[str, ...] = ()
-    """Paths or globs; empty: simulate (see `data.simulate`)."""
+    """Paths or globs of event files; if there are none, events are simulated (see `data.simulate`)."""
     format: Literal["auto", "larcv3"] = "auto"
     product: str = "auto"
-    """Name of the wire images in the file: `sparse2d_<product>_group`."""
+    """The name of the wire images in a file: `sparse2d_<product>_group`."""
     truth: str = "auto"
-    """Name of the truth particles in the file: `particle_<truth>_group`."""
+    """The name of the truth particles in a file: `particle_<truth>_group`."""
     labels: Literal["particle", "neutrino"] = "particle"
     classes: tuple[str, ...] | dict[str, tuple[int, ...]] = ("electron", "gamma", "muon", "pion", "kaon")
-    """Names of species (or nue, numu, nc, cosmic), or a table of name = list of pdg codes."""
+    """The names of species (or nue, numu, nc, cosmic), or a table of name = list of pdg codes."""
     duplicates: Literal["error", "keep", "drop"] = "error"
-    """Events that repeat another, by run, subrun and event or pixel by pixel: `error` refuses the run, `keep` uses all,
-    each in the split of the first, `drop` uses the first alone."""
+    """What to do about events that repeat another, by run, subrun and event or pixel by pixel: `error` refuses the run,
+    `keep` uses all of them in the split of the first, `drop` uses only the first."""
     split: SplitConfig = SplitConfig()
     detector: str = "auto"
-    """Decides the image size; `auto` takes it from the file: the most wires and ticks of any plane."""
+    """The detector, which decides the image size; with `auto` it is the most wires and ticks of any plane in the
+    files."""
     downsample: Positive | tuple[Positive, Positive] = 1
-    """Sums blocks of so many (wires, ticks); 1 is full resolution."""
+    """Blocks of this many (wires, ticks) are summed into one pixel; 1 is full resolution."""
     threshold: float = 0.0
-    """Pixels below it, after downsampling, become 0."""
+    """Pixels below this value become 0 after downsampling."""
     saturate: Annotated[float, Field(gt=0)] | None = None
-    """Pixels above it, after downsampling, become it."""
+    """Pixels above this value are set to it after downsampling."""
     batch: Positive = 1
-    """Micro-batch: events a tile group a micro-step."""
+    """The micro-batch: the number of events per tile group in each micro-step."""
     workers: NonNegative = 0
-    """Reader processes a rank; 0 reads in the training process."""
+    """The number of reader processes per rank; with 0 the training process reads."""
     seed: NonNegative = 0
-    """Of the split, of the order of events and of `flip` and `shift`."""
+    """The seed of the split, of the order of events, and of `flip` and `shift`."""
     flip: Literal[False, True, "wires", "ticks", "both"] = False
-    """In training, mirror the wires (rows) or the ticks (columns) of an event with probability 1/2, all planes alike;
-    `both`, or true, does each independently of the other. For a beam only `ticks` is physical (docs/events.md)."""
+    """Whether training mirrors the wires (rows) or the ticks (columns) of an event, in all planes, with probability
+    1/2; `both`, or true, mirrors each independently. For a beam only `ticks` is physical (docs/events.md)."""
     shift: tuple[NonNegative, NonNegative] = (0, 0)
-    """In training, move every event by up to so many (rows, columns) either way; what comes in is 0."""
+    """The most (rows, columns) by which training moves an event either way; pixels that come in are 0."""
     simulate: SimulateConfig = SimulateConfig()
 
     @model_validator(mode="after")
@@ -130,49 +133,49 @@ class DataConfig(Section):
 
     @property
     def downsample_factors(self) -> tuple[int, int]:
-        """(wires, ticks)."""
+        """The numbers of (wires, ticks) that are summed into one pixel."""
         return (self.downsample, self.downsample) if isinstance(self.downsample, int) else self.downsample
 
 
 class ModelConfig(Section):
-    """The network, by name or by the path of a function that makes one."""
+    """The network: its name, or the path of a function that makes it."""
 
     name: str = "resnet18"
     target: str | None = None
-    """`my_pkg.module:function`, called as function(planes=..., num_classes=...); replaces `name`."""
+    """`my_pkg.module:function`, which is called as function(planes=..., num_classes=...) and replaces `name`."""
     weights: str | None = None
-    """A `model.pt` to start from."""
+    """The path of a `model.pt` whose weights the training starts from."""
     width: Positive | None = None
-    """Channels of the first stage; none: the network's own."""
+    """The number of channels of the first stage; by default the network's own."""
     norm: Literal["batch", "group", "layer"] | None = None
-    """`layer` acts per pixel over channels; none: the network's own."""
+    """The kind of norm; `layer` acts on each pixel over its channels. By default it is the network's own."""
     stem_stride: tuple[Positive, Positive] | None = None
-    """(wires, ticks) of a ResNet's first convolution; none: 2 x 2."""
+    """The stride in (wires, ticks) of the first convolution of a ResNet; by default 2 x 2."""
     norm_scope: Literal["tiles", "all"] = "tiles"
-    """Batch statistics over the tiles of one group's events, or over all data ranks too."""
+    """Whether batch statistics are taken over the tiles of one group, or over all data ranks as well."""
     planes: Literal["stacked", "towers"] = "stacked"
-    """Wire planes as input channels, or through shared-weight towers joined late."""
+    """Whether wire planes are input channels, or go through towers that share weights and are joined late."""
 
 
 class LayoutConfig(Section):
-    """How ranks share the work: layers over `pipe`, events over `data`, images over `rows` and `cols`."""
+    """How ranks share the work: layers over `pipe`, events over `data`, the image over `rows` and `cols`."""
 
     pipe: Positive = 1
-    """Pipeline stages: each has a run of the model's blocks."""
+    """The number of pipeline stages, each of which has consecutive blocks of the model."""
     cuts: Literal["balanced", "parameters", "uniform"] | tuple[str, ...] = "balanced"
-    """Where stages begin: `balanced` makes the slowest stage fast, `parameters` and `uniform` even out weights and
-    blocks; or the names of the blocks at which the second and later stages begin."""
+    """Where stages begin: `balanced` makes the slowest stage fast, `parameters` evens out weights and `uniform` the
+    number of blocks. Otherwise it is the names of the blocks at which the second and later stages begin."""
     data: Positive | None = None
-    """Tile groups; none: all the ranks that the other axes leave."""
+    """The number of tile groups; by default the ranks that the other axes leave."""
     rows: Positive = 1
-    """Tiles along the wires of an event."""
+    """The number of tiles along the wires of an event."""
     cols: Positive = 1
-    """Tiles along its ticks."""
+    """The number of tiles along the ticks of an event."""
     gather_at: str = "auto"
-    """The block whose input every tile rank gathers, to run whole from there on: its name, `never`, or `auto`: the last
-    block before tiles get thinner than their halos are worth."""
+    """The block from which on every tile rank runs the whole image, after it has gathered the block's input: its name,
+    `never`, or `auto`, the last block before tiles become too thin for their halos."""
     overlap: bool = True
-    """Compute a convolution's interior while its halo is under way."""
+    """Whether a convolution computes its interior while its halo is sent."""
 
     @model_validator(mode="after")
     def _one_cut_a_stage(self) -> Self:
@@ -183,44 +186,56 @@ class LayoutConfig(Section):
             )
         return self
 
+    def fit(self, devices: int, source: str) -> Layout:
+        """The layout of these axes on `devices` ranks, a number that `source` gave.
+
+        Raises:
+            UserError: the product of the axes is not `devices`.
+        """
+        return Layout.fit(devices, pipe=self.pipe, data=self.data, rows=self.rows, cols=self.cols, source=source)
+
 
 class MemoryConfig(Section):
-    """What is kept of a step's activations; every combination gives the same numbers."""
+    """Which activations of a step are kept; every combination gives the same numbers."""
 
     recompute: Literal["none", "block"] = "none"
-    """`block`: keep each block's input only, and run the block once more in the backward pass."""
+    """With `block` only the input of each block is kept, and the block runs once more in the backward pass."""
     lean_norm: bool = False
-    """Keep one map of every norm and ReLU instead of two, and pools' choices in a byte each."""
+    """Whether one map of every norm and ReLU is kept instead of two, and each choice of a pool in one byte."""
     stream_strips: Positive = 1
-    """Run the front of the network in so many strips of rows, one after the other, keeping only its small output."""
+    """The number of strips of rows in which the front of the network runs one after the other, to keep only its
+    output."""
     stream_until: str = "auto"
-    """The first block after that front: its name, or `auto`."""
+    """The name of the first block after that front, or `auto`."""
 
 
 class TrainConfig(Section):
-    """How long, how fast, how often."""
+    """The length of the training, its learning rate, and how often it evaluates and saves."""
 
     ds_config: str = "zero0_bf16"
-    """Name of a file in `ds_configs/` or a path; ZeRO shards weights, of which a network of convolutions has few."""
+    """The name of a file in `ds_configs/`, or a path. ZeRO shards weights, of which a convolutional network has few."""
     max_steps: Positive | None = None
-    """Optimizer steps."""
+    """The number of optimizer steps."""
     epochs: Annotated[float, Field(gt=0)] | None = None
-    """Passes over the training events; of `max_steps` and `epochs` the one that ends first counts."""
+    """The number of passes over the training events; of `max_steps` and `epochs` the one that ends first counts."""
     accumulate: Positive = 1
-    """Micro-steps an optimizer step."""
+    """The number of micro-steps per optimizer step."""
     lr_scaling: Literal["linear", "sqrt", "none"] = "sqrt"
-    """Law by which the JSON's learning rate grows with the global batch (arXiv:1706.02677, arXiv:1404.5997)."""
+    """The law by which the learning rate of the JSON grows with the global batch (arXiv:1706.02677,
+    arXiv:1404.5997)."""
     lr_reference_batch: Positive = 16
-    """Global batch, in events, for which the JSON's learning rate is meant."""
+    """The global batch, in events, for which the learning rate of the JSON is meant."""
     class_weights: Literal["none", "balanced"] = "none"
-    """`balanced` weighs the loss of an event by 1 / share of its class."""
+    """With `balanced` the loss of an event is weighted by 1 / share of its class."""
     loss_target: str | None = None
-    """`my_pkg.module:function` in place of cross entropy: called as function(outputs, targets) on this rank's part, it
-    returns (total, weight), two scalar tensors; the loss of a micro-batch is the sum of totals over that of weights."""
+    """`my_pkg.module:function`, which replaces cross entropy: called as function(outputs, targets) on the part of this
+    rank, it returns two scalar tensors, (total, weight). The loss of a micro-batch is the sum of totals over the sum of
+    weights."""
     eval_every: NonNegative = 0
-    """Optimizer steps between evaluations on the whole validation split; 0: once, at the end."""
+    """The number of optimizer steps between evaluations of the whole validation split; with 0 it is evaluated at the
+    end."""
     checkpoint_every: NonNegative = 0
-    """Optimizer steps between checkpoints; 0: at each best evaluation and at the end."""
+    """The number of optimizer steps between checkpoints; with 0 there is one at each best evaluation and at the end."""
     seed: NonNegative = 0
 
     @model_validator(mode="after")
@@ -240,7 +255,7 @@ class TrainConfig(Section):
 
 
 class RunConfig(Section):
-    """A whole run."""
+    """The configuration of a whole run."""
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -266,27 +281,27 @@ class RunConfig(Section):
 
     @classmethod
     def parse(cls, tree: dict[str, Any], source: str) -> Self:
-        """Build from plain TOML data; every problem at once, each with its key, value and what is allowed.
+        """Build the configuration from plain TOML data, or report every problem at once.
 
         Raises:
-            UserError: naming `source` and all problems.
+            UserError: naming `source` and every problem with its key, value and what is allowed.
         """
         try:
-            # lax containers: TOML has arrays where the tree has tuples; scalars stay strict
+            # JSON mode takes arrays, which TOML has, where the tree has tuples; scalars stay strict
             return cls.model_validate_json(_as_json(tree), strict=True)
         except ValidationError as error:
             raise UserError(f"{source}:\n{_explain(error, cls)}") from None
 
 
 def _as_json(tree: dict[str, Any]) -> str:
-    # TOML's dates have no JSON; as {} they meet the message of whatever type the key wants
+    # JSON has no dates; a date becomes {}, for which pydantic names the type that the key wants
     return json.dumps(tree, default=lambda _: {})
 
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     lines = []
     for problem in error.errors():
-        # pydantic adds the member of a union that it tried, such as `tuple[str, ...]`; no user wrote that
+        # pydantic adds the member of a union that it tried, such as `tuple[str, ...]`, which no user has written
         path = [str(part) for part in problem["loc"] if re.fullmatch(r"\w+", str(part))]
         message = problem["msg"].removeprefix("Value error, ")
         key = ".".join(path)

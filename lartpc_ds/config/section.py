@@ -1,4 +1,4 @@
-"""What every section of the run configuration is: frozen, strict, inert, each field documented where it stands."""
+"""The base of every section of the run configuration: frozen and strict, with a docstring for each field."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ NonNegative = Annotated[int, Field(ge=0)]
 
 
 class Section(BaseModel):
-    """Base of the sections; a key that does not exist, or a value of another type, is an error."""
+    """A section of the configuration; an unknown key, or a value of another type, is an error."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lartpc_ds.config import ds_config
+from lartpc_ds.config.ds_config import AskedConfig
 from lartpc_ds.config.run import RunConfig
 from lartpc_ds.costs.problem import Candidate
 from lartpc_ds.layout import Layout
@@ -19,7 +20,7 @@ _KEPT_OF_STAGE_3 = ("sub_group_size", "stage3_")
 """Keys of the shipped ZeRO-3 files that a user's file of another stage lacks."""
 
 
-def applied(config: RunConfig, ds: Mapping[str, Any], candidate: Candidate) -> tuple[RunConfig, dict[str, Any]]:
+def applied(config: RunConfig, ds: Mapping[str, Any], candidate: Candidate) -> tuple[RunConfig, AskedConfig]:
     """The configurations that run `candidate`.
 
     Args:
@@ -77,8 +78,8 @@ def offloads(ds: Mapping[str, Any]) -> bool:
     return bool(section.get("device", "none") != "none")
 
 
-def _with_zero(ds: Mapping[str, Any], candidate: Candidate) -> dict[str, Any]:
-    tree: dict[str, Any] = json.loads(json.dumps(ds))
+def _with_zero(ds: Mapping[str, Any], candidate: Candidate) -> AskedConfig:
+    tree: AskedConfig = json.loads(json.dumps(ds))
     zero = tree["zero_optimization"]
     zero["stage"] = candidate.zero
     if candidate.zero == 3:

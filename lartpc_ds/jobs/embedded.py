@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lartpc_ds.config.run import RunConfig
 from lartpc_ds.errors import UserError
+from lartpc_ds.jobs.progress_bar import event_bar
 from lartpc_ds.simulation import ANYWHERE, Aim, SimulationSummary, simulate_file
 from lartpc_ds.training.prepare import with_files
 
@@ -50,10 +50,7 @@ def simulate_with_progress(
     aim: Aim = ANYWHERE,
 ) -> SimulationSummary:
     """`simulate_file` with a bar that shows rate and time left."""
-    rate = TextColumn("{task.speed:.1f} events/s" if console.is_terminal else "")
-    columns = (TextColumn("simulating"), BarColumn(bar_width=20), MofNCompleteColumn(), rate, TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("simulating", total=num_events)
+    with event_bar(console, "simulating", num_events) as show:
         summary = simulate_file(
             out,
             detector,
@@ -63,7 +60,7 @@ def simulate_with_progress(
             seed=seed,
             workers=workers,
             aim=aim,
-            on_event=lambda count: bar.update(task, completed=count),
+            on_event=show,
         )
     console.print(
         f"simulated {summary.events} {detector} events in {summary.seconds:.1f} s "

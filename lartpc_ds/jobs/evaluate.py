@@ -2,21 +2,22 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from lartpc_ds.config import recipes
+from lartpc_ds.config.ds_config import DeepSpeedConfig
 from lartpc_ds.config.run import RunConfig, SplitConfig
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.data.event_index import EventIndex, write_index
 from lartpc_ds.data.integrity import write_atomically
 from lartpc_ds.errors import UserError
 from lartpc_ds.jobs.site import Site, apply_file_locking, with_environment
-from lartpc_ds.jobs.site_checks import asked_site, reached_site, source_of
+from lartpc_ds.jobs.site_checks import HostOptions, asked_site, reached_site
 from lartpc_ds.jobs.supervise.command import command_of, default_devices
 from lartpc_ds.jobs.supervise.job import run_job
 from lartpc_ds.jobs.surveyed import print_findings, surveyed_index
@@ -27,39 +28,27 @@ from lartpc_ds.training.loop import Run
 from lartpc_ds.training.session import open_run
 from lartpc_ds.training.sources import open_source
 
-__all__ = ["EvaluateRequest", "evaluate"]
+__all__ = ["evaluate_checkpoint"]
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluateRequest:
-    """The command line of `evaluate`."""
-
-    run_dir: Path
-    files: Sequence[str] = ()
-    checkpoint: str = "last"
-    devices: int | None = None
-    hostfile: Path | None = None
-    launcher: str | None = None
-    include: str = ""
-    exclude: str = ""
-
-
-def evaluate(request: EvaluateRequest, console: Console) -> int:
+def evaluate_checkpoint(
+    run_dir: Path, files: Sequence[str], checkpoint: str, hosts: HostOptions, console: Console
+) -> int:
     """Run the whole command; returns its exit code.
 
     Raises:
         UserError: no such run or checkpoint, no held-out events, files that this network cannot take, or hosts that
             cannot take the job.
     """
-    folder = recipes.folder_of(request.run_dir)
-    simulated = [] if request.files else [folder.simulated_file]
+    folder = recipes.folder_of(run_dir)
+    simulated = [] if files else [folder.simulated_file]
     needed = (folder.config_file, folder.ds_config_file, folder.job_file, folder.events_file, *simulated)
     folder.verified(*(path.name for path in needed))
     run, ds = open_run(folder)
-    chosen = _whole(run, request.checkpoint)
-    site, layout = _site(request, run, ds)
+    chosen = _whole(run, checkpoint)
+    site, layout = _site(hosts, run, ds)
     apply_file_locking(site)
-    config, index, positions = _events(run, ds, request.files, console)
+    config, index, positions = _events(run, ds, files, console)
     if not positions:
         raise UserError(f"{folder.path}: the run has no held-out events (data.split); give some with --files")
     # the bare name predictions.csv is for the end of the training itself; dense models have logs and figures only
@@ -105,21 +94,21 @@ def _whole(run: Run, name: str) -> Path:
     return chosen
 
 
-def _site(request: EvaluateRequest, run: Run, ds: Mapping[str, Any]) -> tuple[Site, Layout]:
+def _site(hosts: HostOptions, run: Run, ds: DeepSpeedConfig) -> tuple[Site, Layout]:
     """Where, and how the ranks share the work: an event that needs tiles to train needs them here, stages it does not.
 
     Raises:
         UserError: as `asked_site`, or the ranks are no multiple of the tiles.
     """
     rows, cols = run.job.layout.rows, run.job.layout.cols
-    if request.hostfile is None and request.devices is None:
-        request = replace(request, devices=max(default_devices() // (rows * cols), 1) * rows * cols)
-    site = with_environment(asked_site(request, ds), run.config.launch)
-    return site, Layout.fit(site.world_size, rows=rows, cols=cols, source=source_of(request))
+    if hosts.hostfile is None and hosts.devices is None:
+        hosts = replace(hosts, devices=max(default_devices() // (rows * cols), 1) * rows * cols)
+    site = with_environment(asked_site(hosts, ds), run.config.launch)
+    return site, Layout.fit(site.world_size, rows=rows, cols=cols, source=hosts.source)
 
 
 def _events(
-    run: Run, ds: Mapping[str, Any], files: Sequence[str], console: Console
+    run: Run, ds: DeepSpeedConfig, files: Sequence[str], console: Console
 ) -> tuple[RunConfig, EventIndex, list[int]]:
     """The run's held-out events, or those of `files`."""
     if files:
@@ -129,7 +118,7 @@ def _events(
 
 
 def _given_files(
-    run: Run, ds: Mapping[str, Any], files: Sequence[str], console: Console
+    run: Run, ds: DeepSpeedConfig, files: Sequence[str], console: Console
 ) -> tuple[RunConfig, EventIndex, list[int]]:
     """All events of the files that belong to a class of the run, after a look at each."""
     if run.config.data.target is not None:

@@ -1,21 +1,17 @@
 """From what the command line says of hosts to a site whose hosts have been asked and can take the job."""
 
-import os
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
 
 from rich.console import Console
 
+from lartpc_ds.config.ds_config import DeepSpeedConfig
 from lartpc_ds.config.run import RunConfig
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.data.files import expand
 from lartpc_ds.errors import UserError
-from lartpc_ds.jobs.hosts.reach import reach_for
-from lartpc_ds.jobs.preflight.preflight import Need, preflight
-from lartpc_ds.jobs.preflight.preflight_report import print_findings
-from lartpc_ds.jobs.site import Site, forwarded, here, of_hostfile
+from lartpc_ds.jobs.preflight.preflight_report import ask_hosts
+from lartpc_ds.jobs.site import Site, here, of_hostfile
 from lartpc_ds.jobs.supervise.command import (
     check_accelerator,
     check_count,
@@ -24,66 +20,57 @@ from lartpc_ds.jobs.supervise.command import (
     write_hostfile,
 )
 
-__all__ = ["SiteRequest", "asked_site", "reached_site", "source_of"]
+__all__ = ["HostOptions", "asked_site", "reached_site"]
 
 
-class SiteRequest(Protocol):
-    """The options of `train` and `evaluate` that say where."""
+@dataclass(frozen=True, slots=True)
+class HostOptions:
+    """The options of `train` and `evaluate` that say where ranks run."""
 
-    @property
-    def devices(self) -> int | None:
-        """Ranks on this machine."""
-
-    @property
-    def hostfile(self) -> Path | None:
-        """Hosts instead."""
-
-    @property
-    def launcher(self) -> str | None:
-        """How ranks get there."""
-
-    @property
-    def include(self) -> str:
-        """The hosts to take."""
+    devices: int | None = None
+    """The number of ranks on this machine."""
+    hostfile: Path | None = None
+    """The hosts to use instead of this machine."""
+    launcher: str | None = None
+    include: str = ""
+    """The hosts to take."""
+    exclude: str = ""
+    """The hosts to leave out."""
 
     @property
-    def exclude(self) -> str:
-        """The hosts to leave out."""
+    def source(self) -> str:
+        """The option that gives the number of ranks, in words for a message."""
+        return "--devices" if self.hostfile is None else f"the number of slots in --hostfile {self.hostfile}"
 
 
-def asked_site(request: SiteRequest, ds: Mapping[str, Any]) -> Site:
+def asked_site(options: HostOptions, ds: DeepSpeedConfig) -> Site:
     """Where the command line wants the job.
 
     Raises:
         UserError: options that have no effect or contradict each other, a bad hostfile, or too few devices here.
     """
-    if request.hostfile is None:
-        given = {"--launcher": request.launcher, "--include": request.include, "--exclude": request.exclude}
+    if options.hostfile is None:
+        given = {"--launcher": options.launcher, "--include": options.include, "--exclude": options.exclude}
         idle = [option for option, value in given.items() if value]
         if idle:
             raise UserError(f"{', '.join(idle)}: without effect on this machine alone; give --hostfile FILE as well")
-        devices = default_devices() if request.devices is None else request.devices
+        devices = default_devices() if options.devices is None else options.devices
         check_devices(devices, ds)
         return here(devices)
-    if request.devices is not None:
+    if options.devices is not None:
         raise UserError(
-            f"--devices {request.devices}: with --hostfile the ranks are its slots; choose among them with --include "
+            f"--devices {options.devices}: with --hostfile the ranks are its slots; choose among them with --include "
             "or --exclude, and leave --devices out"
         )
-    site = of_hostfile(request.hostfile, request.include, request.exclude, request.launcher)
+    site = of_hostfile(options.hostfile, options.include, options.exclude, options.launcher)
     if site.launcher is None:
-        check_count(site.devices_needed, f"{request.hostfile}: {site.hosts[0].name} with {site.devices_needed} slots")
+        check_count(site.devices_needed, f"{options.hostfile}: {site.hosts[0].name} with {site.devices_needed} slots")
         check_devices(site.world_size, ds)
     return site
 
 
-def source_of(request: SiteRequest) -> str:
-    """What gives the number of ranks, in words."""
-    return "--devices" if request.hostfile is None else f"the number of slots in --hostfile {request.hostfile}"
-
-
 def reached_site(
-    site: Site, config: RunConfig, ds: Mapping[str, Any], folder: RunFolder, logs: Path, console: Console
+    site: Site, config: RunConfig, ds: DeepSpeedConfig, folder: RunFolder, logs: Path, console: Console
 ) -> Site:
     """The site with what its hosts say of themselves; `logs` is the folder of the job, which gets its hostfile.
 
@@ -94,18 +81,15 @@ def reached_site(
         return site
     write_hostfile(site, logs)
     files = expand(config.data.files) if config.data.target is None else []
-    need = Need(tuple(map(str, files)), folder.path, {**forwarded(os.environ), **site.environment})
-    with console.status(f"asking {len(site.hosts)} host(s)", spinner="line"):
-        found = preflight(site.hosts, reach_for(site.launcher), need)
-    print_findings(console, found)
-    if not found.ok:
+    findings = ask_hosts(site, files, folder.path, console)
+    if not findings.ok:
         raise UserError("the preflight has found what the list above says; no rank was started")
-    assert found.master_addr is not None and found.master_port is not None, "they come with a good end"
-    check_accelerator(found.accelerator, ds)
+    assert findings.master_addr is not None and findings.master_port is not None, "they come with a good end"
+    check_accelerator(findings.accelerator, ds)
     return replace(
         site,
-        master_addr=found.master_addr,
-        master_port=found.master_port,
-        addresses=found.addresses,
-        environment={"DS_ACCELERATOR": found.accelerator, **site.environment},
+        master_addr=findings.master_addr,
+        master_port=findings.master_port,
+        addresses=findings.addresses,
+        environment={"DS_ACCELERATOR": findings.accelerator, **site.environment},
     )

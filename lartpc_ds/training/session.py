@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import lartpc_ds
+from lartpc_ds.config.ds_config import CompletedConfig
 from lartpc_ds.config.run import RunConfig
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.costs.memory import PeakMemory
@@ -42,7 +43,7 @@ from lartpc_ds.training.weights import load_weights
 __all__ = ["evaluate", "open_run", "train"]
 
 
-def open_run(folder: RunFolder) -> tuple[Run, dict[str, Any]]:
+def open_run(folder: RunFolder) -> tuple[Run, CompletedConfig]:
     """The run as the command line wrote it, and its DeepSpeed JSON; ranks trust what the command line has verified."""
     config = RunConfig.parse(tomllib.loads(folder.config_file.read_text()), str(folder.config_file))
     job = Job.from_dict(json.loads(folder.job_file.read_text()))
@@ -66,9 +67,9 @@ def train(folder: RunFolder, *, resume: bool, stop_requested: Callable[[], bool]
     model = make_model(run.config, run.job.planes, len(run.job.classes))
     if run.config.model.weights is not None:
         load_weights(model, Path(run.config.model.weights), "model.weights")
-    for monitor in ("tensorboard", "csv_monitor"):
-        if monitor in ds:  # a relative path means the run folder, wherever the launcher was started
-            ds[monitor]["output_path"] = str(folder.path / ds[monitor].get("output_path", ""))
+    for monitor in (ds.get("tensorboard"), ds.get("csv_monitor")):
+        if monitor is not None:  # a relative path means the run folder, wherever the launcher was started
+            monitor["output_path"] = str(folder.path / monitor.get("output_path", ""))
     plan, tiles = _on_tiles(model, run, groups)
     # what no mask keys, the tiles of one event still draw alike
     torch.manual_seed(run.config.train.seed + groups.data_rank)

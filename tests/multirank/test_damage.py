@@ -14,8 +14,9 @@ from rich.console import Console
 from lartpc_ds.config import recipes
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.errors import UserError
-from lartpc_ds.jobs.evaluate import EvaluateRequest, evaluate
-from lartpc_ds.jobs.train import prepare_run
+from lartpc_ds.jobs.evaluate import evaluate_checkpoint
+from lartpc_ds.jobs.resolve import prepare_run
+from lartpc_ds.jobs.site_checks import HostOptions
 from lartpc_ds.layout import Layout
 from lartpc_ds.report.summary import print_summary
 from lartpc_ds.training import session
@@ -65,7 +66,7 @@ def report(run: RunFolder) -> str:
 def refusal(run: RunFolder) -> str:
     """Of `evaluate`."""
     with pytest.raises(UserError) as refused:
-        evaluate(EvaluateRequest(run.path), Console(quiet=True))
+        evaluate_checkpoint(run.path, [], "last", HostOptions(), Console(quiet=True))
     return str(refused.value)
 
 

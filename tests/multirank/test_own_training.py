@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lartpc_ds.config import recipes
 from lartpc_ds.config.run_folder import RunFolder
-from lartpc_ds.jobs.train import prepare_run
+from lartpc_ds.jobs.resolve import prepare_run
 from lartpc_ds.layout import Layout
 from lartpc_ds.training import session
 from tests.ranks import run_ranks

@@ -22,9 +22,9 @@ from rich.console import Console
 from lartpc_ds.config import recipes
 from lartpc_ds.config.run import MemoryConfig
 from lartpc_ds.config.run_folder import RunFolder
+from lartpc_ds.jobs.resolve import prepare_run
 from lartpc_ds.jobs.supervise.command import check_devices
 from lartpc_ds.jobs.together import PINNED, run_together
-from lartpc_ds.jobs.train import prepare_run
 from lartpc_ds.layout import Bounds, Layout
 from lartpc_ds.training.prepare import absolute_paths
 from lartpc_ds.training.session import versions

@@ -15,24 +15,25 @@ from rich.console import Console
 from lartpc_ds.advise.bench.measure import PINNED, WARM_UP_STEPS, measure
 from lartpc_ds.advise.bench.planner_layouts import RECIPE, MeasuredLayout
 from lartpc_ds.config import recipes
+from lartpc_ds.config.ds_config import AskedConfig
 from lartpc_ds.config.run import RunConfig
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.costs.problem import Candidate
 from lartpc_ds.jobs.embedded import simulated_events
+from lartpc_ds.jobs.resolve import prepare_run
 from lartpc_ds.jobs.supervise.command import check_devices
-from lartpc_ds.jobs.train import prepare_run
 
 __all__ = ["Applied", "Samples", "loaded", "measure_layouts"]
 
 Samples = dict[str, list[float]]
 """`step_seconds` and `peak_bytes`, one each a repeat."""
-Applied = Callable[[RunConfig, Mapping[str, Any], Candidate], tuple[RunConfig, dict[str, Any]]]
+Applied = Callable[[RunConfig, Mapping[str, Any], Candidate], tuple[RunConfig, AskedConfig]]
 """The configurations of a run, once a candidate says how it is run."""
 
 _EVENTS = 24
 
 
-def loaded(layout: MeasuredLayout, overrides: Sequence[str] = ()) -> tuple[RunConfig, dict[str, Any]]:
+def loaded(layout: MeasuredLayout, overrides: Sequence[str] = ()) -> tuple[RunConfig, AskedConfig]:
     """The configurations of a layout, before its candidate is applied."""
     everything = ["data.split={train=1.0,validation=0.0}", f"data.simulate.events={_EVENTS}", "train.epochs=1e6"]
     return recipes.load(RECIPE, [*everything, *layout.overrides, *overrides])

@@ -31,10 +31,10 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.jobs.hosts.reach import reach_for
 from lartpc_ds.jobs.preflight.preflight import Need, preflight
 from lartpc_ds.jobs.preflight.preflight_report import explain
+from lartpc_ds.jobs.resolve import prepare_run
 from lartpc_ds.jobs.site import forwarded, of_hostfile
 from lartpc_ds.jobs.supervise.command import check_count
 from lartpc_ds.jobs.together import KEPT, PINNED, run_together
-from lartpc_ds.jobs.train import prepare_run
 from lartpc_ds.layout import Layout
 
 __all__ = ["CalibrateRequest", "calibrate"]

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -18,6 +17,7 @@ from lartpc_ds.advise.search.plan_report import as_json, print_report
 from lartpc_ds.advise.search.search import BUDGET_SECONDS, CostOf, Plan, search
 from lartpc_ds.advise.search.sizes import gib, parse_bytes
 from lartpc_ds.config import recipes
+from lartpc_ds.config.ds_config import AskedConfig
 from lartpc_ds.config.run import RunConfig
 from lartpc_ds.costs.hardware import Hardware, load
 from lartpc_ds.costs.problem import Problem
@@ -87,7 +87,7 @@ def plan(
     return 0
 
 
-def problem_of(config: RunConfig, ds: dict[str, Any]) -> Problem:
+def problem_of(config: RunConfig, ds: AskedConfig) -> Problem:
     """What is asked of the planner about a run.
 
     Raises:
@@ -125,7 +125,7 @@ def _per_node(request: PlanRequest, machine: Hardware) -> int:
 
 
 def _write(
-    request: PlanRequest, found: Plan, config: RunConfig, ds: dict[str, Any], ranks_per_node: int, console: Console
+    request: PlanRequest, found: Plan, config: RunConfig, ds: AskedConfig, ranks_per_node: int, console: Console
 ) -> None:
     assert request.write is not None
     if found.recommended is None:

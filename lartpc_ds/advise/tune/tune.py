@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from rich.console import Console
 
@@ -25,6 +24,7 @@ from lartpc_ds.advise.tune.tune_job import run_trial
 from lartpc_ds.advise.tune.tune_trials import Trial, make_trials, parse_stages
 from lartpc_ds.advise.tune.tune_winner import write_winner
 from lartpc_ds.config import recipes
+from lartpc_ds.config.ds_config import AskedConfig
 from lartpc_ds.config.run import RunConfig
 from lartpc_ds.costs.hardware import load
 from lartpc_ds.costs.rank_cost import Costs
@@ -120,7 +120,7 @@ def _how_to_go_on(folder: TuneFolder) -> str:
 def _planned(
     request: TuneRequest,
     config: RunConfig,
-    ds: dict[str, Any],
+    ds: AskedConfig,
     devices: int,
     stages: Sequence[int],
     folder: TuneFolder,

@@ -14,11 +14,11 @@ from rich.console import Console
 from lartpc_ds.advise.tune.tune_trials import WARM_UP_STEPS, Trial, shortened
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.errors import UserError
+from lartpc_ds.jobs.resolve import prepare_run
 from lartpc_ds.jobs.site import here, with_environment
 from lartpc_ds.jobs.supervise.command import check_devices, command_of
 from lartpc_ds.jobs.supervise.job import JobEnd, run_job
 from lartpc_ds.jobs.supervise.progress import JobDisplay
-from lartpc_ds.jobs.train import prepare_run
 from lartpc_ds.report.tuning import OUT_OF_MEMORY, TrialResult
 
 __all__ = ["failure_of", "run_trial"]

@@ -67,7 +67,7 @@ class Trial:
 
 
 def parse_stages(text: str) -> tuple[int, ...]:
-    """The ZeRO stages of `--stages`, each once, in their order.
+    """The ZeRO stages of `--zero-stages`, each once, in their order.
 
     Raises:
         UserError: not numbers from 0 to 3 between commas.
@@ -77,7 +77,7 @@ def parse_stages(text: str) -> tuple[int, ...]:
     except ValueError:
         stages = ()
     if not stages or not set(stages) <= set(_STAGES):
-        raise UserError(f"--stages {text!r}: must be ZeRO stages between commas, of 0, 1, 2 and 3, such as 0,1,2")
+        raise UserError(f"--zero-stages {text!r}: must be ZeRO stages between commas, of 0, 1, 2 and 3, such as 0,1,2")
     return stages
 
 
@@ -122,7 +122,7 @@ def make_trials(
                 continue
             trials.append(Trial(named(chosen), config, ds, found.global_batch, found.time.total, found.memory.total))
     if not trials:
-        raise UserError("\n  ".join(["--stages: none goes with a layout of the planner:", *left_out]))
+        raise UserError("\n  ".join(["--zero-stages: none goes with a layout of the planner:", *left_out]))
     return trials, left_out
 
 

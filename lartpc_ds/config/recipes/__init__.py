@@ -5,12 +5,14 @@ commented TOML file in this folder. `--set KEY=VALUE` reaches into it, `--set ds
 it names (see `lartpc_ds.config.recipes.overrides`).
 """
 
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lartpc_ds.config import ds_config
+from lartpc_ds.config.ds_config import AskedConfig, CompletedConfig
 from lartpc_ds.config.recipes.overrides import Override, parse, put
 from lartpc_ds.config.run import RunConfig, TrainConfig
 from lartpc_ds.config.run_folder import RunFolder
@@ -78,7 +80,7 @@ def _folder(run: str) -> RunFolder | None:
     return folder if run and run not in names() and folder.is_run else None
 
 
-def load(run: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, dict[str, Any]]:
+def load(run: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, AskedConfig]:
     """The run configuration and the DeepSpeed tree, overridden and checked.
 
     Raises:
@@ -101,28 +103,28 @@ def load(run: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, dict[str, 
     return config, ds
 
 
-def _json(run: str, tree: Mapping[str, Any], settings: Sequence[Override]) -> dict[str, Any] | None:
+def _json(run: str, tree: Mapping[str, Any], settings: Sequence[Override]) -> AskedConfig | None:
     """The DeepSpeed tree, overridden and checked; None where the TOML names none that can be read."""
     train = tree.get("train", {})
     name = train.get("ds_config", _DEFAULT_JSON) if isinstance(train, dict) else None
     if not isinstance(name, str):
         return None  # the check of the TOML has said so
     folder = _folder(run)
-    if folder is None or any(one.path == ("train", "ds_config") for one in settings if not one.in_json):
+    ds: dict[str, Any]
+    if folder is None or any(setting.path == ("train", "ds_config") for setting in settings if not setting.in_json):
         ds = ds_config.read(name)
     else:
-        name, ds = str(folder.ds_config_file), _asked(folder)
-    if problems := put(ds, [one for one in settings if one.in_json]):
+        name, ds = str(folder.ds_config_file), {**_asked(folder)}
+    if problems := put(ds, [setting for setting in settings if setting.in_json]):
         raise UserError("\n".join(problems))
-    ds_config.check(ds, name)
-    return ds
+    return ds_config.check(ds, name)
 
 
-def _asked(folder: RunFolder) -> dict[str, Any]:
+def _asked(folder: RunFolder) -> AskedConfig:
     """The DeepSpeed JSON that a run was given, from the one that it was completed to."""
     config = RunConfig.parse(_read(str(folder.path)), str(folder.config_file))
-    job = ds_config.read(str(folder.job_file))
-    completed = ds_config.read(str(folder.ds_config_file))
+    job = json.loads(folder.job_file.read_text())
+    completed: CompletedConfig = json.loads(folder.ds_config_file.read_text())
     return ds_config.uncompleted(completed, config, Layout(**job["layout"]), job["max_steps"])
 
 

@@ -4,7 +4,7 @@ One function a system, from the configuration to lines of text. A key that a sys
 without what was asked for would wait, run or be paid in another way, and nobody would know.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lartpc_ds.config.batch import BatchConfig
@@ -42,38 +42,43 @@ def directives(system: str, batch: BatchConfig) -> list[str]:
     return [*(f"{known.prefix} {option}" for option in known.options(batch)), *batch.lines]
 
 
+def _given(options: Mapping[str, object]) -> list[str]:
+    """The options whose `{}` has a value, with that value in its place."""
+    return [option.format(value) for option, value in options.items() if value is not None]
+
+
 def _slurm(batch: BatchConfig) -> list[str]:
-    options = {
-        "account": batch.account,
-        "partition": batch.partition,
-        "qos": batch.qos,
-        "time": batch.time,
-        "nodes": batch.nodes,
-        "ntasks-per-node": batch.ranks_per_node,
-        "cpus-per-task": batch.cpus_per_rank,
-        "gres": batch.gres,
-        "constraint": batch.constraint,
-    }
-    return [f"--{name}={value}" for name, value in options.items() if value is not None]
+    return _given(
+        {
+            "--account={}": batch.account,
+            "--partition={}": batch.partition,
+            "--qos={}": batch.qos,
+            "--time={}": batch.time,
+            "--nodes={}": batch.nodes,
+            "--ntasks-per-node={}": batch.ranks_per_node,
+            "--cpus-per-task={}": batch.cpus_per_rank,
+            "--gres={}": batch.gres,
+            "--constraint={}": batch.constraint,
+        }
+    )
 
 
 def _lsf(batch: BatchConfig) -> list[str]:
-    lines = [f"-n {batch.ranks}", f'-R "span[ptile={batch.ranks_per_node}]"']
-    if batch.account is not None:
-        lines.append(f"-P {batch.account}")
-    if batch.partition is not None:
-        lines.append(f"-q {batch.partition}")
-    if batch.cpus_per_rank is not None:
-        lines.append(f'-R "affinity[core({batch.cpus_per_rank})]"')
-    if batch.gres is not None:
-        lines.append(f'-gpu "{batch.gres}"')
-    if batch.constraint is not None:
-        lines.append(f'-R "select[{batch.constraint}]"')
+    lines = _given(
+        {
+            "-n {}": batch.ranks,
+            '-R "span[ptile={}]"': batch.ranks_per_node,
+            "-P {}": batch.account,
+            "-q {}": batch.partition,
+            '-R "affinity[core({})]"': batch.cpus_per_rank,
+            '-gpu "{}"': batch.gres,
+            '-R "select[{}]"': batch.constraint,
+        }
+    )
     if batch.time_seconds is not None:
-        minutes = _minutes(batch.time_seconds)
-        lines.append(f"-W {minutes // 60}:{minutes % 60:02d}")
+        hours, minutes = divmod(_minutes(batch.time_seconds), 60)
         # LSF counts minutes, and warns of a limit that it knows
-        lines += ['-wa "USR1"', f'-wt "{_minutes(batch.signal_seconds)}"']
+        lines += [f"-W {hours}:{minutes:02d}", '-wa "USR1"', f'-wt "{_minutes(batch.signal_seconds)}"']
     return lines
 
 
@@ -85,10 +90,7 @@ def _pbs(batch: BatchConfig) -> list[str]:
     cores = batch.ranks_per_node * (batch.cpus_per_rank or 1)
     chunk = [f"{batch.nodes}", f"ncpus={cores}", f"mpiprocs={batch.ranks_per_node}", batch.gres, batch.constraint]
     lines = [f"-l select={':'.join(part for part in chunk if part is not None)}", "-l place=scatter"]
-    if batch.account is not None:
-        lines.append(f"-A {batch.account}")
-    if batch.partition is not None:
-        lines.append(f"-q {batch.partition}")
+    lines += _given({"-A {}": batch.account, "-q {}": batch.partition})
     if batch.time_seconds is not None:
         hours, rest = divmod(batch.time_seconds, 3600)
         lines.append(f"-l walltime={hours}:{rest // 60:02d}:{rest % 60:02d}")

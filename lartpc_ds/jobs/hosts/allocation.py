@@ -16,7 +16,7 @@ from lartpc_ds.jobs.hosts.nodelist import expand, terms
 from lartpc_ds.jobs.hosts.slot_hosts import from_lsf, from_pbs
 from lartpc_ds.jobs.hosts.slurm_hosts import from_slurm
 
-__all__ = ["Allocation", "allocate", "from_lsf", "from_nodes", "from_pbs", "from_slurm", "make"]
+__all__ = ["allocate", "from_nodes", "make"]
 
 _SYSTEMS: Mapping[str, Callable[[Mapping[str, str], int | None], Allocation]] = {
     "slurm": from_slurm,

@@ -14,9 +14,11 @@ __all__ = ["Fault", "fault_of"]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why nothing ran on a host: the check that failed, what was found, what to do."""
+    """Something about a host that the user must mend before a job can start."""
 
+    host: str
     check: str
+    """Which check has found it."""
     message: str
     fix: str
 
@@ -96,18 +98,20 @@ def fault_of(reach: Reach, host: str, outcome: Outcome) -> Fault:
     """Why a run that gave no answer failed, in words for the user."""
     if outcome.code in (126, 127) or "No such file or directory" in outcome.err or "Exec format" in outcome.err:
         return Fault(
+            host,
             "python",
             f"{sys.executable} does not run there",
             "install the same environment at the same path on every host, or on a file system that all of them share",
         )
     for word, check, message, fix in _FAULTS:
         if word in outcome.err:
-            return Fault(check, message, fix.format(host=host))
+            return Fault(host, check, message, fix.format(host=host))
     last = next((line for line in reversed(outcome.err.splitlines()) if line.strip()), "")
     if outcome.timed_out:
         what = "it answered and then went silent" if outcome.lines else "it took the connection and never answered"
-        return Fault(reach.name, f"{what}: {last or 'no message'}", f"try by hand: {reach.name} {host} hostname")
+        return Fault(host, reach.name, f"{what}: {last or 'no message'}", f"try by hand: {reach.name} {host} hostname")
     return Fault(
+        host,
         reach.name,
         f"{reach.name} ended with code {outcome.code}: {last or 'no message'}",
         f"try by hand: {shlex.join(reach.command(host, ['hostname']))}",

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from lartpc_ds.jobs.hosts.faults import fault_of
+from lartpc_ds.jobs.hosts.faults import Fault, fault_of
 from lartpc_ds.jobs.hosts.hostfile import Host
 from lartpc_ds.jobs.hosts.reach import Reach, run_python
-from lartpc_ds.jobs.preflight.preflight_checks import Here, Problem, Report, check_first_line, clock_skew_seconds
+from lartpc_ds.jobs.preflight.preflight_checks import Here, Report, check_first_line, clock_skew_seconds
 from lartpc_ds.jobs.preflight.probe import Answer, Request, script
 from lartpc_ds.training.network import own_addresses
 
@@ -47,7 +47,7 @@ class _Local:
 
 def ask_all(
     hosts: Sequence[Host], first: str, reach: Reach, need: Need, pool: Executor
-) -> tuple[Here | None, dict[str, Report], list[Problem]]:
+) -> tuple[Here | None, dict[str, Report], list[Fault]]:
     """What each host said, by name, and why some said nothing; Here is None if this machine itself is not well."""
     with ExitStack() as stack:
         try:
@@ -55,7 +55,7 @@ def ask_all(
         except OSError as error:
             why = f"{need.run_folder}: {error.strerror}"
             fix = "make it, with the right to write in it, or choose another"
-            return None, {}, [Problem(THIS_MACHINE, "run folder", why, fix)]
+            return None, {}, [Fault(THIS_MACHINE, "run folder", why, fix)]
         port, word = stack.enter_context(_listener())
         request = Request(
             first_host=first,
@@ -77,44 +77,43 @@ def ask_all(
         said = {name: future.result() for name, future in asked.items()}
         own = local.result()
     reports = {name: found for name, found in said.items() if isinstance(found, Report)}
-    problems = [found for found in said.values() if isinstance(found, Problem)]
-    if isinstance(own, Problem):
-        return None, reports, [own, *problems]
+    faults = [found for found in said.values() if isinstance(found, Fault)]
+    if isinstance(own, Fault):
+        return None, reports, [own, *faults]
     here, missing = _here(own.answer, need, request["folder"], tokens)
-    return here, reports, [*missing, *problems]
+    return here, reports, [*missing, *faults]
 
 
-def _ask(reach: Reach, host: str, request: Request) -> Report | Problem:
+def _ask(reach: Reach, host: str, request: Request) -> Report | Fault:
     outcome = run_python(reach, host, script(request), _PROBE_SECONDS)
     found = outcome.answers()
     if not found:
-        fault = fault_of(reach, host, outcome)
-        return Problem(host, fault.check, fault.message, fault.fix)
+        return fault_of(reach, host, outcome)
     arrival, first = found[0]
     if len(found) == 1:
-        problem = next(check_first_line(host, first["python"]), None)
+        fault = next(check_first_line(host, first["python"]), None)
         last = (outcome.err.strip().splitlines() or [f"exit code {outcome.code}"])[-1]
-        return problem or Problem(host, "probe", f"the probe broke off: {last}", f"try by hand: ssh {host} hostname")
+        return fault or Fault(host, "probe", f"the probe broke off: {last}", f"try by hand: ssh {host} hostname")
     skew_seconds = clock_skew_seconds(first["time"], outcome.started, arrival)
     return Report(first["python"], skew_seconds, cast(Answer, found[1][1]))
 
 
-def _here(own: Answer, need: Need, folder: str, tokens: Mapping[str, str]) -> tuple[Here, list[Problem]]:
+def _here(own: Answer, need: Need, folder: str, tokens: Mapping[str, str]) -> tuple[Here, list[Fault]]:
     """This machine's own answer, to compare with."""
-    problems = [
-        Problem(THIS_MACHINE, "data", f"{path}: {found}", "correct data.files, or mount the folder")
+    faults = [
+        Fault(THIS_MACHINE, "data", f"{path}: {found}", "correct data.files, or mount the folder")
         for path, found in own["files"].items()
         if isinstance(found, str)
     ]
     if isinstance(own["packages"], str):
-        problems.append(Problem(THIS_MACHINE, "versions", own["packages"], "install the package again"))
+        faults.append(Fault(THIS_MACHINE, "versions", own["packages"], "install the package again"))
     return Here(
         packages={} if isinstance(own["packages"], str) else own["packages"],
         files={path: (found[0], found[1]) for path, found in own["files"].items() if not isinstance(found, str)},
         run_folder=None if need.run_folder is None else str(need.run_folder),
         tokens=tokens,
         folder=folder,
-    ), problems
+    ), faults
 
 
 @contextmanager

@@ -1,55 +1,43 @@
 """`lartpc-ds hostfile check`: the hostfile by itself, then the preflight of the hosts that it names."""
 
-import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from lartpc_ds.config import recipes
 from lartpc_ds.data.files import expand
-from lartpc_ds.jobs.hosts.reach import reach_for
-from lartpc_ds.jobs.preflight.preflight import Need, preflight
-from lartpc_ds.jobs.preflight.preflight_report import print_findings
-from lartpc_ds.jobs.site import forwarded, of_hostfile, with_environment
+from lartpc_ds.jobs.preflight.preflight_report import ask_hosts
+from lartpc_ds.jobs.site import of_hostfile, with_environment
 from lartpc_ds.jobs.supervise.command import check_count
 from lartpc_ds.training.prepare import absolute_paths
 
-__all__ = ["CheckRequest", "check"]
+__all__ = ["check"]
 
 
-@dataclass(frozen=True, slots=True)
-class CheckRequest:
-    """The command line of `hostfile check`."""
-
-    file: Path
-    include: str = ""
-    exclude: str = ""
-    launcher: str | None = None
-    run: str | None = None
-    run_dir: Path | None = None
-
-
-def check(request: CheckRequest, console: Console) -> int:
-    """Check and report; exit code 0 if a job may start, 2 if not.
+def check(
+    file: Path,
+    console: Console,
+    *,
+    include: str = "",
+    exclude: str = "",
+    launcher: str | None = None,
+    run: str | None = None,
+    run_dir: Path | None = None,
+) -> int:
+    """Check and report; returns exit code 0 if a job may start on the hosts of `file`, 2 if not.
 
     Raises:
         UserError: the hostfile, a filter, the launcher or the run is at fault by itself.
     """
-    site = of_hostfile(request.file, request.include, request.exclude, request.launcher)
-    files: tuple[str, ...] = ()
-    if request.run is not None:
-        config = absolute_paths(recipes.load(request.run)[0], Path.cwd())
+    site = of_hostfile(file, include, exclude, launcher)
+    files: list[Path] = []
+    if run is not None:
+        config = absolute_paths(recipes.load(run)[0], Path.cwd())
         site = with_environment(site, config.launch)
         # a run without files makes its own, or takes a user's images
-        files = tuple(map(str, expand(config.data.files))) if config.data.files else ()
-    run_folder = (request.run_dir or Path.cwd()).absolute()
-    need = Need(files, run_folder, {**forwarded(os.environ), **site.environment})
+        files = expand(config.data.files) if config.data.files else []
     if site.launcher is None:
-        check_count(site.devices_needed, f"{request.file}: {site.hosts[0].name} with {site.devices_needed} slots")
+        check_count(site.devices_needed, f"{file}: {site.hosts[0].name} with {site.devices_needed} slots")
         console.print(f"{site.hosts[0].name} is this machine, alone: there is no host to ask")
         return 0
-    with console.status(f"asking {len(site.hosts)} host(s)", spinner="line"):
-        findings = preflight(site.hosts, reach_for(site.launcher), need)
-    print_findings(console, findings)
-    return 0 if findings.ok else 2
+    return 0 if ask_hosts(site, files, (run_dir or Path.cwd()).absolute(), console).ok else 2

@@ -6,14 +6,14 @@ loopback (Debian's installer writes 127.0.1.1). So the others are asked, and wha
 
 from collections.abc import Mapping, Sequence
 
+from lartpc_ds.jobs.hosts.faults import Fault
 from lartpc_ds.jobs.hosts.hostfile import Host
-from lartpc_ds.jobs.preflight.preflight_checks import Problem
 from lartpc_ds.jobs.preflight.probe import Answer
 
 __all__ = ["interface_of", "master_address"]
 
 
-def master_address(hosts: Sequence[Host], answers: Mapping[str, Answer]) -> tuple[str | None, list[Problem]]:
+def master_address(hosts: Sequence[Host], answers: Mapping[str, Answer]) -> tuple[str | None, list[Fault]]:
     """An address of the first host at which the others reach it, and what is wrong with the ways there."""
     first = hosts[0].name
     own = [address for addresses in answers[first]["interfaces"].values() for address in addresses]
@@ -21,15 +21,15 @@ def master_address(hosts: Sequence[Host], answers: Mapping[str, Answer]) -> tupl
     if len(hosts) == 1:
         alone = [*seen[first], *own, "127.0.0.1"]
         return next(address for address in alone if address in own or address.startswith("127.")), []
-    problems = []
+    faults = []
     votes: dict[str, int] = {}
     for host in hosts[1:]:
         usable = [address for address in seen[host.name] if address in own and not address.startswith("127.")]
         if usable:
             votes[usable[0]] = votes.get(usable[0], 0) + 1
         else:
-            problems.append(
-                Problem(
+            faults.append(
+                Fault(
                     host.name,
                     "name",
                     f"{first!r} resolves to {', '.join(seen[host.name])} there, and {first} itself has "
@@ -40,15 +40,15 @@ def master_address(hosts: Sequence[Host], answers: Mapping[str, Answer]) -> tupl
     chosen = max(votes, key=lambda address: votes[address], default=None)
     for host in hosts[1:]:
         if chosen is not None and interface_of(answers[host.name], answers[host.name]["source"]) in (None, "lo"):
-            problems.append(
-                Problem(
+            faults.append(
+                Fault(
                     host.name,
                     "interface",
                     f"it has no network interface towards {first} ({answers[host.name]['source']})",
                     f"check its routes: ip route get {chosen}",
                 )
             )
-    return chosen, problems
+    return chosen, faults
 
 
 def interface_of(answer: Answer, address: str) -> str | None:

@@ -13,12 +13,12 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lartpc_ds.jobs.hosts.faults import fault_of
+from lartpc_ds.jobs.hosts.faults import Fault, fault_of
 from lartpc_ds.jobs.hosts.hostfile import Host
 from lartpc_ds.jobs.hosts.reach import Reach, run_python
 from lartpc_ds.jobs.preflight.asking import THIS_MACHINE, Need, ask_all
 from lartpc_ds.jobs.preflight.meeting import interface_of, master_address
-from lartpc_ds.jobs.preflight.preflight_checks import Problem, Report, check_answer, check_kinds
+from lartpc_ds.jobs.preflight.preflight_checks import Report, check_answer, check_kinds
 
 __all__ = ["Findings", "HostFindings", "Need", "preflight"]
 
@@ -38,10 +38,10 @@ class HostFindings:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """The whole preflight; without problems every field is set."""
+    """The whole preflight; without faults every field is set."""
 
     hosts: tuple[HostFindings, ...]
-    problems: tuple[Problem, ...]
+    faults: tuple[Fault, ...]
     master_addr: str | None = None  # of the first host, as all others reach it
     master_port: int | None = None  # free there a moment ago
     addresses: tuple[str, ...] = ()  # of this machine, at which every host called back
@@ -56,7 +56,7 @@ class Findings:
     @property
     def ok(self) -> bool:
         """May a job start?"""
-        return not self.problems
+        return not self.faults
 
 
 def preflight(hosts: Sequence[Host], reach: Reach, need: Need) -> Findings:
@@ -69,37 +69,37 @@ def preflight(hosts: Sequence[Host], reach: Reach, need: Need) -> Findings:
     """
     with ThreadPoolExecutor(max_workers=2 * len(hosts) + 1) as pool:
         unresolved = _unresolved(hosts, pool)
-        gone = {problem.host for problem in unresolved}
+        gone = {fault.host for fault in unresolved}
         asked = [host for host in hosts if host.name not in gone]
-        here, reports, problems = ask_all(asked, hosts[0].name, reach, need, pool)
-        problems = [*unresolved, *problems]
+        here, reports, faults = ask_all(asked, hosts[0].name, reach, need, pool)
+        faults = [*unresolved, *faults]
         if here is not None:
             for host in hosts:
                 if host.name in reports:
-                    problems += check_answer(host, hosts[0].name, reports[host.name], here)
+                    faults += check_answer(host, hosts[0].name, reports[host.name], here)
         found = tuple(HostFindings(host, reports.get(host.name)) for host in hosts)
         answers = {name: report.answer for name, report in reports.items()}
-        problems += check_kinds(answers)
+        faults += check_kinds(answers)
         addresses = _common_addresses(hosts, reports)
         if len(answers) == len(hosts) and not addresses and all(answer["called_back"] for answer in answers.values()):
-            problems.append(_no_common_address())
-        if problems:
-            return Findings(found, _in_order(problems, hosts), addresses=addresses)
+            faults.append(_no_common_address())
+        if faults:
+            return Findings(found, _in_order(faults, hosts), addresses=addresses)
         return _meet(found, reach, need, addresses, pool)
 
 
-def _unresolved(hosts: Sequence[Host], pool: Executor) -> list[Problem]:
+def _unresolved(hosts: Sequence[Host], pool: Executor) -> list[Fault]:
     """Hosts whose names mean nothing here."""
     lookups = {host.name: pool.submit(socket.getaddrinfo, host.name, None, socket.AF_INET) for host in hosts}
-    problems = []
+    faults = []
     for name, lookup in lookups.items():
         try:
             lookup.result(_RESOLVE_SECONDS)
         except (OSError, UnicodeError) as error:
             why = f"no answer in {_RESOLVE_SECONDS:g} s" if isinstance(error, TimeoutError) else str(error)
             fix = "check the spelling in the hostfile; else add it to DNS, or to /etc/hosts on every host"
-            problems.append(Problem(name, "name", f"the name does not resolve to an address here: {why}", fix))
-    return problems
+            faults.append(Fault(name, "name", f"the name does not resolve to an address here: {why}", fix))
+    return faults
 
 
 def _common_addresses(hosts: Sequence[Host], reports: Mapping[str, Report]) -> tuple[str, ...]:
@@ -108,8 +108,8 @@ def _common_addresses(hosts: Sequence[Host], reports: Mapping[str, Report]) -> t
     return tuple(address for address in lists[0] if all(address in other for other in lists)) if lists else ()
 
 
-def _no_common_address() -> Problem:
-    return Problem(
+def _no_common_address() -> Fault:
+    return Fault(
         THIS_MACHINE,
         "call back",
         "no single address of this machine is reached by every host",
@@ -117,10 +117,10 @@ def _no_common_address() -> Problem:
     )
 
 
-def _in_order(problems: Sequence[Problem], hosts: Sequence[Host]) -> tuple[Problem, ...]:
+def _in_order(faults: Sequence[Fault], hosts: Sequence[Host]) -> tuple[Fault, ...]:
     """This machine's own first, then host by host; the order within a host is that of the checks."""
     places = {THIS_MACHINE: -1, **{host.name: place for place, host in enumerate(hosts)}}
-    return tuple(sorted(problems, key=lambda problem: places[problem.host]))
+    return tuple(sorted(faults, key=lambda fault: places[fault.host]))
 
 
 def _meet(
@@ -129,39 +129,39 @@ def _meet(
     """The second half: where the hosts will meet, and the all-reduce there."""
     hosts = [each.host for each in found]
     answers = {each.host.name: each.report.answer for each in found if each.report is not None}
-    master, problems = master_address(hosts, answers)
-    if master is None or problems:
-        return Findings(tuple(found), tuple(problems), addresses=addresses)
+    master, faults = master_address(hosts, answers)
+    if master is None or faults:
+        return Findings(tuple(found), tuple(faults), addresses=addresses)
     first = answers[hosts[0].name]
     known = tuple(
         replace(each, interface=interface_of(answer, master if answer is first else answer["source"]))
         for each, answer in zip(found, answers.values(), strict=True)
     )
     measured = _sum_together(known, reach, need, f"{master}:{first['ports'][1]}", pool) if len(known) > 1 else []
-    problems = [each for each in measured if isinstance(each, Problem)]
-    if measured and not problems:
+    faults = [each for each in measured if isinstance(each, Fault)]
+    if measured and not faults:
         known = tuple(
             replace(each, speed=speed) for each, speed in zip(known, measured, strict=True) if isinstance(speed, dict)
         )
-    return Findings(known, tuple(problems), master, first["ports"][0], addresses)
+    return Findings(known, tuple(faults), master, first["ports"][0], addresses)
 
 
 def _sum_together(
     found: Sequence[HostFindings], reach: Reach, need: Need, meeting: str, pool: Executor
-) -> list[dict[str, float] | Problem]:
+) -> list[dict[str, float] | Fault]:
     """The all-reduce over all hosts at once, in their order."""
     runs = [
         pool.submit(_sum, each, reach, need, ["--rank", str(rank), "--world", str(len(found)), "--master", meeting])
         for rank, each in enumerate(found)
     ]
     results = [run.result() for run in runs]
-    causes = [each for each in results if isinstance(each, Problem) and "timed out" not in each.message.lower()]
+    causes = [each for each in results if isinstance(each, Fault) and "timed out" not in each.message.lower()]
     if causes:  # a host that fails at once makes the others wait for it in vain
         return list(causes)
     return results
 
 
-def _sum(found: HostFindings, reach: Reach, need: Need, place: Sequence[str]) -> dict[str, float] | Problem:
+def _sum(found: HostFindings, reach: Reach, need: Need, place: Sequence[str]) -> dict[str, float] | Fault:
     assert found.report is not None and found.interface is not None
     devices = found.report.answer["devices"]
     assert isinstance(devices, dict)
@@ -179,7 +179,7 @@ def _sum(found: HostFindings, reach: Reach, need: Need, place: Sequence[str]) ->
     if answers and "error" not in answers[-1]:
         return answers[-1]
     why = answers[-1]["error"] if answers else fault_of(reach, found.host.name, outcome).message
-    return Problem(
+    return Fault(
         found.host.name,
         "all-reduce",
         f"it could not sum a tensor with the others over {found.interface}, meeting at {' '.join(place[-1:])}: {why}",

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from lartpc_ds.jobs.hosts.faults import Fault
 from lartpc_ds.jobs.hosts.hostfile import Host
 from lartpc_ds.jobs.preflight.probe import Answer
 
 __all__ = [
     "Here",
-    "Problem",
     "Report",
     "check_answer",
     "check_first_line",
@@ -26,16 +26,6 @@ __all__ = [
 # Munge, which Slurm signs with, gives up at 300 s. Hosts under NTP differ by milliseconds: 5 s says that NTP is off.
 _MAX_CLOCK_SKEW_SECONDS = 5.0
 _MIN_FREE_BYTES = 2**30  # a checkpoint with Adam's state of the largest shipped network, twice over, and the logs
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something that the user must mend before a job can start."""
-
-    host: str
-    check: str
-    message: str
-    fix: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +55,11 @@ def clock_skew_seconds(remote: float, started: float, answered: float) -> float:
     return max(0.0, off - half) if off > 0 else min(0.0, off + half)
 
 
-def check_first_line(host: str, python: str) -> Iterator[Problem]:
+def check_first_line(host: str, python: str) -> Iterator[Fault]:
     """The version of Python, which came before anything else."""
     needed = platform.python_version()
     if python != needed:
-        yield Problem(
+        yield Fault(
             host,
             "python",
             f"{sys.executable} there is Python {python}; this machine has {needed}",
@@ -77,21 +67,21 @@ def check_first_line(host: str, python: str) -> Iterator[Problem]:
         )
 
 
-def check_answer(host: Host, first: str, report: Report, here: Here) -> list[Problem]:
+def check_answer(host: Host, first: str, report: Report, here: Here) -> list[Fault]:
     """All that is wrong with one host by itself."""
-    problems = [*check_first_line(host.name, report.python)]
-    if problems:
-        return problems
-    problems += _resolving(host.name, first, report.answer)
-    problems += _folder_and_packages(host.name, report.answer, here)
-    if not problems:
-        problems += _devices(host, report.answer)
-    problems += _clock(host.name, report.skew_seconds)
-    problems += _files(host.name, report.answer, here)
-    problems += _run_folder(host.name, report.answer, here)
+    faults = [*check_first_line(host.name, report.python)]
+    if faults:
+        return faults
+    faults += _resolving(host.name, first, report.answer)
+    faults += _folder_and_packages(host.name, report.answer, here)
+    if not faults:
+        faults += _devices(host, report.answer)
+    faults += _clock(host.name, report.skew_seconds)
+    faults += _files(host.name, report.answer, here)
+    faults += _run_folder(host.name, report.answer, here)
     if not report.answer["called_back"]:
-        problems.append(
-            Problem(
+        faults.append(
+            Fault(
                 host.name,
                 "call back",
                 "it cannot open a TCP connection to this machine at any of its addresses",
@@ -99,18 +89,18 @@ def check_answer(host: Host, first: str, report: Report, here: Here) -> list[Pro
                 "or start from one of the hosts",
             )
         )
-    return problems
+    return faults
 
 
-def _resolving(host: str, first: str, answer: Answer) -> Iterator[Problem]:
+def _resolving(host: str, first: str, answer: Answer) -> Iterator[Fault]:
     """The first host's name; its own name may be loopback there, as Debian's installer writes it."""
     found = answer["first_addresses"]
     if isinstance(found, str):
-        yield Problem(
+        yield Fault(
             host, "name", f"{first!r} does not resolve there: {found}", f"add {first} to DNS, or to /etc/hosts there"
         )
     elif host != first and all(address.startswith("127.") for address in found):
-        yield Problem(
+        yield Fault(
             host,
             "name",
             f"{first!r} resolves to {', '.join(found)} there, which is that host itself",
@@ -118,9 +108,9 @@ def _resolving(host: str, first: str, answer: Answer) -> Iterator[Problem]:
         )
 
 
-def _folder_and_packages(host: str, answer: Answer, here: Here) -> Iterator[Problem]:
+def _folder_and_packages(host: str, answer: Answer, here: Here) -> Iterator[Fault]:
     if answer["folder"] is not None:
-        yield Problem(
+        yield Fault(
             host,
             "folder",
             f"{here.folder}: {answer['folder']} there, and ranks start in it",
@@ -129,11 +119,11 @@ def _folder_and_packages(host: str, answer: Answer, here: Here) -> Iterator[Prob
         return
     found = answer["packages"]
     if isinstance(found, str):
-        yield Problem(host, "versions", f"Python there fails: {found}", "mend or copy the environment")
+        yield Fault(host, "versions", f"Python there fails: {found}", "mend or copy the environment")
         return
     different = [name for name, needed in here.packages.items() if found.get(name) != needed]
     if different:
-        yield Problem(
+        yield Fault(
             host,
             "versions",
             "; ".join(
@@ -144,17 +134,17 @@ def _folder_and_packages(host: str, answer: Answer, here: Here) -> Iterator[Prob
         )
 
 
-def _devices(host: Host, answer: Answer) -> Iterator[Problem]:
+def _devices(host: Host, answer: Answer) -> Iterator[Fault]:
     found = answer["devices"]
     if not isinstance(found, dict):
-        yield Problem(host.name, "devices", f"DeepSpeed does not import: {found}", "mend the environment there")
+        yield Fault(host.name, "devices", f"DeepSpeed does not import: {found}", "mend the environment there")
         return
     kind = found["kind"]  # DeepSpeed's device numbers mean something on GPUs only
     needed = host.slots if kind == "cpu" else max(host.devices) + 1
     if found["count"] < needed:
         what = "cores" if kind == "cpu" else f"{kind} devices"
         asked = f"{host.slots} slots" if needed == host.slots else f"device {needed - 1}"
-        yield Problem(
+        yield Fault(
             host.name,
             "devices",
             f"it has {found['count']} {what}, and the hostfile asks for {asked}",
@@ -162,10 +152,10 @@ def _devices(host: Host, answer: Answer) -> Iterator[Problem]:
         )
 
 
-def _clock(host: str, skew_seconds: float) -> Iterator[Problem]:
+def _clock(host: str, skew_seconds: float) -> Iterator[Fault]:
     if abs(skew_seconds) > _MAX_CLOCK_SKEW_SECONDS:
         side = "ahead of" if skew_seconds > 0 else "behind"
-        yield Problem(
+        yield Fault(
             host,
             "clock",
             f"its clock is {abs(skew_seconds):.0f} s {side} this machine's; at most {_MAX_CLOCK_SKEW_SECONDS:g} s",
@@ -173,8 +163,8 @@ def _clock(host: str, skew_seconds: float) -> Iterator[Problem]:
         )
 
 
-def _files(host: str, answer: Answer, here: Here) -> Iterator[Problem]:
-    """One problem for all files: a folder that is not mounted makes a thousand."""
+def _files(host: str, answer: Answer, here: Here) -> Iterator[Fault]:
+    """One fault for all files: a folder that is not mounted makes a thousand."""
     wrong: list[str] = []
     for path, (size, mtime) in here.files.items():
         found = answer["files"][path]
@@ -186,7 +176,7 @@ def _files(host: str, answer: Answer, here: Here) -> Iterator[Problem]:
             wrong.append(f"{path}: last written {found[1] - mtime:+d} s from the one here")
     if wrong:
         more = f" (and {len(wrong) - 1} more files)" if len(wrong) > 1 else ""
-        yield Problem(
+        yield Fault(
             host,
             "data",
             f"{wrong[0]}{more}",
@@ -194,19 +184,19 @@ def _files(host: str, answer: Answer, here: Here) -> Iterator[Problem]:
         )
 
 
-def _run_folder(host: str, answer: Answer, here: Here) -> Iterator[Problem]:
+def _run_folder(host: str, answer: Answer, here: Here) -> Iterator[Fault]:
     if here.run_folder is None:
         return
     if not answer["token_read"] or answer["token"] != here.tokens[host]:
         why = "not the same folder" if answer["token_read"] else answer["token"]
-        yield Problem(
+        yield Fault(
             host,
             "run folder",
             f"{here.run_folder}: {why} there",
             "put runs on a file system that all hosts share, with the same rights there (--run-dir)",
         )
     elif answer["free_bytes"] < _MIN_FREE_BYTES:
-        yield Problem(
+        yield Fault(
             host,
             "space",
             f"{here.run_folder}: {answer['free_bytes'] / 2**30:.2f} GiB free there; at least "
@@ -215,13 +205,13 @@ def _run_folder(host: str, answer: Answer, here: Here) -> Iterator[Problem]:
         )
 
 
-def check_kinds(answers: Mapping[str, Answer]) -> Iterator[Problem]:
+def check_kinds(answers: Mapping[str, Answer]) -> Iterator[Fault]:
     """One kind of accelerator everywhere: the first host's."""
     kinds = {name: found["devices"]["kind"] for name, found in answers.items() if isinstance(found["devices"], dict)}
     first = next(iter(kinds), "")
     for name, kind in kinds.items():
         if kind != kinds[first]:
-            yield Problem(
+            yield Fault(
                 name,
                 "devices",
                 f"its accelerator is {kind!r}, that of {first} is {kinds[first]!r}",

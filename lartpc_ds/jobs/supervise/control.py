@@ -12,12 +12,12 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from lartpc_ds.jobs.site import Site
 from lartpc_ds.training.control_point import BEAT_SECONDS, SILENCE_SECONDS, ControlPoint, Lines, message
 
 __all__ = ["Control", "Failure"]
@@ -51,24 +51,23 @@ class _Line:
 class Control:
     """Listens while it is entered; the ranks find it by `control.json` in `logs`."""
 
-    def __init__(
-        self,
-        logs: Path,
-        world_size: int,
-        *,
-        job: str,
-        addresses: Sequence[str],
-        launcher: str | None,
-        master: tuple[str, int],
-        environment: Mapping[str, str],
-    ) -> None:
-        self._logs, self._world_size = logs, world_size
-        everywhere = tuple(addresses) != ("127.0.0.1",)
-        self._server = socket.create_server(("" if everywhere else "127.0.0.1", 0), backlog=world_size)
+    def __init__(self, logs: Path, site: Site) -> None:
+        self._logs, self._world_size = logs, site.world_size
+        everywhere = site.addresses != ("127.0.0.1",)
+        self._server = socket.create_server(("" if everywhere else "127.0.0.1", 0), backlog=site.world_size)
         self._server.setblocking(False)
         port: int = self._server.getsockname()[1]
         self._token = secrets.token_hex(16)
-        self._point = ControlPoint(tuple(addresses), port, job, self._token, launcher, *master, environment)
+        self._point = ControlPoint(
+            site.addresses,
+            port,
+            site.job,
+            self._token,
+            site.launcher,
+            site.master_addr,
+            site.master_port,
+            site.environment,
+        )
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._server, selectors.EVENT_READ)
         self._lock = threading.Lock()

@@ -89,16 +89,7 @@ def run_job(
         say: prints one message to the user.
         on_poll: called a few times a second, to show progress.
     """
-    control = Control(
-        logs,
-        site.world_size,
-        job=site.job,
-        addresses=site.addresses,
-        launcher=site.launcher,
-        master=(site.master_addr, site.master_port),
-        environment=site.environment,
-    )
-    with control, _StopRequests() as stops, (logs / "launcher.log").open("wb") as log:
+    with Control(logs, site) as control, _StopRequests() as stops, (logs / "launcher.log").open("wb") as log:
         launcher = subprocess.Popen(
             command.arguments,
             env=command.environment(),

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lartpc_ds.config.run_folder import RunFolder
+from lartpc_ds.report.say import say
 from lartpc_ds.training.metrics import Interval, absent_classes
 
 __all__ = ["JobDisplay"]
@@ -64,7 +65,7 @@ class JobDisplay:
 
     def say(self, message: str) -> None:
         """One message above the live line."""
-        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+        say(self._console, message)
 
     def poll(self) -> None:
         """Show what is new."""

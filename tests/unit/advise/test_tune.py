@@ -65,13 +65,13 @@ def test_an_optimizer_is_not_offloaded_from_stage_0() -> None:
 def test_where_nothing_fits_nothing_is_tried() -> None:
     with pytest.raises(UserError, match="Nothing fits"):
         trials(plan(TILES, fits=False))
-    with pytest.raises(UserError, match=r"--stages: none goes with.*\n.*ZeRO-3 does not go"):
+    with pytest.raises(UserError, match=r"--zero-stages: none goes with.*\n.*ZeRO-3 does not go"):
         trials(plan(STAGES), stages=(3,))
 
 
 @pytest.mark.parametrize("text", ["", "4", "-1", "0,,1", "one", "0;1", "1.5"])
 def test_stages_that_are_none(text: str) -> None:
-    with pytest.raises(UserError, match="--stages"):
+    with pytest.raises(UserError, match="--zero-stages"):
         parse_stages(text)
 
 

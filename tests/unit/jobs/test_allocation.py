@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lartpc_ds.errors import UserError
-from lartpc_ds.jobs.hosts.allocation import allocate, from_nodes, from_slurm, make
+from lartpc_ds.jobs.hosts.allocation import allocate, from_nodes, make
 from lartpc_ds.jobs.hosts.hostfile import Host, parse, read
+from lartpc_ds.jobs.hosts.slurm_hosts import from_slurm
 from tests.examples import examples
 
 EXAMPLES = examples(200)

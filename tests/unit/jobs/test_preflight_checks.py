@@ -7,8 +7,8 @@ import pytest
 from lartpc_ds.jobs.hosts.hostfile import Host
 from lartpc_ds.jobs.preflight.meeting import interface_of, master_address
 from lartpc_ds.jobs.preflight.preflight_checks import (
+    Fault,
     Here,
-    Problem,
     Report,
     check_answer,
     check_kinds,
@@ -40,14 +40,12 @@ def answer(host: str = "beta", number: int = 2, **changes: Any) -> Answer:
     return Answer(**{**base, **changes})  # type: ignore[typeddict-item]
 
 
-def problems(
-    found: Answer, *, host: Host = BETA, skew_seconds: float = 0.0, python: str | None = None
-) -> list[Problem]:
+def faults(found: Answer, *, host: Host = BETA, skew_seconds: float = 0.0, python: str | None = None) -> list[Fault]:
     return check_answer(host, "alpha", Report(python or platform.python_version(), skew_seconds, found), HERE)
 
 
 def test_a_host_that_is_well_has_no_problem() -> None:
-    assert problems(answer()) == []
+    assert faults(answer()) == []
 
 
 @pytest.mark.parametrize(
@@ -78,25 +76,25 @@ def test_a_host_that_is_well_has_no_problem() -> None:
     ],
 )
 def test_each_fault_has_its_own_words(changes: Mapping[str, Any], check: str, words: list[str], fix: str) -> None:
-    (problem,) = problems(answer(**changes))
-    assert (problem.host, problem.check) == ("beta", check)
-    assert all(word in problem.message for word in words), problem
-    assert fix in problem.fix
+    (fault,) = faults(answer(**changes))
+    assert (fault.host, fault.check) == ("beta", check)
+    assert all(word in fault.message for word in words), fault
+    assert fix in fault.fix
 
 
 def test_another_python_makes_the_rest_meaningless() -> None:
-    (problem,) = problems(answer(packages="?", devices="?"), python="3.8.1")
-    assert problem.check == "python" and "3.8.1" in problem.message and platform.python_version() in problem.message
+    (fault,) = faults(answer(packages="?", devices="?"), python="3.8.1")
+    assert fault.check == "python" and "3.8.1" in fault.message and platform.python_version() in fault.message
 
 
 def test_all_that_is_wrong_is_told_in_order() -> None:
     found = answer(packages={**PACKAGES, "torch": "1"}, devices="?", free_bytes=0, called_back=[])
-    assert [each.check for each in problems(found, skew_seconds=60)] == ["versions", "clock", "space", "call back"]
+    assert [each.check for each in faults(found, skew_seconds=60)] == ["versions", "clock", "space", "call back"]
 
 
 @pytest.mark.parametrize(("skew_seconds", "wrong"), [(5.0, False), (-5.0, False), (5.1, True), (-300.0, True)])
 def test_the_clock_may_be_off_by_five_seconds(skew_seconds: float, wrong: bool) -> None:
-    found = problems(answer(), skew_seconds=skew_seconds)
+    found = faults(answer(), skew_seconds=skew_seconds)
     assert bool(found) == wrong
     if wrong:
         assert ("ahead of" if skew_seconds > 0 else "behind") in found[0].message and "NTP" in found[0].fix
@@ -110,20 +108,20 @@ def test_a_clock_is_known_to_the_round_trip(remote: float, skew_seconds: float) 
 
 
 def test_a_device_that_a_filter_chose_must_exist() -> None:
-    (problem,) = problems(answer(), host=Host("beta", (2,)))
-    assert "asks for device 2" in problem.message
-    assert problems(answer(devices={"kind": "cpu", "count": 1}), host=Host("beta", (2,))) == []
+    (fault,) = faults(answer(), host=Host("beta", (2,)))
+    assert "asks for device 2" in fault.message
+    assert faults(answer(devices={"kind": "cpu", "count": 1}), host=Host("beta", (2,))) == []
 
 
 def test_the_first_hosts_own_name_may_be_loopback_there() -> None:
-    assert problems(answer("alpha", 1, first_addresses=["127.0.1.1"]), host=ALPHA) == []
+    assert faults(answer("alpha", 1, first_addresses=["127.0.1.1"]), host=ALPHA) == []
 
 
 def test_one_kind_of_accelerator() -> None:
     cpu = answer(devices={"kind": "cpu", "count": 2})
     assert list(check_kinds({"alpha": answer(), "beta": answer()})) == []
-    (problem,) = check_kinds({"alpha": answer(), "beta": cpu})
-    assert problem.host == "beta" and "'cpu'" in problem.message and "alpha is 'cuda'" in problem.message
+    (fault,) = check_kinds({"alpha": answer(), "beta": cpu})
+    assert fault.host == "beta" and "'cpu'" in fault.message and "alpha is 'cuda'" in fault.message
 
 
 def test_the_master_address_is_what_the_others_see() -> None:
@@ -133,15 +131,15 @@ def test_the_master_address_is_what_the_others_see() -> None:
 
 def test_a_stale_address_of_the_first_host_is_named() -> None:
     stale = answer(first_addresses=["10.0.0.9"])
-    chosen, (problem,) = master_address([ALPHA, BETA], {"alpha": answer("alpha", 1), "beta": stale})
-    assert chosen is None and "10.0.0.9" in problem.message and "10.0.0.1" in problem.message
+    chosen, (fault,) = master_address([ALPHA, BETA], {"alpha": answer("alpha", 1), "beta": stale})
+    assert chosen is None and "10.0.0.9" in fault.message and "10.0.0.1" in fault.message
 
 
 @pytest.mark.parametrize("source", ["127.0.0.1", "[Errno 101] Network is unreachable"])
 def test_no_way_to_the_first_host(source: str) -> None:
     answers = {"alpha": answer("alpha", 1), "beta": answer(source=source)}
-    _, (problem,) = master_address([ALPHA, BETA], answers)
-    assert problem.check == "interface" and source in problem.message and "ip route get 10.0.0.1" in problem.fix
+    _, (fault,) = master_address([ALPHA, BETA], answers)
+    assert fault.check == "interface" and source in fault.message and "ip route get 10.0.0.1" in fault.fix
 
 
 @pytest.mark.parametrize(("seen", "chosen"), [(["127.0.1.1"], "127.0.1.1"), (["10.0.0.1"], "10.0.0.1")])

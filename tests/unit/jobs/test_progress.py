@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from lartpc_ds.config.run_folder import RunFolder
+from lartpc_ds.jobs.progress_bar import event_bar
 from lartpc_ds.jobs.supervise.progress import JobDisplay
 
 INTERVAL = {"value": 0.75, "low": 0.7, "high": 0.8}
@@ -146,3 +147,10 @@ def test_a_terminal_has_one_live_line(folder: RunFolder, clock: list[float]) -> 
         display.say("a message [of] /any/ kind")
     assert "a message [of] /any/ kind" in screen.stream.getvalue()
     assert "step 4/10" not in screen.stream.getvalue(), "plain lines are for files"
+
+
+def test_a_bar_shows_before_a_rate_is_known() -> None:
+    screen = Screen(terminal=True)
+    with event_bar(screen.console, "simulating", 2) as show:
+        show(2)
+    assert "simulating" in screen.stream.getvalue() and "2/2" in screen.stream.getvalue()

@@ -5,7 +5,7 @@ import pytest
 from lartpc_ds.config import recipes
 from lartpc_ds.config.run import RunConfig
 from lartpc_ds.errors import UserError
-from lartpc_ds.jobs.train import _reopen
+from lartpc_ds.jobs.resolve import reopen_run
 from lartpc_ds.layout import Layout
 from tests.small_runs import prepared, write_events, write_run_toml
 
@@ -18,7 +18,7 @@ def reopened(tmp_path: Path, *overrides: str, without: str = "") -> RunConfig:
         kept, _, rest = folder.config_file.read_text().partition(f"[{without}]\n")
         folder.config_file.write_text(kept + (rest[rest.index("\n[") :] if "\n[" in rest else ""))
         assert f"[{without}]" not in folder.config_file.read_text()
-    return _reopen(folder, *recipes.load(str(toml), overrides), Layout()).config
+    return reopen_run(folder, *recipes.load(str(toml), overrides), Layout()).config
 
 
 def test_a_resumed_run_may_ask_a_batch_system_for_something_else(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_a_run_folder_asks_for_what_its_run_was_given(tmp_path: Path) -> None:
     folder = prepared(tmp_path / "mine.v2", toml, given)
     config, ds = recipes.load(str(folder.path))
     assert (config, ds) == recipes.load(str(toml), given)
-    assert _reopen(folder, config, ds, Layout()).config == config, "so RUN --resume needs no other options"
+    assert reopen_run(folder, config, ds, Layout()).config == config, "so RUN --resume needs no other options"
     assert recipes.load(str(folder.path), ["model.width=8", "ds.gradient_clipping=2.0"])[1]["gradient_clipping"] == 2
     other = recipes.load(str(folder.path), ["train.ds_config=zero0_fp32"])[1]
     assert other == recipes.load(str(toml), ["train.ds_config=zero0_fp32"])[1]

@@ -13,7 +13,7 @@ from lartpc_ds.config.run import RunConfig
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.errors import UserError
 from lartpc_ds.jobs import evaluate as evaluation
-from lartpc_ds.jobs import train as training
+from lartpc_ds.jobs.resolve import prepare_run, reopen_run
 from lartpc_ds.layout import Layout
 from lartpc_ds.training import session
 from tests.small_runs import write_events, write_run_toml
@@ -33,10 +33,10 @@ def run(tmp_path: Path) -> tuple[RunConfig, dict[str, Any], RunFolder]:
 
 def test_a_resumed_run_says_what_was_found_and_reads_no_voxel(run, monkeypatch):
     config, ds, folder = run
-    fresh = training.prepare_run(config, ds, Layout(), folder, QUIET, look=True)
+    fresh = prepare_run(config, ds, Layout(), folder, QUIET, look=True)
     assert fresh.findings[0].startswith(SEEN)
     monkeypatch.setattr("lartpc_ds.data.larcv3.Larcv3Reader.block", None)
-    resumed = training._reopen(folder, config, ds, Layout())
+    resumed = reopen_run(folder, config, ds, Layout())
     assert resumed.findings == fresh.findings
 
 
@@ -48,17 +48,17 @@ def test_an_absurd_value_ends_the_run_before_it_begins(run, tmp_path):
         rows["value"][70] = 3e38  # events have 40, 160 and 280 voxels
         voxels[:] = rows
     with pytest.raises(UserError, match=r"events\.h5: event 1, plane 0 holds the value 3e\+38.*data\.saturate"):
-        training.prepare_run(config, ds, Layout(), folder, QUIET, look=True)
+        prepare_run(config, ds, Layout(), folder, QUIET, look=True)
     assert not folder.events_file.exists() and not folder.config_file.exists()
     bounded = config.model_copy(update={"data": config.data.model_copy(update={"saturate": 100.0})})
-    resolved = training.prepare_run(bounded, ds, Layout(), folder, QUIET, look=True)
+    resolved = prepare_run(bounded, ds, Layout(), folder, QUIET, look=True)
     assert resolved.findings[0].startswith("pixels hold 5.") and "to 3e+38 in plane 0" in resolved.findings[0]
     assert "data.saturate bounds such values" in resolved.findings[-1]
 
 
 def test_files_to_evaluate_may_repeat_events(run, tmp_path):
     config, ds, folder = run
-    training.prepare_run(config, ds, Layout(), folder, QUIET)
+    prepare_run(config, ds, Layout(), folder, QUIET)
     other = tmp_path / "copy.h5"
     other.write_bytes((tmp_path / "events.h5").read_bytes())
     console = Console(file=io.StringIO(), width=200)

@@ -13,7 +13,8 @@ from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.grid.tiles import Imagined, Tiles
 from lartpc_ds.exact.spatialize import convert, plan_tiles
-from lartpc_ds.jobs.plan import print_plan
+from lartpc_ds.jobs.overview import print_overview
+from lartpc_ds.jobs.resolve import ResolvedRun
 from lartpc_ds.jobs.site import here
 from lartpc_ds.layout import Layout
 from lartpc_ds.training.prepare import Job, class_weights, make_job, make_loss, make_model, plan_of
@@ -168,7 +169,7 @@ def test_the_plan_speaks_of_rows_and_columns(tmp_path: Any) -> None:
     stream = io.StringIO()
     console = Console(file=stream, width=200, color_system=None)
     job = make_job(run, DS, layout, source, index)
-    print_plan(console, RunFolder(tmp_path), run, DS, job, index, here(layout.world_size))
+    print_overview(console, RunFolder(tmp_path), ResolvedRun(run, DS, job, index), here(layout.world_size))
     text = stream.getvalue()
     assert "12 of tests.own_images:Dense\n" in "\n".join(line.rstrip() for line in text.splitlines())
     assert "2 channels x 40 rows x 56 columns" in text and "rows 20-40, columns 0-56" in text

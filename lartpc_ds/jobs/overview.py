@@ -1,46 +1,37 @@
 """The resolved plan, printed before anything runs: what is trained, on what, how long."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lartpc_ds.config.ds_config import precision
+from lartpc_ds.config.ds_config import CompletedConfig, precision
 from lartpc_ds.config.run import RunConfig
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.data.event_index import EventIndex
+from lartpc_ds.jobs.resolve import ResolvedRun
 from lartpc_ds.jobs.site import Site, crossings, placement_advice
+from lartpc_ds.jobs.surveyed import print_findings
 from lartpc_ds.training.prepare import Job, job_strips, stages_of, tile_shares
 from lartpc_ds.training.sources import preprocessing
 
-__all__ = ["AXES", "OWN_AXES", "print_plan"]
+__all__ = ["print_overview"]
 
-AXES = ("planes", "wires", "ticks")
-OWN_AXES = ("channels", "rows", "columns")
+_AXES = ("planes", "wires", "ticks")
+_OWN_AXES = ("channels", "rows", "columns")
 """What a user's own images have instead."""
 
 
-def print_plan(
-    console: Console,
-    folder: RunFolder,
-    config: RunConfig,
-    ds: Mapping[str, Any],
-    job: Job,
-    index: EventIndex,
-    site: Site,
-) -> None:
-    """One small table."""
+def print_overview(console: Console, folder: RunFolder, resolved: ResolvedRun, site: Site) -> None:
+    """Print what a look at every event found, and one small table."""
+    print_findings(console, resolved.findings)
     table = Table(show_header=False, box=None, pad_edge=False, title="plan", title_justify="left", title_style="bold")
-    for name, text in _rows(folder, config, ds, job, index, site):
+    for name, text in _rows(folder, resolved, site):
         table.add_row(name, text, style=None)
     console.print(table)
 
 
-def _rows(
-    folder: RunFolder, config: RunConfig, ds: Mapping[str, Any], job: Job, index: EventIndex, site: Site
-) -> list[tuple[str, str]]:
+def _rows(folder: RunFolder, resolved: ResolvedRun, site: Site) -> list[tuple[str, str]]:
+    config, ds, job, index = resolved.config, resolved.ds, resolved.job, resolved.index
     rows, cols = preprocessing(config, job.image_shape).shape
     layout = job.layout
     zero = ds["zero_optimization"]
@@ -48,7 +39,7 @@ def _rows(
     optimizer = ds["optimizer"]
     compiles = offload == "cpu" and ds["zero_force_ds_cpu_optimizer"]
     unused = int(np.sum((index.split == "") & (index.label < 0)))
-    planes, wires, ticks = AXES if config.data.target is None else OWN_AXES
+    planes, wires, ticks = _AXES if config.data.target is None else _OWN_AXES
     events = config.data.batch * config.train.accumulate * layout.data
     scheduler = ds.get("scheduler", {"type": "constant"})["type"]
     return [
@@ -57,10 +48,7 @@ def _rows(
         *[(f"  {split}", _counts(index, split)) for split in ("train", "validation", "test")],
         ("image", f"{job.planes} {planes} x {rows} {wires} x {cols} {ticks}"),
         ("model", f"{config.model.target or config.model.name}, {job.parameters / 1e6:.2f} M parameters"),
-        (
-            "layout",
-            f"{layout.world_size} rank(s): {layout}",
-        ),
+        ("layout", f"{layout.world_size} rank(s): {layout}"),
         *_hosts(job, site),
         *_tiles(config, job, precision(ds)),
         *_strips(config, job),
@@ -94,7 +82,7 @@ def _tiles(config: RunConfig, job: Job, dtype: str) -> list[tuple[str, str]]:
     if job.layout.tiles == 1:
         return []
     events = config.data.batch * config.train.accumulate
-    _, wires, ticks = AXES if config.data.target is None else OWN_AXES
+    _, wires, ticks = _AXES if config.data.target is None else _OWN_AXES
     return [
         (
             f"  tile {number}",
@@ -130,7 +118,7 @@ def _strips(config: RunConfig, job: Job) -> list[tuple[str, str]]:
     ]
 
 
-def _stages(config: RunConfig, ds: Mapping[str, Any], job: Job) -> list[tuple[str, str]]:
+def _stages(config: RunConfig, ds: CompletedConfig, job: Job) -> list[tuple[str, str]]:
     """What each pipeline stage runs and, by a model of it, takes."""
     return [
         (
