@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Event", "EventId", "Plane"]
+__all__ = ["Event", "EventId", "Plane", "Voxels"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +23,14 @@ class EventId:
     event: int
 
     @property
+    def has_numbers(self) -> bool:
+        """Whether the detector has numbered the event; all three numbers are -1 where it has not."""
+        return (self.run, self.subrun, self.event) != (-1, -1, -1)
+
+    @property
     def key(self) -> str:
-        """Identity for splits and joins: the detector's numbers, or (file, index) where all of them are -1."""
-        if (self.run, self.subrun, self.event) == (-1, -1, -1):
-            return f"{self.file}:{self.index}"
-        return f"{self.run}/{self.subrun}/{self.event}"
+        """The event's identity for splits and joins: the detector's numbers, or else its file and index."""
+        return f"{self.run}/{self.subrun}/{self.event}" if self.has_numbers else f"{self.file}:{self.index}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +53,16 @@ class Event:
     id: EventId
     planes: tuple[Plane, ...]
     particles: NDArray[np.void]
+
+
+@dataclass(frozen=True, slots=True)
+class Voxels:
+    """The voxels of events in a row, plane after plane, ids ascending in each; `counts` is (events, planes).
+
+    A damaged event has no voxels here, but a sentence in `faults`, by its place in the row.
+    """
+
+    counts: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    values: NDArray[np.float32]
+    faults: dict[int, str]

@@ -11,16 +11,22 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lartpc_ds.data.block import Block
-from lartpc_ds.data.event import Event, EventId
+from lartpc_ds.data.event import Event, EventId, Voxels
 from lartpc_ds.data.larcv3 import Larcv3Reader
 from lartpc_ds.data.truth import Primaries
 from lartpc_ds.errors import UserError
 
-__all__ = ["FORMATS", "EventFiles", "Reader", "expand", "make_reader", "notes_of", "open_files"]
+__all__ = ["FORMATS", "Block", "EventFiles", "Reader", "expand", "make_reader", "notes_of", "open_files"]
 
 # one process keeps at most so many files open; a thousand files would meet the usual limit of 1024 descriptors
 _MAX_OPEN_FILES = 64
+
+
+class Block(Protocol):
+    """Consecutive events of one file. It can be pickled, and it holds no open file."""
+
+    def read(self) -> Voxels:
+        """All voxels in one go, checked as when the events are read one by one."""
 
 
 class Reader(Protocol):

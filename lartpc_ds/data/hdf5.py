@@ -26,20 +26,19 @@ _LOCKING: dict[str, bool | str] = {"TRUE": True, "FALSE": False, "BEST_EFFORT": 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 _FILTER_NAMES = {
+    4: "szip",
     305: "LZO",
     307: "bzip2",
-    4: "szip",
     32000: "LZF",
     32001: "Blosc",
     32004: "LZ4",
     32008: "bitshuffle",
-} | {
     32013: "ZFP",
     32015: "Zstandard",
     32017: "SZ",
     32026: "Blosc2",
 }
-"""Of the HDF Group's registry, the ones that are met."""
+"""The filters of the HDF Group's registry that files of events are packed with."""
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lartpc_ds.data.block import Voxels
+from lartpc_ds.data.event import Voxels
 from lartpc_ds.data.hdf5 import Table, open_for_reading
 from lartpc_ds.data.larcv3_checks import checked_voxels
 from lartpc_ds.data.schema import VOXEL

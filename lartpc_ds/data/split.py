@@ -42,14 +42,10 @@ def assign(ids: Sequence[EventId], shares: Mapping[str, float], seed: int) -> ND
 
 def _uniform(seed: int, event: EventId) -> float:
     """A number in [0, 1) that depends on the seed and the event's identity only."""
-    identity = event.key if _has_numbers(event) else f"{PurePath(event.file).name}:{event.index}"
+    identity = event.key if event.has_numbers else f"{PurePath(event.file).name}:{event.index}"
     digest = hashlib.blake2b(f"{seed}:{identity}".encode(), digest_size=8).digest()
     # 53 bits, what a double holds: 64 could round up to 1.0
     return (int.from_bytes(digest, "big") >> 11) / 2**53
-
-
-def _has_numbers(event: EventId) -> bool:
-    return (event.run, event.subrun, event.event) != (-1, -1, -1)
 
 
 def _check_shares(shares: Mapping[str, float]) -> None:

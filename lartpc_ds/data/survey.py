@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lartpc_ds.data.block import Block, Voxels
-from lartpc_ds.data.files import Reader
+from lartpc_ds.data.event import Voxels
+from lartpc_ds.data.files import Block, Reader
 from lartpc_ds.data.processes import map_in_processes
 
 __all__ = ["EXTENT", "Survey", "survey"]

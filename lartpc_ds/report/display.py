@@ -96,11 +96,10 @@ def draw_event(event: Event, out: Path, *, title: str | None = None, full: bool 
 
 
 def _title(event: Event) -> str:
-    identity = event.id
-    numbers = (identity.run, identity.subrun, identity.event)
-    name = f"{Path(identity.file).name}, event {identity.index}"
-    if numbers != (-1, -1, -1):
-        name = f"run {numbers[0]}, subrun {numbers[1]}, event {numbers[2]}   ({name})"
+    who = event.id
+    name = f"{Path(who.file).name}, event {who.index}"
+    if who.has_numbers:
+        name = f"run {who.run}, subrun {who.subrun}, event {who.event}   ({name})"
     truth = truth_text(event)
     return f"{truth}\n{name}" if truth else name
 

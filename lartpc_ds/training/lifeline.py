@@ -21,7 +21,7 @@ from contextlib import suppress
 
 import psutil
 
-from lartpc_ds.data.workers import kill_all
+from lartpc_ds.data.processes import kill_all
 from lartpc_ds.errors import RunError, UserError
 from lartpc_ds.training.control_point import BEAT_SECONDS, SILENCE_SECONDS, ControlPoint, Lines, message
 

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, default_collate
 from lartpc_ds.config.run import RunConfig
 from lartpc_ds.data.augment import Place
 from lartpc_ds.data.dataset import EventDataset, Item
+from lartpc_ds.data.processes import end_with_parent
 from lartpc_ds.data.sampler import evaluation_shard, micro_batch
-from lartpc_ds.data.workers import end_with_parent
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.grid.groups import Groups
 from lartpc_ds.training.readers import reader_context

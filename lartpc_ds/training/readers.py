@@ -3,7 +3,7 @@
 A batch system's stop request goes to every process of a job. The rank saves upon it, for which it needs what its
 readers still have to give. So they are started with these signals blocked, from their fork server on, which hands its
 mask to all that it forks; a handler set when a reader starts would leave the server itself, and a reader's first
-second, open. They end by torch's own event, or with the rank (lartpc_ds/data/workers.py); what does not is killed,
+second, open. They end by torch's own event, or with the rank (lartpc_ds/data/processes.py); what does not is killed,
 where Python would send the SIGTERM that nobody hears.
 """
 
