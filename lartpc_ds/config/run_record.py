@@ -6,7 +6,7 @@ alone, because the configurations may change after a checkpoint is written, and 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
@@ -34,8 +34,7 @@ class RunRecord:
 
     def write(self, path: Path) -> None:
         """The inverse."""
-        both = {key: {name: one.as_dict() for name, one in getattr(self, key).items()} for key in ("files", "replaced")}
-        write_atomically(path, seal({"run": self.run, **both}))
+        write_atomically(path, seal(asdict(self)))
 
     def faults(self, folder: Path, *names: str) -> list[str]:
         """How the files called `names`, or all of them, differ from what was written."""

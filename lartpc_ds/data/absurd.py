@@ -5,8 +5,6 @@ electrons or 10^8 eV; and the squares of values below 10^9, summed over 10^8 pix
 float32, so that no norm overflows. A tighter limit, relative to other events, would refuse a rare shower.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,7 +12,7 @@ from lartpc_ds.data.files import EventFiles, Reader
 from lartpc_ds.data.survey import Survey
 from lartpc_ds.errors import UserError
 
-__all__ = ["ABSURD", "LARGEST_HALF", "Bounds", "absurd_values", "check_survey", "said_of_values"]
+__all__ = ["ABSURD", "LARGEST_HALF", "absurd_values", "check_survey", "said_of_values"]
 
 ABSURD = 1e9
 LARGEST_HALF = 65504.0
@@ -24,22 +22,20 @@ _FAR = 1000.0
 """So many times the median of the events' largest values is said."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Do `data.saturate` and `data.threshold` take large and small values out?"""
+def check_survey(
+    look: Survey, files: EventFiles, saturate: float | None, threshold: float, limit: float = ABSURD
+) -> None:
+    """Refuse damaged events, and absurd values that neither `data.saturate` nor `data.threshold` takes out.
 
-    above: bool
-    below: bool
-
-
-def check_survey(look: Survey, files: EventFiles, bounds: Bounds, limit: float = ABSURD) -> None:
-    """UserError that names the first damaged event, or the first absurd value, and says how many events have one."""
+    Raises:
+        UserError: naming the first damaged event, or the first absurd value, and how many events have one.
+    """
     if look.faults:
         first, *others = (look.faults[position] for position in sorted(look.faults))
         more = f" ({len(others)} more event(s) are damaged; lartpc-ds inspect lists them)" if others else ""
         raise UserError(f"{first}{more}; mend the file, or leave it out of data.files")
-    high = (look.extents["highest"] > limit) & (not bounds.above)
-    low = (look.extents["lowest"] < -limit) & (not bounds.below)
+    high = (look.extents["highest"] > limit) & (saturate is None)
+    low = (look.extents["lowest"] < -limit) & (threshold <= 0)
     if not (high | low).any():
         return
     event, plane = np.argwhere(high | low)[0].tolist()

@@ -7,9 +7,8 @@ classes, every event has an empty label.
 """
 
 import csv
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from lartpc_ds.data.duplicates import Policy, first_of_each, refuse_duplicates
 from lartpc_ds.data.event import EventId
-from lartpc_ds.data.integrity import write_atomically
+from lartpc_ds.data.integrity import write_csv
 from lartpc_ds.data.source import Source
 from lartpc_ds.data.split import SPLITS, assign
 from lartpc_ds.data.survey import Survey
@@ -73,13 +72,9 @@ def build_index(
 
 def write_index(index: EventIndex, path: Path) -> None:
     """Write `path` as CSV with a header; an existing file is replaced, the run folder guards itself."""
-    text = io.StringIO(newline="")
-    rows = csv.writer(text)
-    rows.writerow(_COLUMNS)
-    for event, label, split in zip(index.ids, index.label.tolist(), index.split.tolist(), strict=True):
-        name = index.class_names[label] if label >= 0 else ""
-        rows.writerow((event.file, event.index, event.run, event.subrun, event.event, name, split))
-    write_atomically(path, text.getvalue())
+    rows = zip(index.ids, index.label.tolist(), index.split.tolist(), strict=True)
+    names = (*index.class_names, "")  # the last for label -1
+    write_csv(path, _COLUMNS, ([*astuple(who), names[label], split] for who, label, split in rows))
 
 
 def read_index(path: Path, class_names: Sequence[str]) -> EventIndex:

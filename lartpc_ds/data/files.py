@@ -133,11 +133,6 @@ class EventFiles:
         file = int(np.searchsorted(self._stops, position, side="right"))
         return file, position - (int(self._stops[file - 1]) if file else 0)
 
-    def event_id(self, position: int) -> EventId:
-        """Identity of the event at global index `position`."""
-        file, index = self.locate(position)
-        return self.readers[file].event_id(index)
-
     def event_ids(self) -> list[EventId]:
         """Identities of all events, in global order."""
         return [reader.event_id(index) for reader in self.readers for index in range(reader.num_events)]

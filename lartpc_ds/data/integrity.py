@@ -9,18 +9,20 @@ and `b2sum -l 256 FILE` prints the same digits. Rejected: xxhash, a further depe
 beside that of a training step; checksums inside each format, which neither TOML, CSV nor DeepSpeed's files have.
 """
 
+import csv
 import hashlib
+import io
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from lartpc_ds.errors import UserError
 
-__all__ = ["Damage", "FileRecord", "fault", "seal", "sync", "unseal", "write_atomically"]
+__all__ = ["Damage", "FileRecord", "fault", "seal", "sync", "unseal", "write_atomically", "write_csv"]
 
 _SEAL = "blake2b"
 _blake2b = partial(hashlib.blake2b, digest_size=32)
@@ -39,6 +41,13 @@ def write_atomically(path: Path, text: str) -> None:
     sync(path.parent)
 
 
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file with a line of column names, as `write_atomically` does."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([header, *rows])
+    write_atomically(path, text.getvalue())
+
+
 def sync(path: Path) -> None:
     """Wait until the content of a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -50,7 +59,7 @@ def sync(path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """What a file was when it was written."""
+    """What a file was when it was written; plain data."""
 
     size_bytes: int
     blake2b: str
@@ -67,10 +76,6 @@ class FileRecord:
         """Of a file with this content."""
         content = text.encode()
         return cls(len(content), _digest(content))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; the inverse is `FileRecord(**tree)`."""
-        return asdict(self)
 
 
 def _digest(content: bytes) -> str:

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["evaluation_shard", "global_batch", "micro_batch"]
+__all__ = ["evaluation_shard", "global_batch", "slots"]
 
 
 def global_batch(step: int, global_batch_size: int, num_events: int, seed: int) -> NDArray[np.int64]:
@@ -31,21 +31,10 @@ def _shuffled(seed: int, epoch: int, num_events: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(num_events).astype(np.int64)
 
 
-def micro_batch(
-    step: int,
-    accumulation_index: int,
-    data_rank: int,
-    *,
-    data_ranks: int,
-    batch: int,
-    accumulate: int,
-    num_events: int,
-    seed: int,
-) -> NDArray[np.int64]:
-    """The (batch,) positions that `data_rank` takes in micro-step `accumulation_index` of `accumulate`."""
-    assert 0 <= accumulation_index < accumulate and 0 <= data_rank < data_ranks
-    start = (accumulation_index * data_ranks + data_rank) * batch
-    return global_batch(step, batch * data_ranks * accumulate, num_events, seed)[start : start + batch]
+def slots(part: int, data_rank: int, data_ranks: int, batch: int) -> range:
+    """The places in a global batch that `data_rank` takes as micro-batch number `part` of a step."""
+    first = (part * data_ranks + data_rank) * batch
+    return range(first, first + batch)
 
 
 def evaluation_shard(

@@ -18,13 +18,11 @@ from numpy.typing import NDArray
 from lartpc_ds.data.event import Event, Plane
 from lartpc_ds.data.files import make_reader
 from lartpc_ds.data.labels import truth_names
+from lartpc_ds.data.source import Range
 from lartpc_ds.data.truth import Primaries
 from lartpc_ds.errors import UserError
 
 __all__ = ["display_event", "draw_event", "truth_text"]
-
-# a view's (first, stop) wire and tick
-Range = tuple[int, int]
 
 _PANEL_PIXELS = 700
 _DPI = 150

@@ -8,6 +8,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -124,8 +125,6 @@ def _inspect_events(reader: Reader, look: Survey, problems: list[str]) -> list[R
 
 
 def _event(reader: Reader, look: Survey, index: int, label: str | None) -> Report:
-    identity = reader.event_id(index)
-    numbers = {name: getattr(identity, name) for name in ("file", "index", "run", "subrun", "event")}
     planes = [
         {
             "plane": plane,
@@ -137,7 +136,7 @@ def _event(reader: Reader, look: Survey, index: int, label: str | None) -> Repor
         }
         for plane, shape, extent in zip(reader.plane_numbers, reader.plane_shapes, look.extents[index], strict=True)
     ]
-    return {**numbers, "label": label, "planes": planes}
+    return {**asdict(reader.event_id(index)), "label": label, "planes": planes}
 
 
 def print_inspection(console: Console, report: Report) -> None:

@@ -1,7 +1,5 @@
 """What a tuning found: predicted beside measured for every trial, as a table, a CSV file and a plot."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lartpc_ds.data.integrity import write_atomically
+from lartpc_ds.data.integrity import write_csv
 
 __all__ = ["OUT_OF_MEMORY", "TrialResult", "draw_results", "fastest", "print_results", "reason", "write_table"]
 
@@ -93,16 +91,11 @@ def _sorted(results: Sequence[TrialResult]) -> list[TrialResult]:
 
 def write_table(path: Path, results: Sequence[TrialResult]) -> None:
     """The same as CSV, in seconds and bytes; what was not measured is empty."""
-    text = io.StringIO()
-    rows = csv.writer(text)
     names = [
         *("name", "global_batch", "predicted_step_seconds", "measured_step_seconds"),
         *("predicted_peak_bytes", "measured_peak_bytes", "events_per_second", "failure"),
     ]
-    rows.writerow(names)
-    for one in _sorted(results):
-        rows.writerow([getattr(one, name) for name in names])
-    write_atomically(path, text.getvalue())
+    write_csv(path, names, ([getattr(one, name) for name in names] for one in _sorted(results)))
 
 
 def draw_results(path: Path, title: str, results: Sequence[TrialResult]) -> None:

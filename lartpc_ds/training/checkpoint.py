@@ -76,7 +76,7 @@ def save(engine: Engine, folder: Path, progress: Progress, run: str, facts: Mapp
 def _write(engine: Engine, partial: Path) -> dict[str, FileRecord]:
     """Write this rank's files; what they are, when they are on the disk."""
     rank = engine.groups.rank
-    scale = {"loss_scale": engine.loss_scale.as_dict()}
+    scale = {"loss_scale": asdict(engine.loss_scale)}
     with _paths_written(engine) as paths:
         engine.deepspeed.save_checkpoint(str(partial.parent), tag=partial.name, client_state=scale, save_latest=False)
     paths.append(partial / f"rank{rank}.pt")

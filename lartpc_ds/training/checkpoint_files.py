@@ -8,6 +8,7 @@ rank that finds damage cannot decide alone to go back to an earlier checkpoint.
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def resolve(folder: Path, name: str) -> Path:
 
 def write_manifest(path: Path, run: str, files: Mapping[str, FileRecord], facts: Mapping[str, Any]) -> None:
     """Of the checkpoint in the folder `path`, whose files are on the disk; `facts` is plain data."""
-    records = {name: record.as_dict() for name, record in sorted(files.items())}
+    records = {name: asdict(record) for name, record in sorted(files.items())}
     write_atomically(path / _MANIFEST, seal({**facts, "run": run, "files": records}))
 
 

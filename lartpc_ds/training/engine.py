@@ -61,34 +61,24 @@ def finish() -> None:
     dist.destroy_process_group()
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """Sums of one optimizer step; the tiles of an event leave what they share to their first rank."""
-
-    loss_sum: float
-    """Over events."""
-    correct: int
-    scored: int
-    """What `correct` is out of: events, or pixels where each has a label."""
-    events: int
-    sent_bytes: int
-    """By this rank to other tiles."""
-    wait_seconds: float
-    """Of this rank for other tiles."""
-    skipped: bool
-    """Gradients were not finite, so no weight has changed; the same on every rank."""
-    hopeless: bool
-    """They would not be with any loss scale."""
-
-
 @dataclass(slots=True)
-class _Sums:
-    """Of a step, so far."""
+class StepResult:
+    """What this rank counts in one optimizer step; the tiles of an event leave what they share to their first rank."""
 
-    loss: float = 0.0
+    loss_sum: float = 0.0
+    """The sum of the losses of all events."""
     correct: int = 0
     scored: int = 0
+    """How many classes `correct` is out of: those of events, or those of pixels where each has a label."""
     events: int = 0
+    sent_bytes: int = 0
+    """Bytes that this rank has sent to other tiles."""
+    wait_seconds: float = 0.0
+    """Time that this rank has waited for other tiles."""
+    skipped: bool = False
+    """Whether gradients were not finite, so that no weight has changed; the same on every rank."""
+    hopeless: bool = False
+    """Whether gradients would not be finite with any loss scale."""
 
 
 class Engine:
@@ -109,7 +99,7 @@ class Engine:
     ) -> None:
         self.groups, self.device, self._tiles = groups, device, tiles or groups.tiles()
         self.loss = loss or Loss(cross_entropy())
-        self._sums = _Sums()
+        self._result = StepResult()
         self.micro_steps = int(ds["gradient_accumulation_steps"])
         self.deepspeed, *_ = deepspeed.initialize(
             model=model, model_parameters=list(model.parameters()), config=dict(ds), dist_init_required=False
@@ -150,17 +140,17 @@ class Engine:
 
     def step(self, micro_batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> StepResult:
         """One optimizer step over `gradient_accumulation_steps` micro-batches of (images NCHW, targets)."""
-        self._sums = sums = _Sums()
+        self._result = result = StepResult()
         before = replace(self._tiles.traffic)
         self._tiles.clock.step = self.deepspeed.global_steps
         self._micro_batches(micro_batches)
-        skipped = bool(self.deepspeed.optimizer.overflow)
-        helped = self._loss_scale.update(overflowed=skipped, dynamic=self.precision == "fp16")
+        result.skipped = bool(self.deepspeed.optimizer.overflow)
+        helped = self._loss_scale.update(overflowed=result.skipped, dynamic=self.precision == "fp16")
+        result.hopeless = result.skipped and not helped
         attach(self._loss_scale, self.deepspeed, self.groups.pipe)
-        traffic = self._tiles.traffic
-        sent, waited = traffic.sent_bytes - before.sent_bytes, traffic.wait_seconds - before.wait_seconds
-        counted = (sums.loss, sums.correct, sums.scored, sums.events)
-        return StepResult(*counted, sent, waited, skipped, skipped and not helped)
+        result.sent_bytes = self._tiles.traffic.sent_bytes - before.sent_bytes
+        result.wait_seconds = self._tiles.traffic.wait_seconds - before.wait_seconds
+        return result
 
     def _micro_batches(self, micro_batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
         self.deepspeed.train()
@@ -177,16 +167,16 @@ class Engine:
 
     def _count(self, mine: torch.Tensor, targets: torch.Tensor, total: torch.Tensor, weight: torch.Tensor) -> None:
         """Each rank counts the pixels of its tile; what the tiles of an event share, the first of them counts."""
-        sums = self._sums
+        result = self._result
         if self.groups.leads or self.loss.task == "pixels":
             correct, scored = self.loss.correct(mine, targets)
-            sums.correct += correct
-            sums.scored += scored
+            result.correct += correct
+            result.scored += scored
         if self.groups.leads:
             events = len(targets)
             # the quotient is 1 for a plain mean over events, whose sum then keeps every bit
-            sums.loss += float(total) * (events / float(weight) if float(weight) else 0.0)
-            sums.events += events
+            result.loss_sum += float(total) * (events / float(weight) if float(weight) else 0.0)
+            result.events += events
 
     def predict(self, images: torch.Tensor) -> torch.Tensor | None:
         """Outputs in evaluation mode; None where another rank has them."""

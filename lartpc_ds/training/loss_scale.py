@@ -9,8 +9,7 @@ before each step. Without ZeRO, torch's scaler decides by the gradients of one r
 decide together; and without float16 nothing there keeps the weights from a gradient that is not finite.
 """
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -47,10 +46,6 @@ class LossScale:
             self.value, self.clean_steps = self.value * 2, 0
         return True
 
-    def as_dict(self) -> dict[str, float]:
-        """Plain data for a checkpoint."""
-        return asdict(self)
-
 
 class _WholeGradients:
     """Where DeepSpeed has torch's scaler for an optimizer that holds the gradients whole (no ZeRO)."""
@@ -65,7 +60,8 @@ class _WholeGradients:
 
     def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
         """DeepSpeed calls this before it clips, if it clips."""
-        gradients = list(_gradients(optimizer))
+        parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         for gradient in gradients:
             if self._scale.value != 1:
                 gradient.div_(self._scale.value)
@@ -86,13 +82,6 @@ class _WholeGradients:
 
     def update(self) -> None:
         """The engine does it, for every ZeRO stage alike."""
-
-
-def _gradients(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter.grad is not None:
-                yield parameter.grad
 
 
 def attach(scale: LossScale, engine: Any, group: dist.ProcessGroup) -> None:

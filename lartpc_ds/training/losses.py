@@ -143,11 +143,8 @@ def check_loss(target: str, source: Source, scores: Tensor) -> None:
         or len(pair) != 2
         or not all(isinstance(value, Tensor) and value.ndim == 0 for value in pair)
     ):
-        given = [f"tensor of {tuple(v.shape)}" if isinstance(v, Tensor) else type(v).__name__ for v in _items(pair)]
+        values = pair if isinstance(pair, tuple) else (pair,)
+        given = [f"tensor of {tuple(v.shape)}" if isinstance(v, Tensor) else type(v).__name__ for v in values]
         raise UserError(f"{told}: must return (total, weight), two scalar tensors; returns {', '.join(given)}")
     if not pair[0].requires_grad:
         raise UserError(f"{told}: the total does not depend on the outputs, so nothing could be learned from it")
-
-
-def _items(value: Any) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else (value,)

@@ -13,9 +13,11 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 
 from lartpc_ds.config.run import RunConfig
+from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.costs.stages import StageShare, block_costs, check_zero, cut_rates, plan_stages, stage_shares
 from lartpc_ds.data.event_index import EventIndex
 from lartpc_ds.data.source import Source
@@ -34,6 +36,7 @@ from lartpc_ds.training.weights import check_weights
 
 __all__ = [
     "Job",
+    "Run",
     "absolute_paths",
     "class_weights",
     "job_strips",
@@ -74,9 +77,21 @@ class Job:
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> Self:
         """The inverse of `as_dict` after a way through JSON."""
-        fixed = {"layout": Layout(**tree["layout"]), "classes": tuple(tree["classes"])}
-        fixed["stages"] = tuple(tree.get("stages", ()))
-        return cls(**{**tree, **fixed, "image_shape": tuple(tree["image_shape"])})
+        return TypeAdapter(cls).validate_python(tree)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """All that a rank knows of its run before the engine exists."""
+
+    folder: RunFolder
+    config: RunConfig
+    job: Job
+    index: EventIndex
+    name: str
+    """Which run it is, as `files.json` has it."""
+    facts: dict[str, Any]
+    """Plain data that goes to every manifest, for a checkpoint to say what it belongs to."""
 
 
 def make_model(config: RunConfig, planes: int, num_classes: int) -> nn.Module:

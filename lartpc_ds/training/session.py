@@ -3,7 +3,6 @@
 The order is the story: join the job, build the model, wrap it in the engine, restore, loop, report.
 """
 
-import csv
 import json
 import platform
 import tomllib
@@ -23,7 +22,7 @@ from lartpc_ds.config.run import RunConfig
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.costs.memory import PeakMemory
 from lartpc_ds.data.dataset import EventDataset
-from lartpc_ds.data.event_index import EventIndex, read_index
+from lartpc_ds.data.event_index import read_index
 from lartpc_ds.data.integrity import write_atomically
 from lartpc_ds.data.source import Source
 from lartpc_ds.data.staging import stage
@@ -33,8 +32,9 @@ from lartpc_ds.exact.grid.tiles import Clock, Tiles
 from lartpc_ds.exact.spatialize import TilePlan
 from lartpc_ds.training import checkpoint, engine
 from lartpc_ds.training.checkpoint_files import latest
-from lartpc_ds.training.loop import Predictions, Run, Stopped, evaluated, fit
-from lartpc_ds.training.prepare import Job, make_loss, make_model, plan_of, strips_of, with_files
+from lartpc_ds.training.evaluation import EvaluationRequest, evaluate_dataset, write_predictions
+from lartpc_ds.training.loop import Stopped, fit
+from lartpc_ds.training.prepare import Job, Run, make_loss, make_model, plan_of, strips_of, with_files
 from lartpc_ds.training.sources import augmentation, preprocessing, reopen_source
 from lartpc_ds.training.stage_engine import StageEngine
 from lartpc_ds.training.weights import load_weights
@@ -97,7 +97,9 @@ def train(folder: RunFolder, *, resume: bool, stop_requested: Callable[[], bool]
         return True
     if groups.rank == 0:
         if predictions is not None:
-            write_predictions(folder.free_name("predictions", ".csv"), run.index, held_out, predictions, run.job)
+            write_predictions(
+                folder.free_name("predictions", ".csv"), run.index, held_out, predictions, run.job.classes
+            )
         write_atomically(folder.done_file, f"{run.job.max_steps} steps\n")
     engine.finish()
     return False
@@ -110,32 +112,25 @@ def _staged(config: RunConfig) -> RunConfig:
     return with_files(config, stage(config.data.files, config.launch.stage_to))
 
 
-def evaluate(folder: RunFolder, request: dict[str, Any]) -> None:
-    """Evaluate a checkpoint on the events that `request` names, and write predictions and figures where it says.
-
-    `request`: `checkpoint` (path), `events` (table of events), `files` (patterns), `positions`, `layout`, `predictions`
-    and `evaluation` (paths to write).
-    """
+def evaluate(folder: RunFolder, request: EvaluationRequest) -> None:
+    """Evaluate a checkpoint on the events that `request` names, and write predictions and figures where it says."""
     run, ds = open_run(folder)
-    job = Job.from_dict({**run.job.as_dict(), "layout": request["layout"]})
-    config = run.config.model_copy(
-        update={"data": run.config.data.model_copy(update={"files": tuple(request["files"])})}
-    )
-    index = read_index(Path(request["events"]), job.classes)
+    config, job = with_files(run.config, request.files), replace(run.job, layout=request.layout)
+    index = read_index(request.events, job.classes)
     run = replace(run, config=config, job=job, index=index)
     groups, device = engine.start(job.layout, run.config.launch.timeout_minutes)
     model = make_model(config, job.planes, len(job.classes))
-    load_weights(model, Path(request["checkpoint"]) / "model.pt", "checkpoint")
+    load_weights(model, request.checkpoint / "model.pt", "checkpoint")
     plan, tiles = _on_tiles(model.to(device), run, groups)
     forward = engine.inference(model, ds, device)
-    positions = np.array(request["positions"], np.int64)
+    positions = np.array(request.positions, np.int64)
     dataset = _dataset(run, reopen_source(config, index, job.image_shape, job.task), positions, plan, groups)
     loss = make_loss(config, job, plan, run.index, tiles)
-    figures, predictions = evaluated(forward, dataset, run, groups, loss, device)
+    figures, predictions = evaluate_dataset(forward, dataset, run, groups, loss, device)
     if groups.rank == 0:
         if predictions is not None:
-            write_predictions(Path(request["predictions"]), index, positions, predictions, job)
-        write_atomically(Path(request["evaluation"]), json.dumps(figures.as_dict(), indent=2, allow_nan=False) + "\n")
+            write_predictions(request.predictions, index, positions, predictions, job.classes)
+        write_atomically(request.evaluation, json.dumps(figures.as_dict(), indent=2, allow_nan=False) + "\n")
     engine.finish()
 
 
@@ -162,21 +157,3 @@ def _dataset(run: Run, source: Source, positions: NDArray[np.int64], plan: TileP
     target_tile = None if plan.output is None else plan.output.tile(at.row, at.col)
     needs = {"images": at.pipe == 0, "targets": at.pipe == groups.layout.pipe - 1}
     return EventDataset(source, positions, rows, cols, target_tile, augmentation(run.config), **needs)
-
-
-def write_predictions(
-    path: Path, index: EventIndex, positions: NDArray[np.int64], predictions: Predictions, job: Job
-) -> None:
-    """The score table: who the event is, its true class, the predicted one, and the softmax score of every class."""
-    scores = torch.from_numpy(predictions.logits).double().softmax(1).numpy()
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8") as stream:
-        rows = csv.writer(stream)
-        names = [f"score_{name}" for name in job.classes]
-        rows.writerow(["file", "index", "run", "subrun", "event", "truth", "prediction", *names])
-        for position, truth, row in zip(positions.tolist(), predictions.truths.tolist(), scores, strict=True):
-            who = index.ids[position]
-            chosen = job.classes[int(row.argmax())]
-            identity = (who.file, who.index, who.run, who.subrun, who.event)
-            rows.writerow([*identity, job.classes[truth], chosen, *(f"{score:.6g}" for score in row)])
-    partial.replace(path)

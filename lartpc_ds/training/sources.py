@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from lartpc_ds.config.run import RunConfig
-from lartpc_ds.data.absurd import ABSURD, Bounds, check_survey, said_of_values
+from lartpc_ds.data.absurd import ABSURD, check_survey, said_of_values
 from lartpc_ds.data.augment import Augmentation
 from lartpc_ds.data.detectors import detector
 from lartpc_ds.data.duplicates import said_of_duplicates
@@ -97,7 +97,7 @@ def survey_events(
         return None, []
     used = source.labels >= 0
     look = survey(source.files.readers, used, len(os.sched_getaffinity(0)), on_events)
-    check_survey(look, source.files, Bounds(config.data.saturate is not None, config.data.threshold > 0), limit)
+    check_survey(look, source.files, config.data.saturate, config.data.threshold, limit)
     said = [*notes_of(source.files.readers), *said_of_values(look, source.files, used)]
     if config.data.duplicates != "error":
         said += said_of_duplicates(config.data.duplicates, source.ids(), np.flatnonzero(used), look.digests)

@@ -5,7 +5,6 @@ goes to `logs/rank<N>.log`; its failure, if any, over its line to the command li
 """
 
 import argparse
-import json
 import os
 import signal
 import socket
@@ -112,9 +111,10 @@ def _check_master(rank: int) -> None:
 def _run(arguments: argparse.Namespace, folder: RunFolder, stop: _StopFlag) -> bool:
     defer_compiler()
     from lartpc_ds.training import session
+    from lartpc_ds.training.evaluation import EvaluationRequest
 
     if arguments.mode == "evaluate":
-        session.evaluate(folder, json.loads(arguments.request.read_text()))
+        session.evaluate(folder, EvaluationRequest.read(arguments.request))
         return False
     return session.train(folder, resume=arguments.resume, stop_requested=lambda: stop.requested)
 
