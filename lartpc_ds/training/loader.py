@@ -1,7 +1,7 @@
-"""From the sampler's positions to batches of tensors, in this process or in reader processes.
+"""Batches of tensors for training and evaluation, read in this process or in reader processes.
 
-torch's DataLoader does the work; the batches come from pure functions of the step, so a resumed run starts its loader
-at its step and needs no saved iterator.
+torch's DataLoader does the work. Which events a batch has is a pure function of the step, so a resumed run starts its
+loader at its step and needs no saved iterator.
 """
 
 import itertools
@@ -31,7 +31,7 @@ MicroBatch = tuple[torch.Tensor, torch.Tensor]
 def training_steps(
     dataset: EventDataset, config: RunConfig, groups: Groups, first_step: int, last_step: int
 ) -> Iterator[Iterator[MicroBatch]]:
-    """For each optimizer step in [first_step, last_step) this rank's micro-batches (images, targets), read lazily."""
+    """This rank's micro-batches (images, targets) of each optimizer step in [first_step, last_step), read lazily."""
     accumulate, num_events = config.train.accumulate, len(dataset)
     parts = ((step, part) for step in range(first_step, last_step) for part in range(accumulate))
     batches = _read(dataset, (_items(*part, num_events, config, groups) for part in parts), config.data.workers)
@@ -57,7 +57,7 @@ def step_positions(step: int, num_events: int, config: RunConfig, groups: Groups
 def evaluation_batches(
     dataset: EventDataset, config: RunConfig, groups: Groups
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, NDArray[np.int64], NDArray[np.bool_]]]:
-    """This rank's (images, targets, positions, valid) of the whole dataset; as many on every rank."""
+    """This rank's batches (images, targets, positions, valid) of the whole dataset; every rank has as many."""
     shard = evaluation_shard(len(dataset), groups.data_rank, groups.layout.data, config.data.batch)
     batches = _read(dataset, (positions.tolist() for positions, _ in shard), config.data.workers)
     for (images, targets, _), (positions, valid) in zip(batches, shard, strict=True):
@@ -65,9 +65,10 @@ def evaluation_batches(
 
 
 def _collate(items: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> Any:
-    """Stack like torch's own, which knows of shared memory, but with images channels-last, as the engine wants them.
+    """Stack items as torch's own function does, which knows of shared memory, but with channels-last images.
 
-    One copy of a batch, not two: with two, glibc gave the memory of both back after a step and faulted it in again.
+    The engine takes images channels-last. Stacking them so at once makes one copy of a batch instead of two; with two,
+    glibc gave the memory of both back after a step and had to fetch it again.
     """
     rows = [(image.permute(1, 2, 0), label, position) for image, label, position in items]
     images, labels, positions = default_collate(rows)
@@ -85,7 +86,7 @@ def _read(
         num_workers=workers,
         multiprocessing_context=reader_context() if workers else None,
         worker_init_fn=end_with_parent,
-        generator=torch.Generator(),  # its own: a new loader would draw a seed from the random state of dropout
+        generator=torch.Generator(),  # otherwise a new loader would draw a seed from the random state of dropout
     )
     try:
         yield from loader

@@ -28,7 +28,7 @@ def fit(
     memory: PeakMemory,
     stop_requested: Callable[[], bool],
 ) -> Predictions | None:
-    """Train from `progress` to the last step; a stop request ends it after the step at hand, with a checkpoint.
+    """Train from `progress` to the last step; a stop request ends training after the step at hand, with a checkpoint.
 
     Returns:
         The last evaluation's predictions when the run is complete and has held-out events with labels; else None.
@@ -65,10 +65,10 @@ def fit(
 def _check_finite(
     engine: Engine, run: Run, events: EventDataset, step: int, result: StepResult, loss_sum: float
 ) -> None:
-    """Stop on every rank alike: no later step is worth more than this one.
+    """Stop the run on all ranks alike when a step is not finite, because no later step would be worth more.
 
     Raises:
-        RunError: the loss of the step is not finite, or its gradient is not with any loss scale.
+        RunError: the loss of the step is not finite, or its gradient is not finite with any loss scale.
     """
     if math.isfinite(loss_sum) and not result.hopeless:
         return
@@ -124,7 +124,7 @@ def _log_step(engine: Engine, run: Run, progress: Progress, total: _AllRanks, lr
 
 
 class Stopped(Exception):
-    """The run stopped early on request and can be resumed."""
+    """Says that the run stopped early on request and can be resumed."""
 
 
 def _due(step: int, every: int) -> bool:
@@ -134,12 +134,13 @@ def _due(step: int, every: int) -> bool:
 def _validate(
     engine: Engine, run: Run, held_out: EventDataset, progress: Progress
 ) -> tuple[Predictions | None, Progress, bool]:
+    """Evaluate the held-out events: predictions, progress with the best score so far, and whether this is the best."""
     started = time.perf_counter()
     with averaged_buffers(engine.module, engine.groups):
         evaluation, predictions = evaluate_dataset(
             engine.predict, held_out, run, engine.groups, engine.loss, engine.device
         )
-    # targets that only a user's loss understands have no accuracy: then the smallest loss is the best
+    # targets that only a user's loss understands have no accuracy, so for them the smallest loss is the best
     score = -evaluation.loss if run.job.task == "own" else evaluation.balanced_accuracy.value
     line = {"step": progress.step, "evaluation": evaluation.as_dict(), "seconds": time.perf_counter() - started}
     if engine.groups.rank == 0:

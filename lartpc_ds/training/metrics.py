@@ -1,7 +1,8 @@
 """The field's classification figures, as pure functions of a table of truths and scores.
 
-All come from the confusion matrix of whole predictions, gathered once, so that no figure depends on the number of ranks
-or on batch order (a mean of per-rank means does). Intervals are Wilson's: sane at 0 and 1, unlike sqrt(e(1-e)/N).
+All figures come from the confusion matrix of whole predictions, which is gathered once, so that no figure depends on
+the number of ranks or on the order of batches. Rejected: a mean of the means per rank, which does. Intervals are
+Wilson's, which are sane at 0 and 1, unlike sqrt(e(1-e)/N).
 """
 
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ Fraction = Annotated[
     BeforeValidator(lambda value: nan if value is None else value),
     PlainSerializer(lambda value: None if isnan(value) else value),
 ]
-"""A number that may be NaN, which JSON has not: there it is null."""
+"""A number that may be NaN; JSON has no NaN, so there it is null."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,10 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Figures of one evaluation; `confusion` has true classes in rows and counts events, or pixels (`counted`)."""
+    """The figures of one evaluation.
+
+    `confusion` has true classes in rows, and counts what `counted` says: events or pixels.
+    """
 
     classes: tuple[str, ...]
     events: int
@@ -59,22 +63,26 @@ class Evaluation:
     counted: str = "events"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """The figures as plain data for JSON."""
         tree: dict[str, Any] = TypeAdapter(Evaluation).dump_python(self, mode="json")
         return tree
 
     @classmethod
     def from_dict(cls, tree: Any) -> "Evaluation":
-        """The inverse of `as_dict`; ValueError if the tree is no evaluation."""
+        """The inverse of `as_dict`.
+
+        Raises:
+            ValueError: the tree is not an evaluation.
+        """
         return TypeAdapter(Evaluation).validate_python(tree)
 
     @property
     def absent_classes(self) -> tuple[str, ...]:
-        """Classes of which nothing was counted."""
+        """The classes of which nothing was counted."""
         return tuple(name for name, counts in zip(self.classes, self.confusion, strict=True) if sum(counts) == 0)
 
     def balanced_text(self, on: str) -> str:
-        """Balanced accuracy with its chance, 1 / classes that occur: always to say the same is right on one of them.
+        """Balanced accuracy with its chance: 1 / classes that occur, which a constant prediction reaches.
 
         Args:
             on: what was counted, such as "100 events".
@@ -100,7 +108,7 @@ def wilson(successes: int, trials: int) -> Interval:
 
 
 def confusion_matrix(truths: NDArray[np.int64], predictions: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
-    """Counts, (true class, predicted class)."""
+    """Counts by (true class, predicted class)."""
     flat = np.bincount(truths * num_classes + predictions, minlength=num_classes**2)
     return flat.reshape(num_classes, num_classes)
 
@@ -108,8 +116,8 @@ def confusion_matrix(truths: NDArray[np.int64], predictions: NDArray[np.int64], 
 def of_scores(logits: NDArray[np.float32], truths: NDArray[np.int64], classes: Sequence[str]) -> Evaluation:
     """All figures of (events, classes) logits.
 
-    Balanced accuracy is the mean efficiency of the classes that occur; its interval adds their binomial variances (at
-    Wilson's centre, so that a class with all right still has one).
+    Balanced accuracy is the mean efficiency of the classes that occur. Its interval adds their binomial variances,
+    taken at Wilson's centre, so that a class whose events are all right still has a variance.
     """
     scores = logits.astype(np.float64)
     shifted = scores - scores.max(axis=1, keepdims=True)
@@ -122,7 +130,7 @@ def of_scores(logits: NDArray[np.float32], truths: NDArray[np.int64], classes: S
 def of_confusion(
     counts: NDArray[np.int64], loss: float, classes: Sequence[str], *, events: int, counted: str = "events"
 ) -> Evaluation:
-    """All figures from (true class, predicted class) counts of `counted`; those of nothing are NaN."""
+    """All figures from counts of `counted` by (true class, predicted class); a share of nothing is NaN."""
     right, true, chosen = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
     return Evaluation(
         classes=tuple(classes),

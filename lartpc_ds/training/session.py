@@ -1,6 +1,7 @@
-"""One rank's run from the run folder: read, wire, train or evaluate, write.
+"""What one rank does with a run folder: read it, set everything up, train or evaluate, and write the results.
 
-The order is the story: join the job, build the model, wrap it in the engine, restore, loop, report.
+The order of the code is the order of events: join the job, build the model, wrap it in the engine, restore a
+checkpoint, loop, report.
 """
 
 import json
@@ -43,7 +44,10 @@ __all__ = ["evaluate", "open_run", "train"]
 
 
 def open_run(folder: RunFolder) -> tuple[Run, dict[str, Any]]:
-    """The run as the command line wrote it, and its DeepSpeed JSON; ranks trust what the command line has verified."""
+    """The run as the command line has written it, and its DeepSpeed JSON.
+
+    Nothing is checked here: ranks trust what the command line has verified.
+    """
     config = RunConfig.parse(tomllib.loads(folder.config_file.read_text()), str(folder.config_file))
     job = Job.from_dict(json.loads(folder.job_file.read_text()))
     index = read_index(folder.events_file, job.classes)
@@ -52,13 +56,13 @@ def open_run(folder: RunFolder) -> tuple[Run, dict[str, Any]]:
 
 
 def versions() -> dict[str, str]:
-    """Of everything that shapes a number."""
+    """The versions of all software that shapes a number."""
     packages = {name: metadata.version(name) for name in ("torch", "deepspeed", "numpy", "h5py")}
     return {"lartpc_ds": lartpc_ds.__version__, "python": platform.python_version(), **packages}
 
 
 def train(folder: RunFolder, *, resume: bool, stop_requested: Callable[[], bool]) -> bool:
-    """Train to the end or to a stop request; returns whether it was stopped early."""
+    """Train to the end or to a stop request; return whether the training was stopped early."""
     run, ds = open_run(folder)
     groups, device = engine.start(run.job.layout, run.config.launch.timeout_minutes)
     memory = PeakMemory(device)  # counts from here: after imports, before the model
@@ -70,12 +74,12 @@ def train(folder: RunFolder, *, resume: bool, stop_requested: Callable[[], bool]
         if monitor in ds:  # a relative path means the run folder, wherever the launcher was started
             ds[monitor]["output_path"] = str(folder.path / ds[monitor].get("output_path", ""))
     plan, tiles = _on_tiles(model, run, groups)
-    # what no mask keys, the tiles of one event still draw alike
+    # random numbers that no key decides are still the same on all tiles of an event
     torch.manual_seed(run.config.train.seed + groups.data_rank)
     loss = make_loss(run.config, run.job, plan, run.index, tiles)
     if run.job.stages:
         trainer: engine.Engine = StageEngine(model, run.job.stages, ds, groups, device, loss, tiles)
-        del model  # the blocks of other stages
+        del model  # it holds the blocks of other stages
     else:
         trainer = engine.Engine(model.to(device), ds, groups, device, loss, tiles)
     start = latest(folder.checkpoints) if resume else None
@@ -150,10 +154,10 @@ def _on_tiles(model: nn.Module, run: Run, groups: Groups) -> tuple[TilePlan, Til
 
 
 def _dataset(run: Run, source: Source, positions: NDArray[np.int64], plan: TilePlan, groups: Groups) -> EventDataset:
-    """Of this rank's tile only, and of that what its pipeline stage needs."""
+    """The images of this rank's tile, and of those only what its pipeline stage needs."""
     at = groups.layout.coordinates(groups.rank)
     rows, cols = plan.tile(at.row, at.col)
-    # scores may come out at other bounds than the images went in: targets follow the scores
+    # scores may be cut into tiles at other bounds than images are; targets follow the scores
     target_tile = None if plan.output is None else plan.output.tile(at.row, at.col)
     needs = {"images": at.pipe == 0, "targets": at.pipe == groups.layout.pipe - 1}
     return EventDataset(source, positions, rows, cols, target_tile, augmentation(run.config), **needs)
