@@ -1,9 +1,9 @@
 """Wire-plane geometry and readout of the detectors we know, as plain numbers.
 
-One frozen record a detector: what the simulation, the readers and the displays need to go between a point in the liquid
-and a (wire, tick) pixel. A wire plane is one linear map, because straight parallel wires need no more; tables of wire
-end points would be exact for wires cut short at the frame, and nothing here asks for that. Each figure names its
-source; one without a source we could read says "approximate".
+There is one frozen record per detector. It holds what the simulation, the readers and the displays need to go between a
+point in the liquid and a (wire, tick) pixel. A wire plane is one linear map, because straight parallel wires need no
+more. Rejected: tables of wire end points, which would be exact for wires cut short at the frame; nothing here needs
+that. Each figure names its source; a figure without a source that we could read says "approximate".
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ __all__ = ["DETECTORS", "Detector", "WirePlane", "detector"]
 
 @dataclass(frozen=True, slots=True)
 class WirePlane:
-    """Parallel wires, `angle_deg` from the vertical (y); the point y = z = 0 has wire coordinate `offset`."""
+    """Parallel wires at `angle_deg` from the vertical (y); the point y = z = 0 has the wire coordinate `offset`."""
 
     name: str
     wires: int
@@ -31,7 +31,7 @@ class WirePlane:
     noise_electrons: float
 
     def wire_coordinate(self, y_cm: NDArray[np.float64], z_cm: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Position across the wires in units of the pitch; the nearest integer is the wire."""
+        """The position across the wires in units of the pitch; the nearest integer is the wire."""
         angle = radians(self.angle_deg)
         return (z_cm * cos(angle) - y_cm * sin(angle)) / self.pitch_cm + self.offset
 
@@ -70,11 +70,11 @@ class Detector:
 
     @property
     def image_shape(self) -> tuple[int, int]:
-        """(image_wires, ticks) of a dense plane."""
+        """The (image_wires, ticks) of a dense plane."""
         return self.image_wires, self.ticks
 
     def tick(self, x_cm: NDArray[np.float64], time_us: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Stored tick at which charge freed at `x_cm`, `time_us` after the trigger, reaches the anode."""
+        """The stored tick at which charge that is freed at `x_cm`, `time_us` after the trigger, reaches the anode."""
         drift_us = (x_cm - self.x_cm[0]) / self.drift_velocity_cm_per_us
         return self.trigger_tick - self.first_tick + (drift_us + time_us) / self.tick_us
 
@@ -188,7 +188,7 @@ def detector(name: str) -> Detector:
     """The detector called `name`.
 
     Raises:
-        UserError: no such detector; the message lists those known.
+        UserError: there is no such detector; the message lists those that are known.
     """
     if name not in DETECTORS:
         raise UserError(f"detector = {name!r} is not known: choose one of {', '.join(DETECTORS)}")

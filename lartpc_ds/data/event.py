@@ -1,7 +1,8 @@
-"""One detector event, as every reader yields it and every later step takes it.
+"""One detector event, as every reader gives it and every later step takes it.
 
-Wires stay sparse (flat voxel ids and values) until a rank densifies its own tile: a whole MicroBooNE event is 415 MB
-dense and about 1 MB sparse. Ids count in C order over (wire, tick), as larcv3 does, so reading needs no re-indexing.
+Wires stay sparse (flat voxel ids and values) until a rank makes its own tile dense, because a whole MicroBooNE event is
+415 MB dense and about 1 MB sparse. Ids count in C order over (wire, tick), as in larcv3, so that reading needs no new
+indices.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ __all__ = ["Event", "EventId", "Plane", "Voxels"]
 
 @dataclass(frozen=True, slots=True)
 class EventId:
-    """Who an event is: the detector's numbers, and where it lies."""
+    """The identity of an event: the detector's numbers, and the place of the event in its file."""
 
     file: str
     index: int
@@ -57,9 +58,9 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Voxels:
-    """The voxels of events in a row, plane after plane, ids ascending in each; `counts` is (events, planes).
+    """The voxels of consecutive events, plane after plane, with ascending ids in each; `counts` is (events, planes).
 
-    A damaged event has no voxels here, but a sentence in `faults`, by its place in the row.
+    A damaged event has no voxels here; `faults` has a sentence about it, by its place among the events.
     """
 
     counts: NDArray[np.int64]

@@ -31,13 +31,13 @@ _TRACKER_SECONDS = 5.0
 
 
 def end_with_parent(_worker: int = 0) -> None:
-    """Called in a helper process: from now on it ends when the process that asked for it has ended."""
+    """Make this helper process end when the process that asked for it has ended."""
     threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 
 def _wait_for_parent() -> None:
     parent = multiprocessing.parent_process()
-    assert parent is not None  # we are in a process that multiprocessing has started
+    assert parent is not None  # multiprocessing has started this process
     parent.join()
     os._exit(1)
 
@@ -45,25 +45,28 @@ def _wait_for_parent() -> None:
 def map_in_processes(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int, chunksize: int = 1
 ) -> Iterator[Result]:
-    """`map(function, items)`, by `workers` processes, or by this one where that is 1; a stop ends what is not begun."""
+    """`map(function, items)`, by `workers` processes, or by this process where that is 1.
+
+    A caller that stops early ends what has not begun.
+    """
     if workers == 1:
         yield from map(function, items)
         return
-    # forkserver: a forked copy of a process that has threads (torch, h5py) can hang; an executor: multiprocessing.Pool
-    # restarts a worker that cannot start (say, for a script on stdin) for ever
+    # a fork server, because a forked copy of a process that has threads (torch, h5py) can hang; an executor, because
+    # multiprocessing.Pool restarts a worker that cannot start (say, for a script on stdin) for ever
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(workers, context, initializer=_live_with_parent) as pool:
         yield from pool.map(function, items, chunksize=chunksize)
 
 
 def _live_with_parent() -> None:
-    """Ctrl-C goes to every process of a terminal; the one that started this one answers it."""
+    """Leave Ctrl-C, which goes to every process of a terminal, to the process that started this one; end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
 
 
 def kill_all(processes: Iterable[psutil.Process]) -> None:
-    """Kill them, and let the resource trackers among them clean up."""
+    """Kill the processes, and let the resource trackers among them clean up."""
     trackers = []
     for process in processes:
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):  # it has ended by itself
@@ -80,7 +83,7 @@ def kill_all(processes: Iterable[psutil.Process]) -> None:
 
 
 def lives(process: psutil.Process) -> bool:
-    """Does it? One that has ended may stay in the table until somebody asks how."""
+    """Whether a process lives; one that has ended may stay in the table of processes until its parent asks for it."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

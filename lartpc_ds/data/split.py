@@ -1,9 +1,9 @@
-"""Which event trains, validates or tests: a hash of the event's identity, and nothing else.
+"""Which events train, validate or test: a hash of the event's identity decides, and nothing else.
 
 So an event keeps its split when files are added, reordered or converted, and two people with the same files and seed
-train on the same events. The rejected way, shuffling a list of indices, moves events from test to train as soon as one
-file is added. Where the detector's numbers are all -1, the name of the file and the index stand for them; the folder is
-left out, so that moving the data changes no split.
+train on the same events. Where the detector's numbers are all -1, the name of the file and the index stand for them;
+the folder is left out, so that moving the data changes no split. Rejected: shuffling a list of indices, which moves
+events from test to train as soon as one file is added.
 """
 
 import hashlib

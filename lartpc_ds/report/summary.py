@@ -31,7 +31,7 @@ _NUMBERS = ("events", "step_seconds", "peak_bytes")
 
 @dataclass(frozen=True, slots=True)
 class _WholeParts:
-    """Of one run; a configuration is None where it was left out."""
+    """The parts of one run's folder that are whole; a configuration is None where it was left out."""
 
     config: Mapping[str, Any] | None
     job: Mapping[str, Any] | None
@@ -41,7 +41,11 @@ class _WholeParts:
 
 
 def _whole_parts(folder: RunFolder) -> _WholeParts:
-    """Read them; UserError if it is not a run folder."""
+    """Read the parts of a run's folder that are whole.
+
+    Raises:
+        UserError: it is not a run folder.
+    """
     folder.require()
     left_out: list[str] = []
     record = None
@@ -99,8 +103,8 @@ def summarise(folder: RunFolder) -> tuple[dict[str, str], list[str]]:
         "balanced accuracy": figures[0].balanced_text(f"{figures[0].events} held-out events")
         if figures
         else "not evaluated (no held-out events)",
-        "seconds an event": _seconds_an_event(steps),
-        "peak memory a rank": f"{max(line['peak_bytes'] for line in steps) / _GIB:.2f} GiB" if steps else "-",
+        "seconds per event": _seconds_per_event(steps),
+        "peak memory per rank": f"{max(line['peak_bytes'] for line in steps) / _GIB:.2f} GiB" if steps else "-",
         "run folder": str(folder.path),
     }
     return rows, parts.left_out
@@ -118,12 +122,12 @@ def _trained(config: Mapping[str, Any], job: Mapping[str, Any]) -> str:
 
 
 def _skipped(steps: Sequence[dict[str, Any]]) -> str:
-    """What float16 has cost: steps whose gradients overflowed changed no weight."""
+    """What float16 has cost: the number of steps whose gradients overflowed, so that no weight changed."""
     skipped = steps[-1].get("skipped_steps", 0) if steps else 0
     return f", {skipped} of them skipped (float16 overflow)" if skipped else ""
 
 
-def _seconds_an_event(steps: Sequence[dict[str, Any]]) -> str:
+def _seconds_per_event(steps: Sequence[dict[str, Any]]) -> str:
     if not steps:
         return "-"
     counted = steps[_WARM_UP_STEPS:] or steps[-1:]
@@ -132,7 +136,7 @@ def _seconds_an_event(steps: Sequence[dict[str, Any]]) -> str:
 
 
 def print_summary(console: Console, folders: Sequence[RunFolder]) -> None:
-    """The table, a column a run, and the next command to try."""
+    """Print the table, with a column per run, and the next command to try."""
     table = Table(title="runs" if len(folders) > 1 else "result", title_justify="left", title_style="bold")
     columns, left_out = zip(*map(summarise, folders), strict=True)
     table.add_column("")
@@ -142,13 +146,13 @@ def print_summary(console: Console, folders: Sequence[RunFolder]) -> None:
         table.add_row(name, *(column[name] for column in columns))
     console.print(table)
     for folder, sentences in zip(folders, left_out, strict=True):
-        for told in sentences:
-            console.print(f"left out of {folder.path.name}: {told}", soft_wrap=True, highlight=False, markup=False)
+        for sentence in sentences:
+            console.print(f"left out of {folder.path.name}: {sentence}", soft_wrap=True, highlight=False, markup=False)
     console.print("next:", f"lartpc-ds evaluate {folders[0].path}", soft_wrap=True, highlight=False)
 
 
 def print_evaluation(console: Console, figures: Evaluation) -> None:
-    """Confusion matrix (shares of each true class), then efficiency and purity of each class with 95 % intervals."""
+    """Print the confusion matrix (shares of each true class), and efficiency and purity of each class."""
     shares = _table("truth (rows) and prediction (columns)", ["", *figures.classes])
     quality = _table("each class, 95 % intervals", ["", figures.counted, "efficiency", "purity"])
     rows = zip(figures.classes, figures.confusion, figures.efficiency, figures.purity, strict=True)

@@ -69,8 +69,8 @@ def test_a_finished_run(tmp_path: Path) -> None:
         "layout": "pipe 1 x data 2 x rows 1 x cols 1",
         "steps": "5 of 5, 80 events",
         "balanced accuracy": "0.750 [0.669, 0.831] on 100 held-out events (chance 0.200)",
-        "seconds an event": "0.188 (all ranks together)",  # the median, 3 s, for 16 events
-        "peak memory a rank": "3.00 GiB",
+        "seconds per event": "0.188 (all ranks together)",  # the median, 3 s, for 16 events
+        "peak memory per rank": "3.00 GiB",
         "run folder": str(tmp_path / "mine"),
     }
 
@@ -88,13 +88,13 @@ def test_a_run_that_stopped_early_says_so(tmp_path: Path) -> None:
     rows = rows_of(run)
     assert rows["steps"] == "1 of 5, 16 events (not finished)"
     assert rows["balanced accuracy"] == "not evaluated (no held-out events)"
-    assert rows["seconds an event"].startswith("1.88 "), "one step has no warm-up to leave out"
+    assert rows["seconds per event"].startswith("1.88 "), "one step has no warm-up to leave out"
 
 
 def test_a_run_that_has_not_begun(tmp_path: Path) -> None:
     rows = rows_of(run_folder(tmp_path / "mine"))
     assert rows["steps"] == "0 of 5 (not finished)"
-    assert rows["seconds an event"] == rows["peak memory a rank"] == "-"
+    assert rows["seconds per event"] == rows["peak memory per rank"] == "-"
 
 
 def test_another_folder_is_the_users_mistake(tmp_path: Path) -> None:
