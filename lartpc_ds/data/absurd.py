@@ -1,11 +1,9 @@
-"""What a look at every event found: values that no detector gives, and a few sentences about those that it does.
+"""What a survey says of the values of events: it refuses absurd values, and describes the others in a few sentences.
 
 The limit is far from both sides. A pixel of the field's files holds at most 16384 counts of a digitiser, some 10^7
-electrons or 10^8 eV; and the squares of values below 10^9, summed over 10^8 pixels, are far below the 3.4 x 10^38 of
-float32, so that no norm overflows. A tighter limit, relative to other events, would refuse a rare shower.
+electrons or 10^8 eV. The squares of values below 10^9, summed over 10^8 pixels, are far below the 3.4 x 10^38 of
+float32, so no norm overflows. Rejected: a tighter limit relative to other events, which would refuse a rare shower.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,59 +12,57 @@ from lartpc_ds.data.files import EventFiles, Reader
 from lartpc_ds.data.survey import Survey
 from lartpc_ds.errors import UserError
 
-__all__ = ["ABSURD", "LARGEST_HALF", "Bounds", "absurd_values", "check_survey", "said_of_values"]
+__all__ = ["ABSURD", "LARGEST_HALF", "absurd_values", "check_survey", "said_of_values"]
 
 ABSURD = 1e9
 LARGEST_HALF = 65504.0
-"""In fp16 a larger pixel is infinite."""
+"""The largest number of fp16; a larger pixel is infinite there."""
 
 _FAR = 1000.0
-"""So many times the median of the events' largest values is said."""
+"""A value this many times the median of the events' largest values gets a sentence."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Do `data.saturate` and `data.threshold` take large and small values out?"""
+def check_survey(
+    look: Survey, files: EventFiles, saturate: float | None, threshold: float, limit: float = ABSURD
+) -> None:
+    """Refuse damaged events, and absurd values that neither `data.saturate` nor `data.threshold` takes out.
 
-    above: bool
-    below: bool
-
-
-def check_survey(look: Survey, files: EventFiles, bounds: Bounds, limit: float = ABSURD) -> None:
-    """UserError that names the first damaged event, or the first absurd value, and says how many events have one."""
+    Raises:
+        UserError: naming the first damaged event, or the first absurd value, and how many events have one.
+    """
     if look.faults:
         first, *others = (look.faults[position] for position in sorted(look.faults))
         more = f" ({len(others)} more event(s) are damaged; lartpc-ds inspect lists them)" if others else ""
         raise UserError(f"{first}{more}; mend the file, or leave it out of data.files")
-    high = (look.extents["highest"] > limit) & (not bounds.above)
-    low = (look.extents["lowest"] < -limit) & (not bounds.below)
+    high = (look.extents["highest"] > limit) & (saturate is None)
+    low = (look.extents["lowest"] < -limit) & (threshold <= 0)
     if not (high | low).any():
         return
     event, plane = np.argwhere(high | low)[0].tolist()
     number, index = files.locate(event)
     end = "highest" if high[event, plane] else "lowest"
-    told = _told(files.readers[number], index, plane, look.extents[end][event, plane])
+    finding = _held_value(files.readers[number], index, plane, look.extents[end][event, plane])
     fix = (
         "data.saturate = X bounds values above X" if high[event, plane] else "data.threshold above 0 drops values below"
     )
     why = f"{limit:g}, the largest number of fp16" if limit == LARGEST_HALF else f"{limit:g}"
     raise UserError(
-        f"{told}; expected at most {why} ({int((high | low).any(axis=1).sum())} event(s) have such a value): mend the "
-        f"file, or {fix}"
+        f"{finding}; expected at most {why} ({int((high | low).any(axis=1).sum())} event(s) have such a value): "
+        f"mend the file, or {fix}"
     )
 
 
 def absurd_values(look: Survey, reader: Reader) -> list[str]:
     """A sentence for each plane of one file's events that holds an absurd value."""
     return [
-        f"{_told(reader, event, plane, look.extents[end][event, plane])}; expected at most {ABSURD:g}"
+        f"{_held_value(reader, event, plane, look.extents[end][event, plane])}; expected at most {ABSURD:g}"
         for end in ("lowest", "highest")
         for event, plane in np.argwhere(np.abs(look.extents[end]) > ABSURD).tolist()
     ]
 
 
 def said_of_values(look: Survey, files: EventFiles, used: NDArray[np.bool_]) -> list[str]:
-    """Sentences for the user: extents of each plane, events without pixels, negative pixels, values far from others."""
+    """Sentences for the user about each plane's values, empty events, negative pixels and values far from others."""
     extents = look.extents[used]
     pixels, lowest, highest = (extents[name] for name in ("pixels", "lowest", "highest"))
     filled = pixels > 0
@@ -89,11 +85,12 @@ def said_of_values(look: Survey, files: EventFiles, used: NDArray[np.bool_]) -> 
         number, index = files.locate(position)
         plane = int(np.argmax(look.extents["highest"][position]))
         lines.append(
-            f"{_told(files.readers[number], index, plane, largest[position])}, {largest[position] / typical:.0f} times "
-            f"the median of the events' largest ({typical:.6g}); data.saturate bounds such values"
+            f"{_held_value(files.readers[number], index, plane, largest[position])}, "
+            f"{largest[position] / typical:.0f} times the median of the events' largest ({typical:.6g}); data.saturate "
+            "bounds such values"
         )
     return lines
 
 
-def _told(reader: Reader, index: int, plane: int, value: float) -> str:
+def _held_value(reader: Reader, index: int, plane: int, value: float) -> str:
     return f"{reader.path}: event {index}, plane {reader.plane_numbers[plane]} holds the value {value:g}"

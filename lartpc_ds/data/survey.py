@@ -1,7 +1,7 @@
-"""One look at every event before training: the extent of its values, and a digest by which copies are found.
+"""A survey looks at every event before training, for the extent of its values and a digest by which copies are result.
 
-Every voxel is read once, in blocks of a bounded size, by several processes where that pays. Rejected: to look at each
-event when it is first trained on, which finds a broken one after hours, and never those that are held out.
+Every voxel is read once, in blocks of a bounded size, by several processes where that pays. Rejected: looking at each
+event when it is first trained on, which finds a broken event after hours, and a broken held-out event never.
 """
 
 import hashlib
@@ -11,28 +11,28 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lartpc_ds.data.block import Block, Voxels
-from lartpc_ds.data.files import Reader
+from lartpc_ds.data.event import Voxels
+from lartpc_ds.data.files import Block, Reader
 from lartpc_ds.data.processes import map_in_processes
 
 __all__ = ["EXTENT", "Survey", "survey"]
 
 EXTENT = np.dtype([("pixels", "<i8"), ("charge", "<f8"), ("lowest", "<f4"), ("highest", "<f4")])
-"""Of one plane of one event: non-zero pixels, sum, smallest and largest value; zeros where there is no pixel."""
+"""The extent of one plane of one event: non-zero pixels, sum, smallest and largest value; zeros without pixels."""
 
 _BLOCK_VOXELS = 1_000_000  # 16 MB of a larcv3 file
 _BLOCK_EVENTS = 10_000
-_PARALLEL_VOXELS = 20_000_000  # some seconds of one process; others take a second to start
+_PARALLEL_VOXELS = 20_000_000  # one process takes some seconds for these; further processes take a second to start
 _COPY_PIXELS = 8
-"""An event of fewer may equal another by chance."""
+"""An event of fewer pixels may equal another by chance."""
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What was seen of all events, in order; nothing of an event that was left out or is damaged.
+    """What was seen of all events, in order; for an event that was left out or is damaged this is zeros.
 
-    `extents` is (events, planes) of `EXTENT`; `digests` are equal for events of the same pixels, empty for those of
-    too few to tell; `faults` says what is wrong with a damaged event, by its position.
+    `extents` is (events, planes) of `EXTENT`. `digests` are equal for events of the same pixels, and empty for events
+    of too few pixels. `faults` says what is wrong with a damaged event, by its position.
     """
 
     extents: NDArray[np.void]
@@ -40,7 +40,7 @@ class Survey:
     faults: dict[int, str]
 
     def part(self, start: int, stop: int) -> "Survey":
-        """Of the events [start, stop), counted from `start`."""
+        """The survey of the events [start, stop), with positions counted from `start`."""
         faults = {place - start: fault for place, fault in self.faults.items() if start <= place < stop}
         return Survey(self.extents[start:stop], self.digests[start:stop], faults)
 
@@ -51,8 +51,8 @@ def survey(
     workers: int = 1,
     on_events: Callable[[int], None] = lambda _: None,
 ) -> Survey:
-    """Look at the `wanted` events of all files; `on_events` is told how many events have been passed."""
-    found = Survey(
+    """Look at the `wanted` events of all files; `on_events` gets the number of events that have been passed."""
+    result = Survey(
         np.zeros((len(wanted), readers[0].num_planes), EXTENT), np.zeros(len(wanted), "S16"), dict[int, str]()
     )
     blocks = list(_blocks(readers, wanted))
@@ -61,15 +61,15 @@ def survey(
     looks = map_in_processes(_look, (block for _, _, block in blocks), max(min(workers, len(blocks)), 1))
     for (start, stop, _), part in zip(blocks, looks, strict=True):
         mine = wanted[start:stop]
-        found.extents[start:stop][mine] = part.extents[mine]
-        found.digests[start:stop][mine] = part.digests[mine]
-        found.faults.update({start + place: fault for place, fault in part.faults.items() if mine[place]})
+        result.extents[start:stop][mine] = part.extents[mine]
+        result.digests[start:stop][mine] = part.digests[mine]
+        result.faults.update({start + place: fault for place, fault in part.faults.items() if mine[place]})
         on_events(stop)
-    return found
+    return result
 
 
 def _blocks(readers: Sequence[Reader], wanted: NDArray[np.bool_]) -> Iterator[tuple[int, int, Block]]:
-    """(first position, stop, block) of every part of a file that has a wanted event."""
+    """The (first position, stop, block) of every part of a file that has a wanted event."""
     offset = 0
     for reader in readers:
         stops = np.cumsum(reader.num_voxels)
@@ -89,7 +89,7 @@ def _look(block: Block) -> Survey:
     extents = np.zeros(voxels.counts.shape, EXTENT)
     filled = voxels.counts.ravel() > 0
     if filled.any():
-        # planes without voxels take no room, so the others begin where the one before ends
+        # planes without voxels take no room, so each other plane begins where the plane before it ends
         starts = (np.cumsum(voxels.counts.ravel()) - voxels.counts.ravel())[filled]
         rows = extents.reshape(-1)
         rows["pixels"][filled] = np.add.reduceat((voxels.values != 0).astype(np.int64), starts)

@@ -29,7 +29,7 @@ class Clouds:
 
 def in_volume(position: Array, detector: Detector) -> NDArray[np.bool_]:
     """Which points (N, 3) lie in the active volume."""
-    low, high = np.array([detector.x_cm, detector.y_cm, detector.z_cm]).T
+    low, high = detector.corners_cm
     inside: NDArray[np.bool_] = ((position >= low) & (position <= high)).all(axis=1)
     return inside
 

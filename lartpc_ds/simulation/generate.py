@@ -5,7 +5,7 @@ gives the same file. One generator a worker would be simpler and would tie the e
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,7 @@ class Aim:
 
     def draw(self, detector: Detector, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Position in cm and direction of one primary, (3,) each."""
-        low, high = np.array([detector.x_cm, detector.y_cm, detector.z_cm]).T
+        low, high = detector.corners_cm
         direction = in_cone(np.array([0.0, 0.0, 1.0]), self.angle_deg, rng)
         return low + (high - low) * rng.uniform(*np.array(self.vertex).T), direction
 
@@ -59,18 +59,6 @@ class SimulationSummary:
     seconds: float
     events_per_second: float
     class_counts: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """All that an event depends on besides its index; picklable."""
-
-    file: str
-    detector_name: str
-    classes: tuple[str, ...]
-    momentum_gev: tuple[float, float]
-    aim: Aim
-    seed: int
 
 
 def simulate_event(
@@ -110,12 +98,11 @@ def simulate_file(
     Raises:
         UserError: an unknown detector or class, a number out of range, or an `out` that exists.
     """
-    detector(detector_name)
+    make = partial(_indexed_event, out.name, detector(detector_name), tuple(classes), momentum_gev, aim, seed)
     _check(num_events, classes, momentum_gev, seed, workers)
-    job = _Job(out.name, detector_name, tuple(classes), momentum_gev, aim, seed)
     started = time.perf_counter()
     with Larcv3Writer(out) as writer:
-        for written, event in enumerate(_events(job, num_events, workers), start=1):
+        for written, event in enumerate(map_in_processes(make, range(num_events), workers, _CHUNK), start=1):
             writer.write(event)
             if on_event is not None:
                 on_event(written)
@@ -124,17 +111,20 @@ def simulate_file(
     return SimulationSummary(num_events, seconds, num_events / seconds, counts)
 
 
-def _events(job: _Job, num_events: int, workers: int) -> Iterator[Event]:
-    """The events of a job in order."""
-    return map_in_processes(partial(_indexed_event, job), range(num_events), workers, _CHUNK)
-
-
-def _indexed_event(job: _Job, index: int) -> Event:
-    rng = np.random.default_rng([job.seed, index])
-    species = job.classes[index % len(job.classes)]
-    momentum_gev = float(rng.uniform(*job.momentum_gev))
-    event_id = EventId(job.file, index, run=1, subrun=job.seed, event=index)
-    return simulate_event(detector(job.detector_name), species, momentum_gev, rng, event_id, job.aim)
+def _indexed_event(
+    file: str,
+    detector: Detector,
+    classes: tuple[str, ...],
+    momentum_range_gev: tuple[float, float],
+    aim: Aim,
+    seed: int,
+    index: int,
+) -> Event:
+    """Event `index` of a file, which depends on nothing but these arguments."""
+    rng = np.random.default_rng([seed, index])
+    species = classes[index % len(classes)]
+    momentum_gev = float(rng.uniform(*momentum_range_gev))
+    return simulate_event(detector, species, momentum_gev, rng, EventId(file, index, 1, seed, index), aim)
 
 
 def _check(num_events: int, classes: Sequence[str], momentum_gev: tuple[float, float], seed: int, workers: int) -> None:

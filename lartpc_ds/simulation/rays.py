@@ -37,8 +37,10 @@ class Rays:
 
     @staticmethod
     def joined(parts: Sequence["Rays"]) -> "Rays":
-        """All of `parts`, in order."""
-        return Rays(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Rays)))
+        """All of `parts`, in order; no parts give no particles."""
+        none = Rays(np.empty((0, 3)), np.empty((0, 3)), np.empty(0), np.empty(0), np.empty(0, np.int64))
+        every = [none, *parts]
+        return Rays(*(np.concatenate([getattr(part, field.name) for part in every]) for field in fields(Rays)))
 
     @staticmethod
     def one(position: Array, direction: Array, kinetic_mev: float, time_us: float, origin: int) -> "Rays":
@@ -66,7 +68,7 @@ class Deposits:
 
     @staticmethod
     def joined(parts: Sequence["Deposits"]) -> "Deposits":
-        """All of `parts`, in order; none gives an empty one."""
-        empty = Deposits(np.empty((0, 3)), np.empty(0), np.empty(0), np.empty(0), np.empty(0, np.int64))
-        every = [empty, *parts]
+        """All of `parts`, in order; no parts give no ionization."""
+        none = Deposits(np.empty((0, 3)), np.empty(0), np.empty(0), np.empty(0), np.empty(0, np.int64))
+        every = [none, *parts]
         return Deposits(*(np.concatenate([getattr(part, field.name) for part in every]) for field in fields(Deposits)))

@@ -7,6 +7,7 @@ are what tells e from gamma.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,9 +58,8 @@ def _electrons_move(electrons: Rays, rng: np.random.Generator) -> tuple[Deposits
     walked = walk(electrons, table, full_range - table.range(at), rng)
     ends = walked.ends[radiates]
     energy = brem_photon(ends.kinetic_mev, rng)
-    photons = Rays(ends.position, ends.direction, energy, ends.time_us, ends.origin)
-    slower = Rays(ends.position, ends.direction, ends.kinetic_mev - energy, ends.time_us, ends.origin)
-    return walked.deposits, Rays.joined([slower, walked.deltas]), photons
+    slower = replace(ends, kinetic_mev=ends.kinetic_mev - energy)
+    return walked.deposits, Rays.joined([slower, walked.deltas]), replace(ends, kinetic_mev=energy)
 
 
 def _photons_interact(photons: Rays, inside: Inside, rng: np.random.Generator) -> tuple[Rays, Rays]:
@@ -69,7 +69,7 @@ def _photons_interact(photons: Rays, inside: Inside, rng: np.random.Generator) -
     attenuation = np.interp(photons.kinetic_mev, table.energy_mev, table.attenuation_per_cm)
     free_cm = -np.log1p(-rng.random(len(photons))) / attenuation
     position = photons.position + photons.direction * free_cm[:, None]
-    photons = Rays(position, photons.direction, photons.kinetic_mev, photons.time_us, photons.origin)[inside(position)]
+    photons = replace(photons, position=position)[inside(position)]
     pair_fraction = np.interp(photons.kinetic_mev, table.energy_mev, table.pair_fraction)
     pairs = rng.random(len(photons)) < pair_fraction
     scattered_electrons, scattered_photons = _compton(photons[~pairs], rng)
@@ -80,10 +80,7 @@ def _pairs(photons: Rays, rng: np.random.Generator) -> Rays:
     """Electron and positron, both along the photon (their opening is far below the scattering of the first step)."""
     share = pair_share(photons.kinetic_mev, rng)
     kinetic = photons.kinetic_mev - 2 * argon.ELECTRON_MASS
-    halves = [kinetic * share, kinetic * (1 - share)]
-    return Rays.joined(
-        [Rays(photons.position, photons.direction, half, photons.time_us, photons.origin) for half in halves]
-    )
+    return Rays.joined([replace(photons, kinetic_mev=kinetic * part) for part in (share, 1 - share)])
 
 
 def _compton(photons: Rays, rng: np.random.Generator) -> tuple[Rays, Rays]:
@@ -93,5 +90,5 @@ def _compton(photons: Rays, rng: np.random.Generator) -> tuple[Rays, Rays]:
     direction = turned(photons.direction, cosine, rng)
     recoil = photons.direction * photons.kinetic_mev[:, None] - direction * after[:, None]
     size = np.maximum(np.sqrt((recoil**2).sum(axis=1, keepdims=True)), 1e-12)
-    electrons = Rays(photons.position, recoil / size, photons.kinetic_mev - after, photons.time_us, photons.origin)
-    return electrons, Rays(photons.position, direction, after, photons.time_us, photons.origin)
+    electrons = replace(photons, direction=recoil / size, kinetic_mev=photons.kinetic_mev - after)
+    return electrons, replace(photons, direction=direction, kinetic_mev=after)

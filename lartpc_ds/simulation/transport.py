@@ -4,7 +4,7 @@ Muons and hadrons are few and go one by one; every electron and photon they make
 moves them all together.
 """
 
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,6 @@ from lartpc_ds.simulation.tracks import walk
 __all__ = ["transport"]
 
 Array = NDArray[np.float64]
-Inside = Callable[[Array], NDArray[np.bool_]]
 
 LEAST_TRACK_MEV = 0.5
 _HAZARD_POINTS = 200
@@ -31,8 +30,8 @@ def transport(primary: Flight, detector: Detector, rng: np.random.Generator) -> 
     """All ionization of `primary` and what it makes, and who made it."""
     truth = Truth()
     deposits: list[Deposits] = []
-    electrons: list[Rays] = [_no_rays()]
-    photons: list[Rays] = [_no_rays()]
+    electrons: list[Rays] = []
+    photons: list[Rays] = []
     waiting = [primary]
     while waiting:
         flight = waiting.pop(0)
@@ -48,10 +47,7 @@ def transport(primary: Flight, detector: Detector, rng: np.random.Generator) -> 
             deposits.append(left)
             electrons.append(deltas)
             waiting += children
-
-    def inside(position: Array) -> NDArray[np.bool_]:
-        return in_volume(position, detector)
-
+    inside = partial(in_volume, detector=detector)
     deposits.append(cascade(Rays.joined(electrons), Rays.joined(photons), inside, rng))
     every = Deposits.joined(deposits)
     return every[inside(every.position)], truth
@@ -67,7 +63,7 @@ def _track(
         truth.end(row, flight.position, flight.time_us, 0.0)
         at_end = flight.position, np.zeros(3), flight.time_us
         children = _fate("stop", flight, row, at_end, rng) if kinetic < LEAST_TRACK_MEV else []
-        return Deposits.joined([]), _no_rays(), children
+        return Deposits.joined([]), Rays.joined([]), children
     path, fate = _plan(flight.pdg, kinetic, _way_out(flight, detector), table, rng)
     ray = Rays.one(flight.position, flight.direction, kinetic, flight.time_us, row)
     walked = walk(ray, table, np.array([path]), rng)
@@ -121,11 +117,7 @@ def _born(products: Products, position: Array, time_us: float, parent: int, proc
 
 def _way_out(flight: Flight, detector: Detector) -> float:
     """Path in cm after which a track has left the volume: straight ahead, and a little more since tracks bend."""
-    low, high = np.array([detector.x_cm, detector.y_cm, detector.z_cm]).T
+    low, high = detector.corners_cm
     direction = np.where(np.abs(flight.direction) < 1e-9, 1e-9, flight.direction)
     walls = np.where(direction > 0, high, low)
     return float(((walls - flight.position) / direction).min()) * 1.15 + 3.0
-
-
-def _no_rays() -> Rays:
-    return Rays(np.empty((0, 3)), np.empty((0, 3)), np.empty(0), np.empty(0), np.empty(0, np.int64))

@@ -147,7 +147,7 @@ def classify(
         network = _trained(inputs[train], torch.from_numpy(labels[train]), len(classes))
         with torch.no_grad():
             logits = network(inputs[held_out]).numpy()
-    return metrics.evaluate(logits, labels[held_out], classes)
+    return metrics.of_scores(logits, labels[held_out], classes)
 
 
 @contextmanager

@@ -101,7 +101,7 @@ class TuneFolder:
         tree: dict[str, Any] = {"asked": asked, "files": files, "trials": [trial.as_dict() for trial in trials]}
         if self.simulated_file.exists():
             sync(self.simulated_file)
-            tree["simulated"] = FileRecord.of(self.simulated_file).as_dict()
+            tree["simulated"] = asdict(FileRecord.of(self.simulated_file))
         write_atomically(self.plan_file, seal(tree))
 
     def read_plan(self, asked: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Trial]]:
