@@ -6,6 +6,7 @@ import runpy
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -22,6 +23,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 NOT_OURS = {"my_images.py", "utils.py"}
 RUN_ARGUMENTS = {("run", "argument"), ("recipe", "argument")}
 PLACEHOLDERS = {"COMMAND", "NAME", "..."}
+OTHER_PROGRAMS_OPTIONS = {"--first", "--launcher_args", "--module", "--requeue", "--signal", "--with"}
+COMMANDS: Any = typer.main.get_command(app)
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
@@ -69,18 +72,19 @@ def test_modules_and_names_can_be_imported(page: Path) -> None:
 
 
 def command_lines(page: Path) -> Iterator[list[str]]:
-    """The arguments of every `lartpc-ds` in an indented line or between back-quotes."""
+    """The arguments of every `lartpc-ds` in an indented line, and of every command between back-quotes."""
     text = words(page)
     indented = re.findall(r"^ {4,}(?:PYTHONPATH=\. )?lartpc-ds (.+)$", text, re.MULTILINE)
-    quoted = [" ".join(line.split()) for line in re.findall(r"`lartpc-ds\s([^`]+)`", text)]
+    names = "|".join(COMMANDS.commands)
+    quoted = re.findall(rf"`(?:lartpc-ds\s|(?=(?:{names})\s))([^`]+)`", text)
     for line in indented + quoted:
-        yield shlex.split(re.sub(r"  +(?:#.*|Slurm|LSF|PBS)$", "", line), comments=True)
+        yield shlex.split(line, comments=True)
 
 
 @each_page
 def test_commands_exist_with_their_options(page: Path) -> None:
     for arguments in command_lines(page):
-        command, rest = typer.main.get_command(app), arguments
+        command, rest = COMMANDS, arguments
         while subcommands := getattr(command, "commands", None):
             if not rest or rest[0] in PLACEHOLDERS:
                 break
@@ -106,6 +110,18 @@ def test_keys_of_the_run_exist(page: Path) -> None:
             assert name in fields.model_fields, f"{section}{rest}"
             annotation = fields.model_fields[name].annotation
             fields = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def options_of(command: Any) -> set[str]:
+    """The options of a command and of all commands below it."""
+    own = {option for parameter in command.params for option in parameter.opts}
+    return own.union(*(options_of(below) for below in getattr(command, "commands", {}).values()))
+
+
+@each_page
+def test_options_between_back_quotes_exist(page: Path) -> None:
+    named = set(re.findall(r"`(--[a-z][\w-]*)", words(page)))
+    assert not named - options_of(COMMANDS) - OTHER_PROGRAMS_OPTIONS
 
 
 def test_there_is_something_to_check() -> None:
