@@ -1,4 +1,4 @@
-"""The example of README.md, as it stands there: saved, trained and evaluated by the commands beside it."""
+"""The example of docs/own-images.md, as it stands there: saved, trained and evaluated by the commands beside it."""
 
 import json
 import re
@@ -7,19 +7,19 @@ from pathlib import Path
 
 from tests.integration.cli import run_cli
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "own-images.md"
 
 
-def block(section: str, language: str) -> str:
-    (text,) = re.findall(rf"^```{language}\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    return str(text)
+def block(text: str, language: str) -> str:
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return str(found)
 
 
 def test_your_own_images_and_losses(tmp_path: Path) -> None:
-    section = README.read_text(encoding="utf-8").split("## Your own images and losses\n")[1].split("\n## ")[0]
-    (tmp_path / "my_images.py").write_text(block(section, "python"))
-    (tmp_path / "my_run.toml").write_text(block(section, "toml"))
-    commands = re.findall(r"^    PYTHONPATH=\. lartpc-ds (.*)$", section, re.MULTILINE)
+    page = PAGE.read_text(encoding="utf-8")
+    (tmp_path / "my_images.py").write_text(block(page, "python"))
+    (tmp_path / "my_run.toml").write_text(block(page, "toml"))
+    commands = re.findall(r"^    PYTHONPATH=\. lartpc-ds (.*)$", page, re.MULTILINE)
     assert [command.split()[0] for command in commands] == ["train", "evaluate"]
     for command in commands:
         finished = run_cli(tmp_path, *shlex.split(command), environment={"PYTHONPATH": "."})
