@@ -14,7 +14,7 @@ from torch import nn
 
 from lartpc_ds.exact.grid.groups import Groups
 from lartpc_ds.exact.grid.tiles import Tiles
-from lartpc_ds.exact.pipeline import cut, pipeline_module
+from lartpc_ds.exact.pipeline import cut_stage, pipeline_module
 from lartpc_ds.layout import Bounds
 from lartpc_ds.models.build import blocks
 from lartpc_ds.training.engine import Engine, averaged_buffers, channels_last
@@ -39,7 +39,7 @@ class StageEngine(Engine):
         self._at = groups.layout.coordinates(groups.rank).pipe
         self._part = 0
         self._trains = True
-        self._stage, self._names = cut(model, blocks(model), bounds, self._at, self._tick)
+        self._stage, self._names = cut_stage(model, blocks(model), bounds, self._at, self._tick)
         module = pipeline_module(self._stage, groups.layout, self._mean_loss)
         super().__init__(module, ds, groups, device, loss, tiles or groups.tiles())
         # DeepSpeed receives maps and gradients in one buffer, of the type of whichever came first

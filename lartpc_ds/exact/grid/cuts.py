@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.grid.tiles import Tiles
-from lartpc_ds.exact.grid.windows import AxisPlan, Here
+from lartpc_ds.exact.grid.windows import AxisPlan, TileView
 from lartpc_ds.layout import Bounds
 
 __all__ = [
@@ -167,10 +167,10 @@ def numbers_of(args: Any, kwargs: Any) -> tuple[Any, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _here(plans: Plans, row: int, col: int) -> Here:
-    return Here.of(*plans, row, col)
+def _here(plans: Plans, row: int, col: int) -> TileView:
+    return TileView.of(*plans, row, col)
 
 
-def view_of(plans: Plans, tiles: Tiles) -> Here:
+def view_of(plans: Plans, tiles: Tiles) -> TileView:
     """This rank's view of an operator."""
     return _here(plans, tiles.row, tiles.col)

@@ -2,7 +2,7 @@
 
 A convolution is linear, so a tile's outputs are those of the tile with zeros around it plus what the halo adds to the
 rows and columns at its edges. The first term needs no neighbour and no copy: it is torch's own convolution with its own
-padding, computed while the halo is under way. The second is a convolution of four thin strips, each holding its halo
+padding, computed while the halo is under way. The second is a convolution of four thin bands, each holding its halo
 pixels and zeros elsewhere. Rejected: concatenating tile and halo before each convolution, a third of its time and a
 second copy of the largest map.
 
@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 from lartpc_ds.exact.grid.order import Messenger
 from lartpc_ds.exact.grid.tiles import Tiles
-from lartpc_ds.exact.grid.windows import Here, Range, Rect, Window
-from lartpc_ds.exact.kernels.halo import add_home, assembled, cut, fetch, send_home, taken_apart
+from lartpc_ds.exact.grid.windows import Range, Rect, TileView, Window
+from lartpc_ds.exact.kernels.halo import add_home, assembled, fetch, part_of, send_home, taken_apart
 from lartpc_ds.exact.kernels.weight_gradients import weight_gradient
 
 __all__ = ["Geometry", "InPlace", "convolve", "in_place"]
@@ -64,7 +64,7 @@ def in_place(window: Window, own: Range, need: Range, outputs: int) -> InPlace |
     return InPlace(skip, padding) if length > 0 and given == outputs else None
 
 
-class _Strip(NamedTuple):
+class _HaloBand(NamedTuple):
     """A band of halo pixels along one edge: where it lies, how far it is moved to its first window, what it adds to."""
 
     rect: Rect
@@ -90,23 +90,23 @@ def _bands(window: Window, own: Range, need: Range, size: int, outputs: int) -> 
     return bands
 
 
-def _strips(geometry: Geometry, here: Here, axes: tuple[InPlace, InPlace], outputs: Pair) -> list[_Strip]:
+def _halo_bands(geometry: Geometry, here: TileView, axes: tuple[InPlace, InPlace], outputs: Pair) -> list[_HaloBand]:
     """Above and below over the whole needed width, corners included; left and right over the own rows."""
-    strips = []
+    bands = []
     everything = Rect((0, outputs[0]), (0, outputs[1]))
     for pixels, (before, after), rows in _bands(geometry.rows, here.own.rows, here.need.rows, here.size[0], outputs[0]):
         rect = Rect(pixels, here.need.cols)
-        strips.append(_Strip(rect, (0, 0, before, after), (0, 0), 0, everything._replace(rows=rows)))
+        bands.append(_HaloBand(rect, (0, 0, before, after), (0, 0), 0, everything._replace(rows=rows)))
     for pixels, (before, after), cols in _bands(geometry.cols, here.own.cols, here.need.cols, here.size[1], outputs[1]):
         rect = Rect(here.own.rows, pixels)
         padding, skip = (axes[0].padding, 0), axes[0].skip
-        strips.append(_Strip(rect, (before, after, 0, 0), padding, skip, everything._replace(cols=cols)))
-    return strips
+        bands.append(_HaloBand(rect, (before, after, 0, 0), padding, skip, everything._replace(cols=cols)))
+    return bands
 
 
 def convolve(
     tiles: Tiles,
-    here: Here,
+    here: TileView,
     geometry: Geometry,
     outputs: Pair,
     x: Tensor,
@@ -136,7 +136,7 @@ class _Convolution(Messenger):
         weight: Tensor,
         bias: Tensor | None,
         tiles: Tiles,
-        here: Here,
+        here: TileView,
         geometry: Geometry,
         axes: tuple[InPlace, InPlace] | None,
         outputs: Pair,
@@ -148,14 +148,14 @@ class _Convolution(Messenger):
             x = assembled(tiles, x, here)
             ctx.save_for_backward(x, weight)
             return _forward(x, weight, bias, (0, 0), ctx.options)
-        ctx.strips = strips = _strips(geometry, here, axes, outputs)
+        ctx.bands = bands = _halo_bands(geometry, here, axes, outputs)
         pieces = fetch(tiles, x, here)
         if not tiles.overlap:
             pieces()
         y = _forward(_skipped(x, axes), weight, bias, (axes[0].padding, axes[1].padding), ctx.options)
-        halos = _collect(strips, pieces(), x)
-        for strip, halo in zip(strips, halos, strict=True):
-            _at(y, strip.outputs).add_(_forward(halo, weight, None, strip.padding, ctx.options))
+        halos = _collect(bands, pieces(), x)
+        for band, halo in zip(bands, halos, strict=True):
+            _at(y, band.outputs).add_(_forward(halo, weight, None, band.padding, ctx.options))
         ctx.save_for_backward(x, weight, *halos)
         return y
 
@@ -181,13 +181,13 @@ def _backward_in_place(
     """Gradients of (x, weight, bias); the halo's gradients travel while the tile's own are computed."""
     here, (wants_x, wants_weight, _) = ctx.here, wanted
     weight_gradients, halo_gradients = [], []
-    for strip, halo in zip(ctx.strips, halos, strict=True):
-        g = _at(gradient, strip.outputs)
-        g_halo, g_weight, _ = _backward(g, halo, weight, strip.padding, ctx.options, (wants_x, wants_weight, False))
+    for band, halo in zip(ctx.bands, halos, strict=True):
+        g = _at(gradient, band.outputs)
+        g_halo, g_weight, _ = _backward(g, halo, weight, band.padding, ctx.options, (wants_x, wants_weight, False))
         weight_gradients.append(g_weight)
         halo_gradients.append(g_halo)
     if wants_x:
-        pieces = send_home(ctx.tiles, _take_apart(ctx.strips, halo_gradients, here), here, x)
+        pieces = send_home(ctx.tiles, _take_apart(ctx.bands, halo_gradients, here), here, x)
         if not ctx.tiles.overlap:
             pieces()
     padding = ctx.axes[0].padding, ctx.axes[1].padding
@@ -246,32 +246,32 @@ def _at(y: Tensor, outputs: Rect) -> Tensor:
     return y[:, :, top:bottom, left:right]
 
 
-def _collect(strips: Sequence[_Strip], pieces: Sequence[tuple[Rect, Tensor]], like: Tensor) -> list[Tensor]:
-    """The strips with their halo pixels, zero where outside the image, padded so that their windows are whole."""
+def _collect(bands: Sequence[_HaloBand], pieces: Sequence[tuple[Rect, Tensor]], like: Tensor) -> list[Tensor]:
+    """The bands with their halo pixels, zero where outside the image, padded so that their windows are whole."""
     halos = []
-    for strip in strips:
-        inside = [(rect, piece) for rect, piece in pieces if _contains(strip.rect, rect)]
-        if len(inside) == 1 and inside[0][0] == strip.rect:
+    for band in bands:
+        inside = [(rect, piece) for rect, piece in pieces if _contains(band.rect, rect)]
+        if len(inside) == 1 and inside[0][0] == band.rect:
             halo = inside[0][1]
         else:
             events, channels = like.shape[:2]
-            halo = like.new_zeros((events, *strip.rect.shape, channels)).permute(0, 3, 1, 2)
+            halo = like.new_zeros((events, *band.rect.shape, channels)).permute(0, 3, 1, 2)
             for rect, piece in inside:
-                cut(halo, rect, strip.rect).copy_(piece)
-        halos.append(F.pad(halo[:, :, strip.skip :], strip.pad))
+                part_of(halo, rect, band.rect).copy_(piece)
+        halos.append(F.pad(halo[:, :, band.skip :], band.pad))
     return halos
 
 
-def _take_apart(strips: Sequence[_Strip], gradients: Sequence[Tensor], here: Here) -> list[Tensor]:
+def _take_apart(bands: Sequence[_HaloBand], gradients: Sequence[Tensor], here: TileView) -> list[Tensor]:
     """The adjoint of `_collect`: the gradient of each incoming piece."""
     whole = []
-    for strip, gradient in zip(strips, gradients, strict=True):
-        left, right, top, bottom = (-pad for pad in strip.pad)
-        whole.append((strip.rect, F.pad(gradient, (left, right, top + strip.skip, bottom))))
+    for band, gradient in zip(bands, gradients, strict=True):
+        left, right, top, bottom = (-pad for pad in band.pad)
+        whole.append((band.rect, F.pad(gradient, (left, right, top + band.skip, bottom))))
     parts = []
     for _, rect in here.incoming:
         (home,) = [(origin, gradient) for origin, gradient in whole if _contains(origin, rect)]
-        parts.append(cut(home[1], rect, home[0]))
+        parts.append(part_of(home[1], rect, home[0]))
     return parts
 
 

@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from lartpc_ds.exact.grid.order import Messenger
 from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.exact.grid.windows import Piece, Range, Rect, intersection
-from lartpc_ds.exact.kernels.halo import cut
+from lartpc_ds.exact.kernels.halo import part_of
 from lartpc_ds.layout import Bounds
 
 __all__ = ["AxisTaps", "Taps", "fetched"]
@@ -120,13 +120,13 @@ class _Fetched(Messenger):
     @staticmethod
     def forward(ctx: Any, x: Tensor, tiles: Tiles, view: _View) -> Tensor:
         ctx.tiles, ctx.view, ctx.like = tiles, view, _like(x)
-        pieces = tiles.send_pieces([(p.peer, cut(x, p.rect, view.own)) for p in view.outgoing], view.incoming, x)
+        pieces = tiles.send_pieces([(p.peer, part_of(x, p.rect, view.own)) for p in view.outgoing], view.incoming, x)
         y: Tensor = ctx.like(x, view.size)
         origin = Rect((0, view.size[0]), (0, view.size[1]))
         for source, target in view.kept:
-            cut(y, target, origin).copy_(cut(x, source, view.own))
+            part_of(y, target, origin).copy_(part_of(x, source, view.own))
         for rect, piece in pieces():
-            cut(y, rect, origin).copy_(piece)
+            part_of(y, rect, origin).copy_(piece)
         return y
 
     @staticmethod
@@ -134,13 +134,13 @@ class _Fetched(Messenger):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,), view = gradients, ctx.view
         origin = Rect((0, view.size[0]), (0, view.size[1]))
-        travelling = [(p.peer, cut(gradient, p.rect, origin)) for p in view.incoming]
+        travelling = [(p.peer, part_of(gradient, p.rect, origin)) for p in view.incoming]
         pieces = ctx.tiles.send_pieces(travelling, view.outgoing, gradient)
         home = ctx.like(gradient, view.own.shape).zero_()
         for source, target in view.kept:
-            cut(home, source, view.own).copy_(cut(gradient, target, origin))
+            part_of(home, source, view.own).copy_(part_of(gradient, target, origin))
         for rect, piece in pieces():
-            cut(home, rect, view.own).add_(piece)
+            part_of(home, rect, view.own).add_(piece)
         return home, None, None
 
 

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from lartpc_ds.exact.grid.order import Messenger
 from lartpc_ds.exact.grid.tiles import Tiles
-from lartpc_ds.exact.grid.windows import Here, Range, Rect, Window, intersection
+from lartpc_ds.exact.grid.windows import Range, Rect, TileView, Window, intersection
 from lartpc_ds.exact.kernels.convolution import Geometry, in_place
-from lartpc_ds.exact.kernels.halo import add_home, cut, fetch, padded, send_home
+from lartpc_ds.exact.kernels.halo import add_home, fetch, padded, part_of, send_home
 from lartpc_ds.exact.kernels.pool_places import Pool, choose, give_back
 
 __all__ = ["max_pool"]
@@ -49,7 +49,7 @@ class _Tile(NamedTuple):
         return replace(self.pool, padding=(0, 0))
 
 
-def max_pool(tiles: Tiles, here: Here, geometry: Geometry, outputs: Pair, x: Tensor) -> Tensor:
+def max_pool(tiles: Tiles, here: TileView, geometry: Geometry, outputs: Pair, x: Tensor) -> Tensor:
     """(N, C, own) -> (N, C, outputs), this rank's part of the pool of the whole map."""
     kernel = geometry.rows.kernel, geometry.cols.kernel
     rows = in_place(geometry.rows, here.own.rows, here.need.rows, outputs[0])
@@ -82,7 +82,7 @@ def _split(window: Window, own: Range, need: Range, size: int, outputs: int) -> 
     return first, max(first, last)
 
 
-def _edges(geometry: Geometry, here: Here, outputs: Pair) -> list[_Edge]:
+def _edges(geometry: Geometry, here: TileView, outputs: Pair) -> list[_Edge]:
     """Disjoint: above and below over the whole width, left and right between them."""
     top, bottom = _split(geometry.rows, here.own.rows, here.need.rows, here.size[0], outputs[0])
     left, right = _split(geometry.cols, here.own.cols, here.need.cols, here.size[1], outputs[1])
@@ -111,7 +111,7 @@ class _MaxPool(Messenger):
     """(N, C, own) -> (N, C, outputs); gradient: (N, C, outputs) -> (N, C, own), the halo's added by its owners."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, tiles: Tiles, here: Here, tile: _Tile) -> Tensor:
+    def forward(ctx: Any, x: Tensor, tiles: Tiles, here: TileView, tile: _Tile) -> Tensor:
         ctx.tiles, ctx.here, ctx.tile = tiles, here, tile
         pieces = fetch(tiles, x, here)
         if not tiles.overlap:
@@ -147,7 +147,7 @@ class _MaxPool(Messenger):
         for need, g in edge_gradients:
             kept = _both(need, here.own)
             if kept is not None:
-                cut(g_x, kept, here.own).add_(cut(g, kept, need))
+                part_of(g_x, kept, here.own).add_(part_of(g, kept, need))
         return add_home(g_x, pieces(), here), None, None, None
 
 
@@ -165,13 +165,13 @@ def _both(one: Rect, other: Rect) -> Rect | None:
     return Rect(rows, cols) if rows and cols else None
 
 
-def _assembled(x: Tensor, halos: Sequence[tuple[Rect, Tensor]], here: Here, need: Rect) -> Tensor:
+def _assembled(x: Tensor, halos: Sequence[tuple[Rect, Tensor]], here: TileView, need: Rect) -> Tensor:
     """The pixels of `need` from tile and halo; minus infinity outside the image."""
     pixels = x.new_full((*x.shape[:2], *need.shape), -torch.inf)
     for origin, source in [(here.own, x), *halos]:
         kept = _both(need, origin)
         if kept is not None:
-            cut(pixels, kept, need).copy_(cut(source, kept, origin))
+            part_of(pixels, kept, need).copy_(part_of(source, kept, origin))
     return pixels
 
 
@@ -181,5 +181,5 @@ def _sum_at(rect: Rect, parts: Sequence[tuple[Rect, Tensor]], like: Tensor) -> T
     for need, part in parts:
         kept = _both(rect, need)
         if kept is not None:
-            cut(total, kept, rect).add_(cut(part, kept, need))
+            part_of(total, kept, rect).add_(part_of(part, kept, need))
     return total

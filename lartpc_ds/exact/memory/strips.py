@@ -81,7 +81,7 @@ class Strips(Following):
 
         return run
 
-    # what a rule asks (StripSite)
+    # what a rule asks (StripCallSite)
 
     def rows_of(self, tensor: Any) -> Rows | None:
         """None for whole tensors, such as weights, and for anything else."""

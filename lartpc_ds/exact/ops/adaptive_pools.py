@@ -20,7 +20,7 @@ from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.exact.grid.windows import Range, Rect, intersection
 from lartpc_ds.exact.kernels.collectives import Over, first_of_all, lowest, sum_over_ranks
 from lartpc_ds.exact.ops.norms import statistics_on_strips
-from lartpc_ds.exact.ops.operator import Operator, Result, TileSite, map_cut
+from lartpc_ds.exact.ops.operator import Operator, Result, TileCallSite, map_cut
 from lartpc_ds.exact.ops.reductions import REDUCTIONS
 
 __all__ = ["OPERATORS"]
@@ -28,14 +28,14 @@ __all__ = ["OPERATORS"]
 Axes = tuple[tuple[Range, ...], tuple[Range, ...]]
 
 
-def adaptive_avg_pool2d(site: TileSite, function: Function, input: Tensor, output_size: Any) -> Result:
+def adaptive_avg_pool2d(site: TileCallSite, function: Function, input: Tensor, output_size: Any) -> Result:
     """The mean over the image, or over each cell of it."""
     cut = map_cut(site, input)
     return function(input, output_size), Cells(cut, _cells(input, output_size), largest=False)
 
 
 def adaptive_max_pool2d(
-    site: TileSite, function: Function, input: Tensor, output_size: Any, return_indices: bool = False
+    site: TileCallSite, function: Function, input: Tensor, output_size: Any, return_indices: bool = False
 ) -> Result:
     """The maximum over the image, or over each cell of it."""
     cut = map_cut(site, input)

@@ -17,8 +17,8 @@ from lartpc_ds.exact.ops.operator import (
     Operator,
     Pair,
     Result,
-    StripSite,
-    TileSite,
+    StripCallSite,
+    TileCallSite,
     map_cut,
     map_rows,
     pair,
@@ -96,7 +96,7 @@ class Remake:
         return tiles.remade.note(y, torch.no_grad()(lambda: made(own)))
 
 
-def conv2d_on_tiles(site: TileSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+def conv2d_on_tiles(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
     """Any kernel, stride, padding, dilation and groups."""
     given = _Conv2d(*args, **kwargs)
     cut, y, geometry = map_cut(site, given.input), function(*given), given.geometry
@@ -104,7 +104,7 @@ def conv2d_on_tiles(site: TileSite, function: Function, *args: Any, **kwargs: An
     return y, Convolution(plans, bounds, geometry)
 
 
-def conv2d_on_strips(site: StripSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+def conv2d_on_strips(site: StripCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
     """Any kernel, stride, padding, dilation and groups."""
     given = _Conv2d(*args, **kwargs)
     rows, cols = given.geometry.rows, given.geometry.cols
@@ -153,7 +153,7 @@ class TransposedConvolution:
         return y if given.bias is None else y + given.bias.to(y.dtype)[:, None, None]
 
 
-def conv_transpose2d(site: TileSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+def conv_transpose2d(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
     """Any kernel, stride, padding, output padding, dilation and groups."""
     given = _ConvTranspose2d(*args, **kwargs)
     cut, y = map_cut(site, given.input), function(*given)
@@ -185,7 +185,7 @@ class Unfold:
         return F.unfold(*given._replace(input=padded(tiles, given.input, view_of(self.plans, tiles)), padding=0))
 
 
-def unfold(site: TileSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+def unfold(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
     """The pixels of each window become channels; rows and columns of windows become one dimension."""
     if function is Tensor.unfold:
         raise site.refuse("has no proven form on tiles as a tensor's method; use torch.nn.functional.unfold")

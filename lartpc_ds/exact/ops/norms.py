@@ -17,12 +17,12 @@ from lartpc_ds.exact.grid.tiles import Alone, Group, Tiles
 from lartpc_ds.exact.kernels.layer_norms import layer_norm_relu
 from lartpc_ds.exact.kernels.norms import Statistics, normalise, statistics_of
 from lartpc_ds.exact.ops.operator import (
+    CallSite,
     Numbers,
     Operator,
     Result,
-    Site,
-    StripSite,
-    TileSite,
+    StripCallSite,
+    TileCallSite,
     cut_dims,
     map_cut,
     map_rows,
@@ -193,13 +193,13 @@ def _autocast(x: Tensor) -> Tensor:
     return x.float() if x.is_cuda and torch.is_autocast_enabled("cuda") else x
 
 
-def batch_norm_on_whole(site: TileSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+def batch_norm_on_whole(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
     """Of tensors that every tile rank holds whole: statistics run over the data axis at most."""
     return function(*args, **kwargs), BatchNorm(whole=True)
 
 
 def _on_tiles(run: Callable[[], Run]) -> Callable[..., Result]:
-    def rule(site: TileSite, function: Function, input: Tensor, *args: Any, **kwargs: Any) -> Result:
+    def rule(site: TileCallSite, function: Function, input: Tensor, *args: Any, **kwargs: Any) -> Result:
         """Statistics of the whole image, or running ones."""
         cut = map_cut(site, input)
         return site.mark(function(input, *args, **kwargs), cut), run()
@@ -207,7 +207,7 @@ def _on_tiles(run: Callable[[], Run]) -> Callable[..., Result]:
     return rule
 
 
-def batch_norm_on_strips(site: StripSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+def batch_norm_on_strips(site: StripCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
     """With running statistics, frozen."""
     given = _BatchNorm(*args, **kwargs)
     if given.training or given.running_mean is None:
@@ -215,13 +215,13 @@ def batch_norm_on_strips(site: StripSite, function: Function, *args: Any, **kwar
     return site.mark_rows(function(*given), map_rows(site, given.input)), None
 
 
-def statistics_on_strips(site: StripSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+def statistics_on_strips(site: StripCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
     """Whatever takes statistics over the map is refused."""
     raise site.refuse(SWEEP)
 
 
 def layer_norm(
-    site: Site, function: Function, input: Tensor, normalized_shape: Sequence[int], *args: Any, **kwargs: Any
+    site: CallSite, function: Function, input: Tensor, normalized_shape: Sequence[int], *args: Any, **kwargs: Any
 ) -> Result:
     """Over trailing dimensions that are not cut: every pixel is normalised by itself."""
     dims = cut_dims(site, input)

@@ -25,14 +25,14 @@ __all__ = [
     "STRIPS",
     "THIN_PIXELS",
     "TILES",
+    "CallSite",
     "Numbers",
     "Operator",
     "Pair",
     "Result",
     "Rule",
-    "Site",
-    "StripSite",
-    "TileSite",
+    "StripCallSite",
+    "TileCallSite",
     "Words",
     "canonical",
     "cut_dims",
@@ -71,7 +71,7 @@ STRIPS = Words(
 )
 
 
-class Site(Protocol):
+class CallSite(Protocol):
     """The call at hand: how its tensors are cut, and how to refuse it."""
 
     words: Words
@@ -89,7 +89,7 @@ class Site(Protocol):
         """The error to raise, naming layer and line."""
 
 
-class TileSite(Site, Protocol):
+class TileCallSite(CallSite, Protocol):
     """A call on maps that are cut into tiles; the tensors at hand are whole, on the meta device."""
 
     refuse_thin: bool
@@ -107,7 +107,7 @@ class TileSite(Site, Protocol):
         """A name for the random numbers of the call at hand, the same in every run of the model."""
 
 
-class StripSite(Site, Protocol):
+class StripCallSite(CallSite, Protocol):
     """A call on one strip; the tensors at hand have its rows only."""
 
     def rows_of(self, tensor: Any) -> Rows | None:
@@ -165,7 +165,7 @@ def pair(value: Any) -> Pair:
     return int(values[0]), int(values[-1])
 
 
-def cut_dims(site: Site, x: Tensor) -> tuple[int, ...]:
+def cut_dims(site: CallSite, x: Tensor) -> tuple[int, ...]:
     """The dimensions of the map that a function is of; refused for a whole tensor."""
     dims = site.dims_of(x)
     if dims is None:
@@ -173,7 +173,7 @@ def cut_dims(site: Site, x: Tensor) -> tuple[int, ...]:
     return dims
 
 
-def needs_map(site: Site, x: Tensor) -> tuple[int, ...]:
+def needs_map(site: CallSite, x: Tensor) -> tuple[int, ...]:
     """The dimensions of a map (N, C, rows, columns) that are cut; refused for any other tensor."""
     dims = cut_dims(site, x)
     if x.ndim != 4 or dims not in ((2, 3), (2,)):
@@ -181,7 +181,7 @@ def needs_map(site: Site, x: Tensor) -> tuple[int, ...]:
     return dims
 
 
-def map_cut(site: TileSite, x: Tensor) -> Cut:
+def map_cut(site: TileCallSite, x: Tensor) -> Cut:
     """The cut of a map (N, C, rows, columns); refused for any other tensor."""
     needs_map(site, x)
     cut = site.cut_of(x)
@@ -189,7 +189,7 @@ def map_cut(site: TileSite, x: Tensor) -> Cut:
     return cut
 
 
-def map_rows(site: StripSite, x: Tensor) -> Rows:
+def map_rows(site: StripCallSite, x: Tensor) -> Rows:
     """The rows of a map (N, C, rows, columns); refused for any other tensor."""
     needs_map(site, x)
     rows = site.rows_of(x)
@@ -197,7 +197,7 @@ def map_rows(site: StripSite, x: Tensor) -> Rows:
     return rows
 
 
-def filled(site: TileSite, mapped: Sequence[int], size: int, axis: int) -> Bounds:
+def filled(site: TileCallSite, mapped: Sequence[int], size: int, axis: int) -> Bounds:
     """Bounds near the `mapped` ones that leave every tile one of `size` rows (or columns); refused if there is none."""
     tiles = len(mapped) - 1
     if size < tiles:

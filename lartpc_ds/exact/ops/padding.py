@@ -13,7 +13,7 @@ from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.exact.grid.windows import Shift
 from lartpc_ds.exact.kernels.fetch import Taps
 from lartpc_ds.exact.kernels.halo import padded
-from lartpc_ds.exact.ops.operator import Numbers, Operator, Result, StripSite, TileSite, map_cut, map_rows
+from lartpc_ds.exact.ops.operator import Numbers, Operator, Result, StripCallSite, TileCallSite, map_cut, map_rows
 from lartpc_ds.exact.ops.resampling import selected
 from lartpc_ds.exact.ops.windows import planned
 
@@ -35,7 +35,7 @@ class Pad:
 
 
 def pad_on_tiles(
-    site: TileSite, function: Function, input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = None
+    site: TileCallSite, function: Function, input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = None
 ) -> Result:
     """A constant, or pixels of the map itself."""
     cut = map_cut(site, input)
@@ -56,7 +56,12 @@ def pad_on_tiles(
 
 
 def pad_on_strips(
-    site: StripSite, function: Function, input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = None
+    site: StripCallSite,
+    function: Function,
+    input: Tensor,
+    pad: Sequence[int],
+    mode: str = "constant",
+    value: Any = None,
 ) -> Result:
     """A constant around rows, at true borders only; other dimensions are left to torch."""
     rows, (left, right, top, bottom, *others) = map_rows(site, input), (*pad, *(0,) * (4 - len(pad)))

@@ -15,10 +15,9 @@ from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from lartpc_ds.exact.grid.cuts import Cut, Function, Plans, tensors_of, view_of
 from lartpc_ds.exact.grid.rows import Rows
 from lartpc_ds.exact.grid.tiles import Tiles
-from lartpc_ds.exact.grid.windows import Same, plan
 from lartpc_ds.exact.kernels.collectives import own_part
 from lartpc_ds.exact.kernels.halo import padded
-from lartpc_ds.exact.ops.operator import Operator, Result, Site, StripSite, TileSite, cut_dims, needs_map
+from lartpc_ds.exact.ops.operator import CallSite, Operator, Result, StripCallSite, TileCallSite, cut_dims, needs_map
 
 __all__ = ["OPERATORS", "Realign", "changes_in_place", "pointwise_on_tiles"]
 
@@ -61,7 +60,7 @@ class Realign:
         return function(*moved_args, **moved_kwargs)
 
 
-def _realigned(site: TileSite, tensors: Sequence[Tensor]) -> tuple[Cut, Realign | None]:
+def _realigned(site: TileCallSite, tensors: Sequence[Tensor]) -> tuple[Cut, Realign | None]:
     """The cut of what all tensors, broadcast, give: that of the first cut one; and how the others come to it."""
     ndim = max(tensor.ndim for tensor in tensors)
     cuts = [_broadcast(site.cut_of(tensor), ndim - tensor.ndim) for tensor in tensors]
@@ -76,7 +75,9 @@ def _realigned(site: TileSite, tensors: Sequence[Tensor]) -> tuple[Cut, Realign 
             raise site.refuse(f"joins maps of {sizes} rows and columns, cut into tiles differently")
         if cut.dims != (2, 3) or tensors[number].ndim != 4:
             raise site.refuse("joins maps that are cut differently; rows and columns must be the last two of four")
-        axes = [plan(Same(target), source, target) for source, target in zip(cut.bounds, reference.bounds, strict=True)]
+        axes = [
+            plan_axis(Same(target), source, target) for source, target in zip(cut.bounds, reference.bounds, strict=True)
+        ]
         moved.append((number, (axes[0], axes[1])))
     how = Realign(reference, ndim, tuple(moved), tuple(parts))
     return reference, how if moved or parts else None
@@ -99,7 +100,7 @@ def changes_in_place(function: Function, kwargs: Any) -> bool:
     return kwargs.get("inplace", False) or (name.startswith("__i") if dunder else name.endswith("_"))
 
 
-def pointwise_on_tiles(site: TileSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+def pointwise_on_tiles(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
     """Every pixel by itself, of any number of maps."""
     cut, run = _realigned(site, tensors_of(args, kwargs))
     if run is not None and run.changes(0) and changes_in_place(function, kwargs):
@@ -110,7 +111,7 @@ def pointwise_on_tiles(site: TileSite, function: Function, *args: Any, **kwargs:
     return y, run
 
 
-def _cropped(site: StripSite, function: Function, args: Any, kwargs: Any) -> tuple[Any, Any, Rows, int]:
+def _cropped(site: StripCallSite, function: Function, args: Any, kwargs: Any) -> tuple[Any, Any, Rows, int]:
     """The arguments with the rows that all maps share; these rows, and their dimension counted from the end."""
     marked = [(tensor, rows) for tensor in tensors_of(args, kwargs) if (rows := site.rows_of(tensor)) is not None]
     first, reference = marked[0]
@@ -137,14 +138,14 @@ def _cropped(site: StripSite, function: Function, args: Any, kwargs: Any) -> tup
     return args, kwargs, shared, from_end
 
 
-def pointwise_on_strips(site: StripSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+def pointwise_on_strips(site: StripCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
     """Every pixel by itself, of any number of maps."""
     args, kwargs, shared, from_end = _cropped(site, function, args, kwargs)
     y = function(*args, **kwargs)
     return tree_map_only(Tensor, lambda one: site.mark_rows(one, shared.moved(one.ndim + from_end)), y), None
 
 
-def cat_on_tiles(site: TileSite, function: Function, tensors: Sequence[Tensor], dim: int = 0) -> Result:
+def cat_on_tiles(site: TileCallSite, function: Function, tensors: Sequence[Tensor], dim: int = 0) -> Result:
     """Along a dimension that is not cut."""
     cut, run = _realigned(site, tensors)
     if dim % tensors[0].ndim in cut.dims:
@@ -152,14 +153,14 @@ def cat_on_tiles(site: TileSite, function: Function, tensors: Sequence[Tensor], 
     return site.mark(function(tensors, dim), cut), run
 
 
-def cat_on_strips(site: StripSite, function: Function, tensors: Sequence[Tensor], dim: int = 0) -> Result:
+def cat_on_strips(site: StripCallSite, function: Function, tensors: Sequence[Tensor], dim: int = 0) -> Result:
     """Along a dimension that is not cut; maps are cropped to the rows that all have."""
     if any(dim % tensor.ndim in cut_dims(site, tensor) for tensor in tensors):
         raise site.refuse("joins maps along their rows, which are cut into strips")
     return pointwise_on_strips(site, lambda parts: function(parts, dim), tuple(tensors))
 
 
-def stack_on_tiles(site: TileSite, function: Function, tensors: Sequence[Tensor], dim: int = 0) -> Result:
+def stack_on_tiles(site: TileCallSite, function: Function, tensors: Sequence[Tensor], dim: int = 0) -> Result:
     """In a new dimension."""
     cut, run = _realigned(site, tensors)
     new = dim % (tensors[0].ndim + 1)
@@ -167,7 +168,7 @@ def stack_on_tiles(site: TileSite, function: Function, tensors: Sequence[Tensor]
     return site.mark(function(tensors, dim), Cut((rows, cols), cut.bounds)), run
 
 
-def linear(site: Site, function: Function, input: Tensor, *args: Any, **kwargs: Any) -> Result:
+def linear(site: CallSite, function: Function, input: Tensor, *args: Any, **kwargs: Any) -> Result:
     """On channels in the last dimension: every pixel by itself."""
     dims = cut_dims(site, input)
     if input.ndim - 1 in dims:
@@ -178,7 +179,7 @@ def linear(site: Site, function: Function, input: Tensor, *args: Any, **kwargs: 
     return site.cut_like(function(input, *args, **kwargs), input, dims), None
 
 
-def prelu(site: Site, function: Function, input: Tensor, weight: Tensor) -> Result:
+def prelu(site: CallSite, function: Function, input: Tensor, weight: Tensor) -> Result:
     """Every pixel by itself; the weight, if it is more than one number, is for dimension 1."""
     dims = cut_dims(site, input)
     if weight.numel() > 1 and 1 in dims:
@@ -187,7 +188,7 @@ def prelu(site: Site, function: Function, input: Tensor, weight: Tensor) -> Resu
 
 
 def over_uncut(
-    site: Site, function: Function, input: Tensor, dim: int | None = None, *args: Any, **kwargs: Any
+    site: CallSite, function: Function, input: Tensor, dim: int | None = None, *args: Any, **kwargs: Any
 ) -> Result:
     """Over one dimension that is not cut, which stays."""
     dims = cut_dims(site, input)
@@ -199,7 +200,7 @@ def over_uncut(
 
 
 def normalize(
-    site: Site,
+    site: CallSite,
     function: Function,
     input: Tensor,
     p: float = 2.0,
@@ -211,7 +212,7 @@ def normalize(
     return over_uncut(site, lambda x, over: function(x, p, over, eps, out), input, dim)
 
 
-def channels_of_pixels(site: Site, function: Function, input: Tensor, *args: Any, **kwargs: Any) -> Result:
+def channels_of_pixels(site: CallSite, function: Function, input: Tensor, *args: Any, **kwargs: Any) -> Result:
     """A function of the channels of every pixel by itself, of maps (N, C, rows, columns)."""
     dims = needs_map(site, input)
     return site.cut_like(function(input, *args, **kwargs), input, dims), None

@@ -16,13 +16,13 @@ from lartpc_ds.exact.kernels.convolution import Geometry
 from lartpc_ds.exact.kernels.halo import padded
 from lartpc_ds.exact.kernels.max_pool import max_pool
 from lartpc_ds.exact.ops.operator import (
+    CallSite,
     Numbers,
     Operator,
     Pair,
     Result,
-    Site,
-    StripSite,
-    TileSite,
+    StripCallSite,
+    TileCallSite,
     map_cut,
     map_rows,
     pair,
@@ -55,7 +55,7 @@ class _MaxPool2d(NamedTuple):
     ceil_mode: bool = False
     return_indices: bool = False
 
-    def windows(self, site: Site, size: Iterable[int]) -> tuple[Window, Window]:
+    def windows(self, site: CallSite, size: Iterable[int]) -> tuple[Window, Window]:
         """Those of a call on a map of this size, if it is covered."""
         if self.return_indices:
             raise site.refuse(f"return_indices would give positions within a {site.words.part}; leave it out")
@@ -83,7 +83,7 @@ class MaxPool:
         return max_pool(tiles, view_of(self.plans, tiles), self.geometry, outputs_of(self.bounds, tiles).shape, input)
 
 
-def max_pool2d_on_tiles(site: TileSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+def max_pool2d_on_tiles(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
     """Everything but indices."""
     given = _MaxPool2d(*args, **kwargs)
     cut, axes, y = map_cut(site, given.input), given.windows(site, given.input.shape[2:]), function(*given)
@@ -91,7 +91,7 @@ def max_pool2d_on_tiles(site: TileSite, function: Function, *args: Any, **kwargs
     return y, MaxPool(plans, bounds, Geometry(*axes))
 
 
-def max_pool2d_on_strips(site: StripSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+def max_pool2d_on_strips(site: StripCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
     """Everything but indices."""
     given = _MaxPool2d(*args, **kwargs)
     size = map_rows(site, given.input).size
@@ -143,7 +143,7 @@ class AveragePool:
         return means * (shares[0][:, None] * shares[1]).to(means.dtype)
 
 
-def avg_pool2d_on_tiles(site: TileSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+def avg_pool2d_on_tiles(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
     """Everything."""
     given = _AvgPool2d(*args, **kwargs)
     cut, y, (rows, cols) = map_cut(site, given.input), function(*given), _windows(*given[1:4])
@@ -157,7 +157,7 @@ def avg_pool2d_on_tiles(site: TileSite, function: Function, *args: Any, **kwargs
     return y, AveragePool(plans, bounds, pair(given.kernel_size), (rows.stride, cols.stride), divisors)
 
 
-def avg_pool2d_on_strips(site: StripSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+def avg_pool2d_on_strips(site: StripCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
     """Everything; at a border the divisor is that of the window's place in the whole map."""
     given = _AvgPool2d(*args, **kwargs)
     size, (rows, cols) = map_rows(site, given.input).size, _windows(*given[1:4])

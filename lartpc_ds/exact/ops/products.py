@@ -14,7 +14,7 @@ from lartpc_ds.exact.grid.cuts import Cut, Function
 from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.exact.kernels.collectives import own_part, sum_over_ranks
 from lartpc_ds.exact.ops.gathering import Gather
-from lartpc_ds.exact.ops.operator import Operator, Result, TileSite
+from lartpc_ds.exact.ops.operator import Operator, Result, TileCallSite
 
 __all__ = ["OPERATORS"]
 
@@ -73,7 +73,7 @@ def _gathered(tiles: Tiles, x: Tensor, cut: Cut) -> Tensor:
     return whole.reshape(*moved.shape[:-1], -1).movedim(-1, cut.dims[0])
 
 
-def _place(site: TileSite, x: Tensor) -> tuple[Cut | None, int]:
+def _place(site: TileCallSite, x: Tensor) -> tuple[Cut | None, int]:
     """(its cut, the dimension of its pixels counted from the end), which must be one dimension, not the first."""
     cut = site.cut_of(x)
     if cut is None:
@@ -83,7 +83,7 @@ def _place(site: TileSite, x: Tensor) -> tuple[Cut | None, int]:
     return cut, cut.dims[0] - x.ndim
 
 
-def matmul(site: TileSite, function: Function, input: Tensor, other: Tensor) -> Result:
+def matmul(site: TileCallSite, function: Function, input: Tensor, other: Tensor) -> Result:
     """Over pixels, for every pixel, or between all pairs of them."""
     if _same_pixels(site, input, other):
         return site.mark(function(input, other), site.cut_of(input)), None
@@ -101,7 +101,7 @@ def matmul(site: TileSite, function: Function, input: Tensor, other: Tensor) -> 
     return site.mark(y, Cut((y.ndim - 1, y.ndim - 1), second.bounds)), None
 
 
-def _same_pixels(site: TileSite, input: Tensor, other: Tensor) -> bool:
+def _same_pixels(site: TileCallSite, input: Tensor, other: Tensor) -> bool:
     """Is it a product of each pixel's own matrices, or of each pixel's row and one matrix?"""
     cut, of_other = site.cut_of(input), site.cut_of(other)
     if cut is None or max(cut.dims) >= input.ndim - 2 + (other.ndim == 2 and not cut.flat):
@@ -110,7 +110,7 @@ def _same_pixels(site: TileSite, input: Tensor, other: Tensor) -> bool:
 
 
 def attention(
-    site: TileSite, function: Function, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+    site: TileCallSite, function: Function, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
 ) -> Result:
     """F.scaled_dot_product_attention, with all keys and values for the queries of a tile."""
     options = dict(zip(("attn_mask", "dropout_p", "is_causal"), args, strict=False)) | kwargs

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lartpc_ds.exact.grid.cuts import Function
 from lartpc_ds.exact.grid.tiles import Clock, Tiles
-from lartpc_ds.exact.ops.operator import Operator, Result, StripSite, TileSite, canonical, cut_dims, map_cut
+from lartpc_ds.exact.ops.operator import Operator, Result, StripCallSite, TileCallSite, canonical, cut_dims, map_cut
 from lartpc_ds.layout import Bounds
 
 __all__ = ["OPERATORS", "Draw", "Dropout", "draws_unseeded", "uniform"]
@@ -116,7 +116,7 @@ def _of_whole(tiles: Tiles, layer: str, x: Tensor) -> Tensor:
 
 
 def dropout_on_tiles(
-    site: TileSite, function: Function, input: Tensor, p: float = 0.5, *args: Any, **kwargs: Any
+    site: TileCallSite, function: Function, input: Tensor, p: float = 0.5, *args: Any, **kwargs: Any
 ) -> Result:
     """Of maps and of whole tensors: all tiles drop what one device would."""
     layer, cut = site.next_draw(), site.cut_of(input)
@@ -129,7 +129,7 @@ def dropout_on_tiles(
     return result, Dropout(layer, None, whole_channels=canonical(function) != "dropout")
 
 
-def bernoulli(site: TileSite, function: Function, input: Tensor, p: Any = 0.5) -> Result:
+def bernoulli(site: TileCallSite, function: Function, input: Tensor, p: Any = 0.5) -> Result:
     """Tensor.bernoulli_(p) of whole tensors."""
     layer = site.next_draw()
     if function.__name__ != "bernoulli_":
@@ -140,7 +140,7 @@ def bernoulli(site: TileSite, function: Function, input: Tensor, p: Any = 0.5) -
 
 
 def dropout_on_strips(
-    site: StripSite, function: Function, input: Tensor, p: float = 0.5, *args: Any, **kwargs: Any
+    site: StripCallSite, function: Function, input: Tensor, p: float = 0.5, *args: Any, **kwargs: Any
 ) -> Result:
     """Evaluation only: strips would draw masks of their own, and other ones when they run again."""
     training = args[0] if args else kwargs.get("training", True)

@@ -18,7 +18,7 @@ from lartpc_ds.exact.grid.cuts import Cut, Function, tensors_of
 from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.exact.kernels.collectives import Over
 from lartpc_ds.exact.ops.norms import SWEEP
-from lartpc_ds.exact.ops.operator import Operator, Result, Site, StripSite, TileSite, cut_dims
+from lartpc_ds.exact.ops.operator import CallSite, Operator, Result, StripCallSite, TileCallSite, cut_dims
 from lartpc_ds.exact.ops.pointwise import pointwise_on_strips, pointwise_on_tiles
 
 __all__ = ["OPERATORS", "REDUCTIONS"]
@@ -267,7 +267,7 @@ def _dims_left(dims: tuple[int, ...], gone: tuple[int, ...], keepdim: bool) -> t
 
 
 def _reduction(name: str) -> Operator:
-    def elsewhere(site: Site, function: Function, args: Any, kwargs: Any) -> Any | None:
+    def elsewhere(site: CallSite, function: Function, args: Any, kwargs: Any) -> Any | None:
         """The result, where no dimension that is cut is reduced."""
         x, gone, _, keepdim, _ = _asked(name, args, kwargs)
         dims = cut_dims(site, x)
@@ -278,7 +278,7 @@ def _reduction(name: str) -> Operator:
             site.cut_like(result, x, _dims_left(dims, gone, keepdim))
         return y
 
-    def on_tiles(site: TileSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    def on_tiles(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
         if (y := elsewhere(site, function, args, kwargs)) is not None:
             return y, None
         x, _, _, _, options = _asked(name, args, kwargs)
@@ -288,7 +288,7 @@ def _reduction(name: str) -> Operator:
             raise site.refuse(f"of order {p!r} is not covered over rows and columns; on tiles it must be positive")
         return function(*args, **kwargs), Reduce(name, cut)
 
-    def on_strips(site: StripSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    def on_strips(site: StripCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
         if (y := elsewhere(site, function, args, kwargs)) is not None:
             return y, None
         raise site.refuse(f"runs over rows: it {SWEEP}")
@@ -297,7 +297,7 @@ def _reduction(name: str) -> Operator:
 
 
 def _softmax(name: str) -> Operator:
-    def rule(site: Site, function: Function, *args: Any, **kwargs: Any) -> tuple[Tensor, bool]:
+    def rule(site: CallSite, function: Function, *args: Any, **kwargs: Any) -> tuple[Tensor, bool]:
         """The result, and whether a dimension that is cut is summed over."""
         x, over, named, _, _ = _asked(name, args, kwargs)
         dims = cut_dims(site, x)
@@ -305,13 +305,13 @@ def _softmax(name: str) -> Operator:
             raise site.refuse(f"names no dimension, which torch would choose by the shape of a {site.words.part}")
         return site.cut_like(function(*args, **kwargs), x, dims), bool(set(over) & set(dims))
 
-    def on_tiles(site: TileSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    def on_tiles(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
         y, over_cut = rule(site, function, *args, **kwargs)
         cut = site.cut_of(y)
         assert cut is not None
         return y, Softmax(name, cut) if over_cut else None
 
-    def on_strips(site: StripSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    def on_strips(site: StripCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
         y, over_cut = rule(site, function, *args, **kwargs)
         if over_cut:
             raise site.refuse(f"runs over rows: it {SWEEP}")
@@ -327,12 +327,12 @@ def _extremes(name: str) -> Operator:
     def several(args: Any, kwargs: Any) -> bool:
         return len(tensors_of(args, kwargs)) > 1
 
-    def on_tiles(site: TileSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    def on_tiles(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
         rule = pointwise_on_tiles if several(args, kwargs) else reduction.on_tiles
         assert rule is not None
         return rule(site, function, *args, **kwargs)
 
-    def on_strips(site: StripSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    def on_strips(site: StripCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
         rule = pointwise_on_strips if several(args, kwargs) else reduction.on_strips
         assert rule is not None
         return rule(site, function, *args, **kwargs)
@@ -341,7 +341,7 @@ def _extremes(name: str) -> Operator:
 
 
 def _positions(
-    site: Site, function: Function, input: Tensor, dim: int | None = None, keepdim: bool = False, **kwargs: Any
+    site: CallSite, function: Function, input: Tensor, dim: int | None = None, keepdim: bool = False, **kwargs: Any
 ) -> Result:
     """Argmax and argmin along a dimension that is not cut."""
     dims = cut_dims(site, input)

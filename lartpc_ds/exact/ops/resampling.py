@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from lartpc_ds.exact.grid.cuts import Cut, Function
 from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.exact.kernels.fetch import AxisTaps, Taps, fetched
-from lartpc_ds.exact.ops.operator import Numbers, Operator, Result, TileSite, filled, map_cut
+from lartpc_ds.exact.ops.operator import Numbers, Operator, Result, TileCallSite, filled, map_cut
 
 __all__ = ["OPERATORS", "selected", "sliced"]
 
@@ -53,13 +53,15 @@ class Sliced:
         return function(y, rest)  # type: ignore[no-any-return]
 
 
-def selected(site: TileSite, cut: Cut, mapped: Sequence[Sequence[int]], taps: Sequence[Taps], y: Tensor) -> Result:
+def selected(site: TileCallSite, cut: Cut, mapped: Sequence[Sequence[int]], taps: Sequence[Taps], y: Tensor) -> Result:
     """What stands for a function with these taps, whose result `y` is cut near the `mapped` bounds."""
     axes = _axes(site, cut, mapped, taps)
     return site.mark(y, Cut((2, 3), (axes[0].outputs, axes[1].outputs))), Select(axes)
 
 
-def _axes(site: TileSite, cut: Cut, mapped: Sequence[Sequence[int]], taps: Sequence[Taps]) -> tuple[AxisTaps, AxisTaps]:
+def _axes(
+    site: TileCallSite, cut: Cut, mapped: Sequence[Sequence[int]], taps: Sequence[Taps]
+) -> tuple[AxisTaps, AxisTaps]:
     rows, cols = (
         AxisTaps(cut.bounds[axis], filled(site, mapped[axis], len(taps[axis].index[0]), axis), taps[axis])
         for axis in (0, 1)
@@ -67,7 +69,7 @@ def _axes(site: TileSite, cut: Cut, mapped: Sequence[Sequence[int]], taps: Seque
     return rows, cols
 
 
-def flip(site: TileSite, function: Function, input: Tensor, *dims: Any) -> Result:
+def flip(site: TileCallSite, function: Function, input: Tensor, *dims: Any) -> Result:
     """Mirrored rows or columns may lie on another rank."""
     cut = site.cut_of(input)
     assert cut is not None
@@ -82,7 +84,7 @@ def flip(site: TileSite, function: Function, input: Tensor, *dims: Any) -> Resul
     return selected(site, cut, cut.bounds, taps, y)
 
 
-def roll(site: TileSite, function: Function, input: Tensor, shifts: Any, dims: Any = None) -> Result:
+def roll(site: TileCallSite, function: Function, input: Tensor, shifts: Any, dims: Any = None) -> Result:
     """Rows or columns of the opposite edge come from another rank."""
     cut = site.cut_of(input)
     if cut is None or dims is None:
@@ -99,7 +101,7 @@ def roll(site: TileSite, function: Function, input: Tensor, shifts: Any, dims: A
     return selected(site, cut, cut.bounds, taps, y)
 
 
-def sliced(site: TileSite, input: Tensor, cut: Cut, slices: Mapping[int, slice]) -> tuple[Cut, Sliced]:
+def sliced(site: TileCallSite, input: Tensor, cut: Cut, slices: Mapping[int, slice]) -> tuple[Cut, Sliced]:
     """Some rows or columns, by the slice of each dimension that is cut; the cut of what they leave in their place."""
     if input.ndim != 4 or cut.flat:
         raise site.refuse(
@@ -115,7 +117,7 @@ def sliced(site: TileSite, input: Tensor, cut: Cut, slices: Mapping[int, slice])
 
 
 def interpolate(
-    site: TileSite,
+    site: TileCallSite,
     function: Function,
     input: Tensor,
     size: Any = None,

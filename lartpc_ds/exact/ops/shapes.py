@@ -7,41 +7,41 @@ from typing import Any
 from torch import Tensor
 
 from lartpc_ds.exact.grid.cuts import Cut, Function, Run
-from lartpc_ds.exact.grid.windows import Same, plan
 from lartpc_ds.exact.ops.operator import (
+    CallSite,
     Numbers,
     Operator,
     Result,
-    Site,
-    StripSite,
-    TileSite,
+    StripCallSite,
+    TileCallSite,
     cut_dims,
     filled,
     map_cut,
 )
 from lartpc_ds.exact.ops.pointwise import Realign, over_uncut
 from lartpc_ds.exact.ops.resampling import sliced
+from lartpc_ds.exact.ops.windows import same_pixels
 
 __all__ = ["OPERATORS"]
 
 Dims = tuple[int, ...]
 
 
-def permute(site: Site, function: Function, input: Tensor, *dims: Any) -> Result:
+def permute(site: CallSite, function: Function, input: Tensor, *dims: Any) -> Result:
     """The dimensions that are cut move along."""
     cut = cut_dims(site, input)
     order = [dim % input.ndim for dim in (dims[0] if isinstance(dims[0], tuple | list) else dims)]
     return site.cut_like(function(input, *dims), input, tuple(order.index(dim) for dim in cut)), None
 
 
-def transpose(site: Site, function: Function, input: Tensor, dim0: int, dim1: int) -> Result:
+def transpose(site: CallSite, function: Function, input: Tensor, dim0: int, dim1: int) -> Result:
     """The dimensions that are cut move along."""
     cut = cut_dims(site, input)
     swap = {dim0 % input.ndim: dim1 % input.ndim, dim1 % input.ndim: dim0 % input.ndim}
     return site.cut_like(function(input, dim0, dim1), input, tuple(swap.get(dim, dim) for dim in cut)), None
 
 
-def movedim(site: Site, function: Function, input: Tensor, source: Any, destination: Any) -> Result:
+def movedim(site: CallSite, function: Function, input: Tensor, source: Any, destination: Any) -> Result:
     """The dimensions that are cut move along."""
     cut, y = cut_dims(site, input), function(input, source, destination)
     sources, targets = (
@@ -53,7 +53,7 @@ def movedim(site: Site, function: Function, input: Tensor, source: Any, destinat
     return site.cut_like(y, input, tuple(order.index(dim) for dim in cut)), None
 
 
-def reshape(site: Site, function: Function, input: Tensor, *args: Any, **kwargs: Any) -> Result:
+def reshape(site: CallSite, function: Function, input: Tensor, *args: Any, **kwargs: Any) -> Result:
     """What is cut stays a dimension of its own, or rows and columns become one: a part is reshaped as the whole is."""
     dims, size, before = cut_dims(site, input), site.size_of(input), tuple(input.shape)  # `unsqueeze_` changes it
     y = function(input, *args, **kwargs)
@@ -90,14 +90,14 @@ def _kept(before: Sequence[int], dim: int, after: Sequence[int]) -> int | None:
     return None
 
 
-def squeeze(site: Site, function: Function, input: Tensor, *dims: Any) -> Result:
+def squeeze(site: CallSite, function: Function, input: Tensor, *dims: Any) -> Result:
     """Named dimensions only: without a name, a part of one row would lose it."""
     if not dims:
         raise site.refuse(f"names no dimension, and would drop the rows of a {site.words.part} that has one; name it")
     return reshape(site, function, input, *dims)
 
 
-def _taken_apart(site: Site, input: Tensor, dim: int) -> Dims:
+def _taken_apart(site: CallSite, input: Tensor, dim: int) -> Dims:
     """Where the dimensions that are cut are once `dim`, which is none of them, has gone."""
     cut = cut_dims(site, input)
     if dim % input.ndim in cut:
@@ -107,19 +107,19 @@ def _taken_apart(site: Site, input: Tensor, dim: int) -> Dims:
     return tuple(one - (dim % input.ndim < one) for one in cut)
 
 
-def unbind(site: Site, function: Function, input: Tensor, dim: int = 0) -> Result:
+def unbind(site: CallSite, function: Function, input: Tensor, dim: int = 0) -> Result:
     """Along a dimension that is not cut, which goes."""
     left = _taken_apart(site, input, dim)
     return tuple(site.cut_like(part, input, left) for part in function(input, dim)), None
 
 
-def select(site: Site, function: Function, input: Tensor, dim: int, index: int) -> Result:
+def select(site: CallSite, function: Function, input: Tensor, dim: int, index: int) -> Result:
     """One of a dimension that is not cut, which goes."""
     left = _taken_apart(site, input, dim)
     return site.cut_like(function(input, dim, index), input, left), None
 
 
-def chunk(site: Site, function: Function, input: Tensor, *sizes: Any, dim: int = 0, **kwargs: Any) -> Result:
+def chunk(site: CallSite, function: Function, input: Tensor, *sizes: Any, dim: int = 0, **kwargs: Any) -> Result:
     """Along a dimension that is not cut, which stays."""
     cut = cut_dims(site, input)
     if len(sizes) == 2:
@@ -130,7 +130,7 @@ def chunk(site: Site, function: Function, input: Tensor, *sizes: Any, dim: int =
     return tuple(site.cut_like(part, input, cut) for part in parts), None
 
 
-def repeated(site: Site, function: Function, input: Tensor, *sizes: Any) -> Result:
+def repeated(site: CallSite, function: Function, input: Tensor, *sizes: Any) -> Result:
     """New dimensions before, and others repeated; rows and columns are not."""
     cut, y = cut_dims(site, input), function(input, *sizes)
     dims = tuple(dim + y.ndim - input.ndim for dim in cut)
@@ -139,7 +139,7 @@ def repeated(site: Site, function: Function, input: Tensor, *sizes: Any) -> Resu
     return site.cut_like(y, input, dims), None
 
 
-def expand_as(site: Site, function: Function, input: Tensor, other: Tensor) -> Result:
+def expand_as(site: CallSite, function: Function, input: Tensor, other: Tensor) -> Result:
     """One value per channel, repeated for every pixel of a part of a map."""
     cut, missing = cut_dims(site, other), other.ndim - input.ndim
     if site.dims_of(input) is not None or any(dim >= missing and input.shape[dim - missing] > 1 for dim in cut):
@@ -147,7 +147,7 @@ def expand_as(site: Site, function: Function, input: Tensor, other: Tensor) -> R
     return site.cut_like(function(input, other), other, cut), None
 
 
-def _parts_of(site: Site, input: Tensor, index: Any) -> list[Any]:
+def _parts_of(site: CallSite, input: Tensor, index: Any) -> list[Any]:
     """What an index asks of each dimension, new dimensions (None) among them."""
     parts = list(index) if isinstance(index, tuple) else [index]
     if any(isinstance(one, bool) or not isinstance(one, int | slice | type(None) | type(Ellipsis)) for one in parts):
@@ -160,7 +160,7 @@ def _parts_of(site: Site, input: Tensor, index: Any) -> list[Any]:
     return parts
 
 
-def _indexed(site: Site, input: Tensor, parts: Sequence[Any]) -> tuple[Dims, dict[int, slice]]:
+def _indexed(site: CallSite, input: Tensor, parts: Sequence[Any]) -> tuple[Dims, dict[int, slice]]:
     """Where the dimensions that are cut are after indexing, and the slices that take a part of one of them."""
     cut, source, target = cut_dims(site, input), 0, 0
     places: dict[int, int] = {}
@@ -176,7 +176,7 @@ def _indexed(site: Site, input: Tensor, parts: Sequence[Any]) -> tuple[Dims, dic
     return tuple(places[dim] for dim in cut), slices
 
 
-def getitem_on_tiles(site: TileSite, function: Function, input: Tensor, index: Any) -> Result:
+def getitem_on_tiles(site: TileCallSite, function: Function, input: Tensor, index: Any) -> Result:
     """Rows and columns may be sliced; then some come from other ranks."""
     parts = _parts_of(site, input, index)
     dims, slices = _indexed(site, input, parts)
@@ -189,7 +189,7 @@ def getitem_on_tiles(site: TileSite, function: Function, input: Tensor, index: A
     return site.mark(function(input, index), Cut((dims[0], dims[1]), cut.bounds)), run
 
 
-def getitem_on_strips(site: StripSite, function: Function, input: Tensor, index: Any) -> Result:
+def getitem_on_strips(site: StripCallSite, function: Function, input: Tensor, index: Any) -> Result:
     """All rows, and any of the other dimensions."""
     dims, slices = _indexed(site, input, _parts_of(site, input, index))
     if slices:
@@ -197,23 +197,22 @@ def getitem_on_strips(site: StripSite, function: Function, input: Tensor, index:
     return site.cut_like(function(input, index), input, dims), None
 
 
-def pixel_shuffle(site: TileSite, function: Function, input: Tensor, upscale_factor: int) -> Result:
+def pixel_shuffle(site: TileCallSite, function: Function, input: Tensor, upscale_factor: int) -> Result:
     """A pixel becomes a square of its tile."""
     cut = map_cut(site, input)
     rows, cols = (tuple(bound * upscale_factor for bound in bounds) for bounds in cut.bounds)
     return site.mark(function(input, upscale_factor), Cut(cut.dims, (rows, cols))), None
 
 
-def pixel_unshuffle(site: TileSite, function: Function, input: Tensor, downscale_factor: int) -> Result:
+def pixel_unshuffle(site: TileCallSite, function: Function, input: Tensor, downscale_factor: int) -> Result:
     """A square becomes a pixel; a square that lies on two tiles goes to the first."""
     cut, y = map_cut(site, input), function(input, downscale_factor)
     rows, cols = (
         filled(site, [-(-bound // downscale_factor) for bound in cut.bounds[axis]], y.shape[2 + axis], axis)
         for axis in (0, 1)
     )
-    wide = tuple(tuple(bound * downscale_factor for bound in bounds) for bounds in (rows, cols))
-    axes = [plan(Same(target), source, target) for source, target in zip(cut.bounds, wide, strict=True)]
-    moved: Run | None = None if wide == cut.bounds else Realign(cut, 4, ((0, (axes[0], axes[1])),), ())
+    wide = (tuple(bound * downscale_factor for bound in rows), tuple(bound * downscale_factor for bound in cols))
+    moved: Run | None = None if wide == cut.bounds else Realign(cut, 4, ((0, same_pixels(cut.bounds, wide)),), ())
     return site.mark(y, Cut(cut.dims, (rows, cols))), moved
 
 

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from lartpc_ds.exact.grid.cuts import Cut, EmptyTile, Plans
 from lartpc_ds.exact.grid.rows import Rows
 from lartpc_ds.exact.grid.tiles import Tiles
-from lartpc_ds.exact.grid.windows import Axis, AxisPlan, Rect, Window, plan
-from lartpc_ds.exact.ops.operator import StripSite, TileSite, filled, map_rows, pair
+from lartpc_ds.exact.grid.windows import AxisOperator, AxisPlan, Rect, Same, Window, plan_axis
+from lartpc_ds.exact.ops.operator import StripCallSite, TileCallSite, filled, map_rows, pair
 from lartpc_ds.layout import Bounds
 
-__all__ = ["OutBounds", "outputs_of", "planned", "windowed_rows", "windows_of"]
+__all__ = ["OutBounds", "outputs_of", "planned", "same_pixels", "windowed_rows", "windows_of"]
 
 OutBounds = tuple[Bounds, Bounds]
 """Where the rows and the columns of a result are cut."""
@@ -32,13 +32,13 @@ def windows_of(kernel: Any, stride: Any, padding: Any, dilation: Any = 1) -> tup
     return rows, cols
 
 
-def planned(site: TileSite, cut: Cut, axes: Sequence[Axis], y: Tensor) -> tuple[Plans, OutBounds]:
+def planned(site: TileCallSite, cut: Cut, axes: Sequence[AxisOperator], y: Tensor) -> tuple[Plans, OutBounds]:
     """The plans of a windowed operator whose whole result is `y`, and where `y` is cut; refused if a tile is empty."""
     rows, cols = (
         filled(site, axis.out_bounds(bounds, y.shape[2 + number]), y.shape[2 + number], number)
         for number, (axis, bounds) in enumerate(zip(axes, cut.bounds, strict=True))
     )
-    plans = plan(axes[0], cut.bounds[0], rows), plan(axes[1], cut.bounds[1], cols)
+    plans = plan_axis(axes[0], cut.bounds[0], rows), plan_axis(axes[1], cut.bounds[1], cols)
     if site.refuse_thin and any(_reaches_far(axis) for axis in plans):
         raise site.refuse("leaves tiles that are thinner than is worth their halos", EmptyTile)
     site.mark(y, Cut(cut.dims, (rows, cols)))
@@ -51,6 +51,12 @@ def _reaches_far(axis: AxisPlan) -> bool:
     return any(axis.part(r, other) for r in tiles for other in tiles if abs(r - other) > 1)
 
 
+def same_pixels(source: OutBounds, target: OutBounds) -> Plans:
+    """The plans that move a map from one cut to another."""
+    rows, cols = (plan_axis(Same(bounds), before, bounds) for before, bounds in zip(source, target, strict=True))
+    return rows, cols
+
+
 def outputs_of(bounds: OutBounds, tiles: Tiles) -> Rect:
     """The rectangle that this rank owns of a map that is cut at `bounds`."""
     (rows, cols), r, c = bounds, tiles.row, tiles.col
@@ -58,7 +64,7 @@ def outputs_of(bounds: OutBounds, tiles: Tiles) -> Rect:
 
 
 def windowed_rows(
-    site: StripSite, x: Tensor, window: Window, outputs: int, value: float, columns: tuple[int, int] = (0, 0)
+    site: StripCallSite, x: Tensor, window: Window, outputs: int, value: float, columns: tuple[int, int] = (0, 0)
 ) -> tuple[Tensor, Rows]:
     """Exactly the rows that the strip's windows read, and the rows that come out; `columns` are padded as well."""
     rows = map_rows(site, x)

@@ -33,7 +33,7 @@ class Tracer(Following):
     """Notes the calls of one run."""
 
     def __init__(self, *, refuse_thin: bool = False, one_tile: bool = False) -> None:
-        """See `TileSite`; with `one_tile` only masks and levers need plans, and nothing is refused."""
+        """See `TileCallSite`; with `one_tile` only masks and levers need plans, and nothing is refused."""
         super().__init__()
         self.refuse_thin, self.one_tile = refuse_thin, one_tile
         self.calls: list[Call] = []
@@ -42,7 +42,7 @@ class Tracer(Following):
         self._draws: Counter[str] = Counter()
         self._gather_at: str | None = None
 
-    # what a rule asks (TileSite)
+    # what a rule asks (TileCallSite)
 
     def cut_of(self, tensor: Any) -> Cut | None:
         """How a tensor is cut."""

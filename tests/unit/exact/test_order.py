@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.grid.order import Messenger, backward_order
 from lartpc_ds.exact.grid.tiles import Tiles
-from lartpc_ds.exact.grid.windows import Here
+from lartpc_ds.exact.grid.windows import TileView
 from lartpc_ds.exact.kernels.convolution import Geometry, convolve, in_place
 from lartpc_ds.exact.kernels.halo import padded
 from lartpc_ds.exact.ops import convolution
@@ -44,7 +44,7 @@ def test_the_order_is_that_in_which_autograd_runs() -> None:
 
 def two_nodes(
     tiles: Tiles,
-    here: Here,
+    here: TileView,
     geometry: Geometry,
     outputs: tuple[int, int],
     x: Tensor,
