@@ -75,10 +75,7 @@ def _realigned(site: TileCallSite, tensors: Sequence[Tensor]) -> tuple[Cut, Real
             raise site.refuse(f"joins maps of {sizes} rows and columns, cut into tiles differently")
         if cut.dims != (2, 3) or tensors[number].ndim != 4:
             raise site.refuse("joins maps that are cut differently; rows and columns must be the last two of four")
-        axes = [
-            plan_axis(Same(target), source, target) for source, target in zip(cut.bounds, reference.bounds, strict=True)
-        ]
-        moved.append((number, (axes[0], axes[1])))
+        moved.append((number, same_pixels(cut.bounds, reference.bounds)))
     how = Realign(reference, ndim, tuple(moved), tuple(parts))
     return reference, how if moved or parts else None
 
