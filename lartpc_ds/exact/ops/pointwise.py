@@ -18,6 +18,7 @@ from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.exact.kernels.collectives import own_part
 from lartpc_ds.exact.kernels.halo import padded
 from lartpc_ds.exact.ops.operator import CallSite, Operator, Result, StripCallSite, TileCallSite, cut_dims, needs_map
+from lartpc_ds.exact.ops.windows import same_pixels
 
 __all__ = ["OPERATORS", "Realign", "changes_in_place", "pointwise_on_tiles"]
 
