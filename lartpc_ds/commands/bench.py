@@ -114,8 +114,8 @@ def bench_planner(
     as_json: AsJson = False,
 ) -> None:
     """What the planner says of a list of layouts, beside what they take on this machine."""
-    from lartpc_ds.advise.bench.planner import PlannerBench, bench
+    from lartpc_ds.advise.bench.planner import bench
     from lartpc_ds.costs.rank_cost import cost
 
-    result = bench(PlannerBench(only or [], repeats, steps, hardware, measured), cost)
+    result = bench(cost, only=only or [], repeats=repeats, steps=steps, hardware=hardware, measured=measured)
     print(json.dumps(result) if as_json else json.dumps(result, indent=2))

@@ -111,10 +111,9 @@ def calibrate(
     launcher: Launcher = None,
 ) -> None:
     """Measure this machine for the planner, in a minute or two: kernels, memory, messages, the engine itself."""
-    from lartpc_ds.advise.calibrate.calibrate import CalibrateRequest
     from lartpc_ds.advise.calibrate.calibrate import calibrate as run_calibration
 
-    run_calibration(CalibrateRequest(out, devices, hostfile, launcher), _console())
+    run_calibration(out, _console(), devices=devices, hostfile=hostfile, launcher=launcher)
 
 
 @app.command()

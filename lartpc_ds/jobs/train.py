@@ -6,12 +6,10 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import tomli_w
@@ -34,6 +32,7 @@ from lartpc_ds.jobs.supervise.command import (
 )
 from lartpc_ds.jobs.supervise.job import run_job
 from lartpc_ds.jobs.supervise.progress import JobDisplay
+from lartpc_ds.jobs.supervise.stops import stoppable
 from lartpc_ds.jobs.surveyed import print_findings, surveyed_index
 from lartpc_ds.layout import Layout
 from lartpc_ds.report.summary import print_summary
@@ -88,24 +87,10 @@ def train(request: TrainRequest, console: Console) -> int:
     Raises:
         UserError: before any process starts and before anything is written, for whatever cannot work.
     """
-    with _stoppable():
+    # nothing is lost before the job runs
+    told = "stopped before the first step; give the same command again"
+    with stoppable(lambda: told, (signal.SIGTERM, signal.SIGUSR1)):
         return _train(request, console)
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """A stop request before the job runs: nothing is lost, and the same command may be given again."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        print("stopped before the first step; give the same command again", file=sys.stderr)
-        sys.exit(75)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _train(request: TrainRequest, console: Console) -> int:
@@ -130,7 +115,7 @@ def _train(request: TrainRequest, console: Console) -> int:
             folder.write(resolved.config, resolved.ds, resolved.job.as_dict())
             _go_back(folder, start, damaged, console)
             return _run(folder, resolved, site, console, request)
-    folder = RunFolder(request.run_dir.absolute() if request.run_dir else _fresh_path(request.run))
+    folder = RunFolder(request.run_dir.absolute() if request.run_dir else recipes.fresh_path(request.run))
     with _claimed(folder):
         resolved = prepare_run(config, ds, layout, folder, console, look=True)
         site = reached_site(site, resolved.config, resolved.ds, folder, folder.logs, console)
@@ -196,10 +181,6 @@ def _say(console: Console, text: str) -> None:
 
 def _command(site: Site, path: Path, request: TrainRequest) -> Command:
     return command_of(site, "train", path, path / "logs", ["--resume"] if request.resume else [])
-
-
-def _fresh_path(run: str) -> Path:
-    return Path.cwd() / "runs" / f"{recipes.stem_of(run)}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 @contextmanager
@@ -280,7 +261,7 @@ def _dry_run(
     request: TrainRequest, config: RunConfig, ds: dict[str, Any], layout: Layout, site: Site, console: Console
 ) -> int:
     """Everything but the job: in a folder that is thrown away."""
-    path = request.run_dir.absolute() if request.run_dir else _fresh_path(request.run)
+    path = request.run_dir.absolute() if request.run_dir else recipes.fresh_path(request.run)
     with tempfile.TemporaryDirectory() as scratch:
         folder = RunFolder(Path(scratch) / "run")
         folder.claim()

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lartpc_ds.advise.bench.measure import circumstances
+from lartpc_ds.advise.bench.circumstances import circumstances
 from lartpc_ds.costs.cosmictagger import IMAGES_PER_SECOND, fit, predicted_images_per_second
 
 __all__ = ["bench"]

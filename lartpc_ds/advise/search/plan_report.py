@@ -14,14 +14,14 @@ from lartpc_ds.config.ds_config import precision
 from lartpc_ds.costs.hardware import Hardware
 from lartpc_ds.costs.problem import Candidate, Problem
 
-__all__ = ["as_json", "print_report"]
+__all__ = ["print_report", "tree_of"]
 
 _ROWS = 12
 _MEMORY = ("weights", "gradients", "optimizer", "activations", "halos", "workspace")
 _TIME = ("compute", "halo", "reduction", "bubble")
 
 
-def as_json(plan: Plan, hardware: Hardware, devices: int) -> dict[str, Any]:
+def tree_of(plan: Plan, hardware: Hardware, devices: int) -> dict[str, Any]:
     """Everything that was found, for programs."""
     rows = [_tree(row) for row in plan.rows]
     return {

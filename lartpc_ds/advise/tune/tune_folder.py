@@ -4,7 +4,6 @@ The trials are written down before the first one runs. Rejected: to plan again o
 given so many seconds need not come to the same layouts twice, and then a table would be of two tunings.
 """
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lartpc_ds.advise.tune.tune_trials import Trial
-from lartpc_ds.config.run_folder import RunFolder
+from lartpc_ds.config.run_folder import RunFolder, claim_folder, lock_held
 from lartpc_ds.data.integrity import Damage, FileRecord, fault, seal, sync, unseal, write_atomically
 from lartpc_ds.errors import UserError
 from lartpc_ds.jobs.differences import differences, shortly
@@ -70,12 +69,7 @@ class TuneFolder:
         Raises:
             UserError: it exists and holds something.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise UserError(f"--out {self.path}: already exists and is not empty; choose another, or add --resume")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out {self.path}: cannot be made: {error.strerror}") from None
+        claim_folder(self.path, "--out", "or add --resume")
         try:
             yield
         finally:
@@ -89,11 +83,8 @@ class TuneFolder:
         Raises:
             UserError: another process holds it.
         """
-        with (self.path / "lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"--out {self.path}: a tuning is running in it; wait for it or stop it") from None
+        refusal = f"--out {self.path}: a tuning is running in it; wait for it or stop it"
+        with lock_held(self.path / "lock", refusal):
             yield
 
     def write_plan(self, asked: Mapping[str, Any], files: Sequence[str], trials: Sequence[Trial]) -> None:

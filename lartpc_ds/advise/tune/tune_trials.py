@@ -14,19 +14,15 @@ from typing import Any, Self
 
 from lartpc_ds.advise.search.reasons import levers_of, reason
 from lartpc_ds.advise.search.search import CostOf, Plan
-from lartpc_ds.config.run import RunConfig, SplitConfig
+from lartpc_ds.config.run import RunConfig
 from lartpc_ds.costs.applied import applied
 from lartpc_ds.costs.hardware import Hardware
 from lartpc_ds.costs.problem import Candidate, Problem
 from lartpc_ds.costs.stages import check_zero
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout
-from lartpc_ds.training.prepare import with_files
 
-__all__ = ["WARM_UP_STEPS", "Trial", "make_trials", "named", "parse_stages", "shortened"]
-
-WARM_UP_STEPS = 1
-"""Allocators grow, libraries choose kernels: the first step says nothing of the others."""
+__all__ = ["Trial", "make_trials", "named", "parse_stages"]
 
 _STAGES = (0, 1, 2, 3)
 
@@ -152,11 +148,3 @@ def named(candidate: Candidate) -> str:
         words.append(f"cuts {cuts if isinstance(cuts, str) else '+'.join(cuts)}")
     words += ["no overlap"] if not candidate.overlap else []
     return ", ".join([*words, f"zero {candidate.zero}{' offload' if candidate.offload else ''}"])
-
-
-def shortened(config: RunConfig, files: tuple[str, ...], steps: int) -> RunConfig:
-    """The same run on `files` for `steps` timed steps: it trains on all events and evaluates none."""
-    data = config.data.model_copy(update={"split": SplitConfig(train=1.0, validation=0.0)})
-    length = {"max_steps": WARM_UP_STEPS + steps, "epochs": None, "eval_every": 0, "checkpoint_every": 0}
-    train = config.train.model_copy(update=length)
-    return with_files(config.model_copy(update={"data": data, "train": train}), files)
