@@ -109,7 +109,7 @@ def _row(layout: MeasuredLayout, predicted: Cost, samples: Samples) -> dict[str,
 
 
 def _read(path: Path, layouts: Sequence[MeasuredLayout]) -> tuple[dict[str, Any], dict[str, Samples]]:
-    """Where and when the file's samples were measured, and those of `layouts`."""
+    """Read where and when a file's samples were measured, and the samples of `layouts`."""
     told = f"--measured {path}"
     try:
         tree = json.loads(path.read_text())
@@ -133,7 +133,7 @@ def _read(path: Path, layouts: Sequence[MeasuredLayout]) -> tuple[dict[str, Any]
 
 
 def figures(rows: Sequence[Mapping[str, Any]], memory_bytes: int) -> dict[str, Any]:
-    """How far off the predictions are, and how much slower than the fastest layout the recommended one is.
+    """Compute how far off the predictions are, and how much slower than the fastest layout the recommended one is.
 
     Args:
         rows: as `bench` makes them.

@@ -1,4 +1,4 @@
-"""Measures a list of layouts for `lartpc-ds bench planner`: real runs of this machine, on the same events.
+"""The layouts of `lartpc-ds bench planner` are measured by real runs on this machine, on the same events.
 
 Each layout has a run folder of its own, prepared as `lartpc-ds train` does it from what the planner's candidate says,
 so the bench measures what a user gets who takes the planner's advice. They take turns, first to last and back.
@@ -32,7 +32,7 @@ def loaded(layout: MeasuredLayout) -> tuple[RunConfig, dict[str, Any]]:
 def measure_layouts(
     layouts: Sequence[MeasuredLayout], *, repeats: int, steps: int, progress: Console
 ) -> dict[str, Samples]:
-    """The samples of every layout, by its name.
+    """Measure every layout; its samples by its name.
 
     Args:
         layouts: what to measure.

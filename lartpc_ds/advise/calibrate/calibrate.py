@@ -50,10 +50,11 @@ _TINY_RUN = (
     "train.epochs=100",
     f"train.max_steps={_STEPS}",
 )
-"""Of the quickstart: images of 30 x 256, 45 thousand weights, so that what is left is the engine. What its time depends
-on is said here, so that another recipe of the demonstration does not change what a calibration measures."""
+"""Changes of the quickstart: images of 30 x 256 and 45 thousand weights leave little but the engine.
+
+What its time depends on is said here, so that a change of the recipe does not change what a calibration measures."""
 _QUIET_LOAD = 0.5
-"""Processes a core over the last minute: OpenMP's threads wait for each other, so one stranger halves every rate."""
+"""Processes per core over the last minute: OpenMP's threads wait for each other, so one stranger halves every rate."""
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -128,7 +129,7 @@ def _default_devices(device: str) -> int:
 
 
 def _rates(shared: list[int], measured: list[str], console: Console) -> tuple[tuple[Rates, ...], int, int]:
-    """For each number of ranks; what a process has beside tensors; what a device keeps for itself."""
+    """The rates for each number of ranks, what a process has beside tensors, and what a device keeps for itself."""
     with console.status("what convolutions need for themselves", spinner="line"):
         scratch_shares = run_together(_RANK, ["scratch", *measured], 1, PINNED)[0]
     rates, peak_bytes, reserved_bytes = [], 0, 0
@@ -147,7 +148,7 @@ def _rates(shared: list[int], measured: list[str], console: Console) -> tuple[tu
 
 
 def _slowest(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Of each figure the largest that any rank found."""
+    """The largest value of each figure that any rank found."""
     return {name: max(one[name] for one in found) for name in found[0]}
 
 
@@ -158,7 +159,7 @@ def _within(devices: int, measured: list[str], console: Console) -> Links:
 
 
 def _across(hostfile: Path | None, launcher: str | None, console: Console) -> tuple[Links, str]:
-    """Links between machines, and where they are from."""
+    """The links between machines, and where they are from."""
     if hostfile is None:
         return ETHERNET, "`across` is NOT measured: a 10 Gbit/s network is assumed, edit it or give --hostfile"
     site = of_hostfile(hostfile, "", "", launcher)

@@ -97,7 +97,7 @@ def plan(
 
 
 def problem_of(config: RunConfig, ds: dict[str, Any]) -> Problem:
-    """What is asked of the planner about a run.
+    """The problem that a run poses to the planner.
 
     Raises:
         UserError: the images must say their size and cannot, or there is no such network.
@@ -107,7 +107,7 @@ def problem_of(config: RunConfig, ds: dict[str, Any]) -> Problem:
 
 
 def memory_of(machine: Hardware, told: str | None, ranks: int) -> int:
-    """Bytes of one device: as told, or the machine's; `ranks` of a machine without devices share its memory.
+    """The bytes of one device: as told, or the machine's; `ranks` of a machine without devices share its memory.
 
     Raises:
         UserError: `told` is no size, or one of which nothing is left.

@@ -1,4 +1,4 @@
-"""The folder of a tuning: what was asked, the trials, and a line for each that has ended, so that it can be resumed.
+"""The folder of a tuning keeps what was asked, the trials, and the result of each, so that it can be resumed.
 
 The trials are written down before the first one runs. Rejected: to plan again on `--resume`, because a search that is
 given so many seconds need not come to the same layouts twice, and then a table would be of two tunings.
@@ -30,17 +30,17 @@ class TuneFolder:
 
     @property
     def plan_file(self) -> Path:
-        """What was asked, and the trials."""
+        """The file that says what was asked, and the trials."""
         return self.path / "tune.json"
 
     @property
     def hardware_file(self) -> Path:
-        """Of this machine, if the tuning has measured it."""
+        """The hardware file of this machine, if the tuning has measured it."""
         return self.path / "hardware.toml"
 
     @property
     def results_file(self) -> Path:
-        """One JSON object a line: a trial that has ended."""
+        """The file with one JSON object per line for each trial that has ended."""
         return self.path / "tune.jsonl"
 
     @property
@@ -59,7 +59,7 @@ class TuneFolder:
         return self.path / "simulated.h5"
 
     def run_folder(self, number: int) -> RunFolder:
-        """Of trial `number`, counted from 1."""
+        """The run folder of trial `number`, counted from 1."""
         return RunFolder(self.path / f"trial{number:02d}")
 
     @contextmanager
@@ -78,7 +78,7 @@ class TuneFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Held while trials run; a second tuning would write over the first.
+        """Hold the folder while trials run, because a second tuning would write over the first.
 
         Raises:
             UserError: another process holds it.
@@ -96,7 +96,7 @@ class TuneFolder:
         write_atomically(self.plan_file, seal(tree))
 
     def read_plan(self, asked: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Trial]]:
-        """The event files and the trials that were written down.
+        """Read the event files and the trials that were written down.
 
         Raises:
             UserError: there is no tuning here, it is damaged, or it was asked for something else.
@@ -127,13 +127,13 @@ class TuneFolder:
         return tree
 
     def append(self, trial: Trial, result: TrialResult) -> None:
-        """Add one that has ended; a garbled line goes, or the new one could be joined to it."""
+        """Add a trial that has ended; a garbled line goes, because the new one could be joined to it."""
         known = {**self.results(), trial.key: result}
         lines = [json.dumps({"key": key, **asdict(one)}) + "\n" for key, one in known.items()]
         write_atomically(self.results_file, "".join(lines))
 
     def results(self) -> dict[str, TrialResult]:
-        """Those that have ended, by their trial's key.
+        """The results of the trials that have ended, by their trial's key.
 
         A line that is no result of a trial, garbled or cut short by a kill, is left out: its trial runs again.
         """

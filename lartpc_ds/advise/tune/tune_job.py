@@ -36,13 +36,13 @@ _LONGEST_REASON = 160
 def run_trial(
     trial: Trial, files: tuple[str, ...], steps: int, folder: RunFolder, console: Console
 ) -> TrialResult | None:
-    """Train the trial's short run; None if it was asked to stop.
+    """Train the trial's short run and say what came of it; None if it was asked to stop.
 
     Args:
         trial: what to run.
         files: the events of all trials.
-        steps: timed ones, after those of the warm-up.
-        folder: of the short run; one that an interrupted tuning has left is replaced.
+        steps: how many are timed, after those of the warm-up.
+        folder: where the short run lies; one that an interrupted tuning has left is replaced.
         console: shows the progress.
     """
     if folder.path.exists():
@@ -81,7 +81,7 @@ def _train(trial: Trial, files: tuple[str, ...], steps: int, folder: RunFolder, 
 
 
 def failure_of(report: str) -> str:
-    """Why a job has failed, in a line, from what is told of it: `out of memory` and how it shows, or the error."""
+    """Say in one line why a job has failed, from its report: `out of memory` and how it shows, or the error."""
     lines = [line.strip() for line in report.splitlines() if line.strip()]
     told = [line for line in lines if not re.match(r"rank \d+ failed first", line)] or lines
     for line in told:
