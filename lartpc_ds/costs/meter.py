@@ -42,7 +42,7 @@ class Peak:
 
     weights: int = 0
     gradients: int = 0
-    """Of weights; the gradients of maps are activations."""
+    """The gradients of weights; the gradients of maps are activations."""
     buffers: int = 0
     activations: int = 0
     """All other tensors: maps that are kept, maps at hand and their gradients."""

@@ -1,7 +1,7 @@
 """The operators beside convolutions whose rates `lartpc-ds calibrate` measures: norms, ReLUs, pools, sums, copies.
 
-They are called as a network calls them. A dispatch mode says which ATen operator that became on this device and how
-many bytes it works on, by the words of `planning.roofline`, so a measured rate is found again under the same key.
+They are called as a network calls them. The meter says which ATen operator that became on this device and how
+many bytes it works on, in the words of `costs.roofline`, so a measured rate is found again under the same key.
 Chosen by the bytes that training steps of our networks move, plain, with lean norms, recomputed and in tiles.
 """
 
@@ -26,7 +26,7 @@ Call = Callable[[], object]
 
 
 def count_operators(call: Call) -> int:
-    """How many a call runs, views apart; on CPU its backward pass counts, too."""
+    """How many operators a call runs, views apart; on a CPU those of its backward pass count, too."""
     meter = Meter()
     with meter:
         call()
@@ -34,7 +34,7 @@ def count_operators(call: Call) -> int:
 
 
 def operator_rates(precision: Precision, sizes: Sizes, watch: Stopwatch) -> dict[Precision, dict[str, float]]:
-    """Bytes read and written a second, by the precision of the result and `planning.roofline.operator_name`."""
+    """The bytes that operators read and write per second, by the precision of the result and the operator's name."""
     rates: dict[Precision, dict[str, float]] = {}
     for call in _calls(DTYPES[precision], sizes.map_bytes, watch.device):
         with Meter() as meter:
@@ -97,7 +97,7 @@ def _moving(x: Tensor, other: Tensor) -> Iterator[Call]:
 
 
 def _norms(x: Tensor) -> Iterator[Call]:
-    """Of batches, layers (of channels, as ConvNeXt has them) and groups; weights as autocast leaves them."""
+    """Batch, layer (over channels, as in ConvNeXt) and group norms; their weights are as autocast leaves them."""
     weight, bias = torch.ones(_CHANNELS, device=x.device), torch.zeros(_CHANNELS, device=x.device)
     mean, variance = torch.zeros_like(weight), torch.ones_like(weight)
 

@@ -33,7 +33,7 @@ DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat
 _PRECISIONS: dict[torch.dtype, Precision] = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 _CONVOLUTIONS = ("convolution", "convolution_backward")
 _WAYS: tuple[Way, ...] = ("input", "weight")
-"""What a backward pass gives, in the order of its output mask; a bias costs next to nothing beside them."""
+"""What a backward pass gives, in the order of its output mask; a bias costs next to nothing beside these."""
 
 
 class Work(NamedTuple):
@@ -168,12 +168,12 @@ def _most_similar(
 
 
 def send_seconds(size: int, links: Links) -> float:
-    """Of a message of `size` bytes to one peer."""
+    """How long a message of `size` bytes to one peer takes."""
     return _by(links.send, 1, size)
 
 
 def all_reduce_seconds(size: int, ranks: int, within: Links, across: Links, ranks_per_node: int) -> float:
-    """Until `size` bytes of each of `ranks` ranks are summed on all; the ranks of a machine come first.
+    """How long it takes until `size` bytes of each rank are summed on all ranks; the ranks of a machine come first.
 
     The machines' link carries a ring of machines, that inside of each one of its ranks; the slower one counts, and the
     latencies add up.
@@ -182,7 +182,7 @@ def all_reduce_seconds(size: int, ranks: int, within: Links, across: Links, rank
 
 
 def all_gather_seconds(size: int, ranks: int, within: Links, across: Links, ranks_per_node: int) -> float:
-    """Until every rank has what all have together, which is `size` bytes; a reduce-scatter takes as long."""
+    """How long it takes until every rank has what all have together: `size` bytes. A reduce-scatter takes as long."""
     return _collective(size, ranks, within.all_gather, across.all_gather, ranks_per_node, passes=1)
 
 

@@ -1,4 +1,4 @@
-"""One rank of every pipeline stage, run on tensors without memory as its engine runs it.
+"""A trace runs one rank of every pipeline stage on tensors without memory, as its engine runs it.
 
 The order of passes is 1F1B's: as many forward passes as micro-batches are kept, a backward pass, and one more of each
 where there are more micro-batches. A model that is not cut is the only stage of its pipeline. What DeepSpeed's pipeline
@@ -28,43 +28,43 @@ from lartpc_ds.exact.trace.dry_run import ReadableConstants, told
 from lartpc_ds.layout import Bounds, Layout
 from lartpc_ds.models.build import blocks
 
-__all__ = ["Plans", "StageTrace", "trace_stages"]
+__all__ = ["Partition", "StageTrace", "trace_stages"]
 
 
 @dataclass(frozen=True)
-class Plans:
-    """How the whole network runs: the same for all stages."""
+class Partition:
+    """How the network is divided into tiles, strips and pipeline stages."""
 
     tiles: TilePlan
     strips: StripPlan | None
     bounds: Bounds
-    """Of pipeline stages, in blocks; () for a network that is not cut."""
+    """The blocks at which pipeline stages begin and end; () for a network that is not cut."""
 
 
 @dataclass
 class StageTrace:
-    """What one rank of a stage does with a micro-batch, and has at its peak."""
+    """What one rank of a stage does with a micro-batch, and the memory that it has at its peak."""
 
     parameters: int
-    """That are trained."""
+    """How many parameters the stage trains."""
     peak: Peak = field(default_factory=Peak)
     forward_seconds: float = 0.0
     backward_seconds: float = 0.0
     exposed_seconds: float = 0.0
-    """That it waits for other tiles, in both passes."""
+    """How long the rank waits for other tiles, in both passes together."""
     update_seconds: float = 0.0
-    """Of an optimizer that has all of the stage's weights to itself."""
+    """How long an optimizer takes that has all of the stage's weights to itself."""
     output_bytes: int = 0
-    """Sent to the next stage."""
+    """What the rank sends to the next stage."""
 
 
 def trace_stages(
-    problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int, plans: Plans
+    problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int, partition: Partition
 ) -> list[StageTrace]:
-    """The fullest tile of each stage, in order."""
+    """Trace the fullest tile of each stage, in order."""
     layout = candidate.layout
     number = precision(problem.ds)
-    row, col = _fullest(plans.tiles, layout)
+    row, col = _fullest(partition.tiles, layout)
     rates = hardware.shared_by(min(ranks_per_node, layout.world_size))
     traces = []
     with FakeTensorMode(allow_non_fake_inputs=True), ReadableConstants():
@@ -72,12 +72,12 @@ def trace_stages(
         peers = ImaginedPeers(layout.tiles, row * layout.cols + col, hardware, ranks_per_node, Meter(rates))
         norm, whole_norm = _norm_groups(problem, layout, peers)
         tiles = Tiles(layout.rows, layout.cols, peers, norm, whole_norm, candidate.overlap)
-        apply(model, candidate.memory, plans.tiles, tiles, plans.strips)
+        apply(model, candidate.memory, partition.tiles, tiles, partition.strips)
         if hardware.device == "cuda" and number != "fp32":
             _norms_in_float32(model)
-        sequence = [block for _, block in blocks(model)] if plans.bounds else [model]
-        bounds = plans.bounds or (0, 1)
-        (top, bottom), (left, right) = plans.tiles.tile(row, col)
+        sequence = [block for _, block in blocks(model)] if partition.bounds else [model]
+        bounds = partition.bounds or (0, 1)
+        (top, bottom), (left, right) = partition.tiles.tile(row, col)
         shape: Any = (candidate.batch, problem.image[0], bottom - top, right - left)
         received: tuple[Sequence[int], torch.dtype] = shape, torch.float32
         for stage, (start, stop) in enumerate(pairwise(bounds)):
@@ -91,7 +91,7 @@ def trace_stages(
 
 
 def _fullest(plan: TilePlan, layout: Layout) -> tuple[int, int]:
-    """The tile that owns most and, of several such, has most neighbours."""
+    """The place of the tile that owns most pixels and, of several such, has most neighbours."""
 
     def fullness(place: tuple[int, int]) -> tuple[int, int]:
         (top, bottom), (left, right) = plan.tile(*place)
@@ -108,7 +108,7 @@ def _norm_groups(problem: Problem, layout: Layout, peers: ImaginedPeers) -> tupl
 
 
 def _norms_in_float32(model: nn.Module) -> None:
-    """CUDA's autocast has these norms in float32; the CPU's, under which we trace, leaves them as they come."""
+    """Run these norms in float32, as CUDA's autocast does; the CPU's, under which we trace, does not."""
 
     def cast(module: nn.Module, args: Any) -> Any:
         return (args[0].float(), *args[1:])
@@ -119,7 +119,7 @@ def _norms_in_float32(model: nn.Module) -> None:
 
 
 class _StageRun:
-    """The passes of one stage; in flight are the micro-batches whose backward pass is not done."""
+    """Runs the passes of one stage; micro-batches are in flight until their backward pass is done."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class _StageRun:
         self.sent = received
 
     def step(self, micro_batches: int, ds: Any) -> StageTrace:
-        """All passes of a step that differ, and the optimizer."""
+        """Run every pass of a step that differs from others, and then the optimizer."""
         trained = [value for value in self._modules.parameters() if value.requires_grad]
         result = StageTrace(
             parameters=sum(value.numel() for value in trained),
@@ -194,7 +194,7 @@ class _StageRun:
         del kept
 
     def _update(self, trained: Sequence[nn.Parameter], ds: Any) -> float:
-        """Clipping and the optimizer, on all weights of the stage."""
+        """Clip gradients and update all weights of the stage; the seconds that this takes."""
         kind = ds["optimizer"]["type"]
         kind = "AdamW" if kind in ("Adam", "AdamW") else kind
         for value in trained:

@@ -13,7 +13,8 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lartpc_ds.advise.bench.measure import PINNED, WARM_UP_STEPS, circumstances, measure, run_folder, with_memory
+from lartpc_ds.advise.bench.circumstances import circumstances, run_folder
+from lartpc_ds.advise.short_runs.short_run import ShortRun, by_figure, medians, take_turns
 from lartpc_ds.config.ds_config import precision
 from lartpc_ds.config.run import MemoryConfig
 from lartpc_ds.config.run_folder import RunFolder
@@ -41,40 +42,30 @@ _STREAM = {"stream": MemoryConfig(stream_strips=_STRIPS)}
 
 
 def bench(recipe: str, overrides: Sequence[str], *, repeats: int, steps: int) -> dict[str, Any]:
-    """Measure; keys as the architecture page fixes them, and the samples behind the medians."""
+    """Measure every lever: the medians, and the samples behind them."""
     progress = Console(stderr=True)
     with run_folder(recipe, overrides, steps, progress) as folder:
         levers = _LEVERS | (_STREAM if open_run(folder)[0].config.model.norm == "layer" else {})
-        times: dict[str, list[float]] = {name: [] for name in levers}
-        peaks: dict[str, list[int]] = {name: [] for name in levers}
-        for repeat in range(repeats):
-            for name in levers if repeat % 2 == 0 else reversed(levers):
-                with with_memory(folder, levers[name]):
-                    lines = measure("plain", folder, 1, {})
-                    peak = measure("plain", folder, 1, PINNED)[-1]["peak_bytes"]
-                times[name].append(statistics.median(line["step_seconds"] for line in lines[WARM_UP_STEPS:]))
-                peaks[name].append(peak)
-                progress.print(
-                    f"{repeat + 1}/{repeats} {name}: {times[name][-1]:.3f} s a step, peak {peak / 2**20:.0f} MiB"
-                )
+        runs = {name: ShortRun(folder, "plain", memory=memory) for name, memory in levers.items()}
+        samples = take_turns(runs, repeats, progress.print)
         of_blocks = _blocks(folder)
-        traced = {name: _traced(folder, levers[name]) for name in levers}
-    plain_peak = statistics.median(peaks["plain"])
+        traced = {name: _traced(folder, memory) for name, memory in levers.items()}
+    peaks, times = medians(samples, "peak_bytes"), by_figure(samples)["step_seconds"]
     return {
         **circumstances("memory", recipe, repeats),
         "levers": [
             {
                 "name": name,
-                "peak_bytes": int(statistics.median(peaks[name])),
+                "peak_bytes": int(peaks[name]),
                 "traced_bytes": traced[name],
                 "step_seconds": statistics.median(times[name]),
-                "memory_ratio": statistics.median(peaks[name]) / plain_peak,
+                "memory_ratio": peaks[name] / peaks["plain"],
                 "time_ratio": statistics.median(a / b for a, b in zip(times[name], times["plain"], strict=True)),
             }
             for name in levers
         ],
         "blocks": of_blocks,
-        "samples": {"step_seconds": times, "peak_bytes": peaks},
+        "samples": by_figure(samples),
     }
 
 

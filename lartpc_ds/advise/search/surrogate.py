@@ -21,31 +21,31 @@ from lartpc_ds.layout import Layout
 __all__ = ["PLAIN", "References", "Surrogate", "references"]
 
 PLAIN = MemoryConfig()
-"""No lever."""
+"""The network without any lever."""
 _HOST_BYTES_PER_SECOND = 25e9
-"""Between a device and the host's memory: PCI Express 4 with 16 lanes carries 32 GB/s at most."""
+"""The traffic between a device and the host's memory: PCI Express 4 with 16 lanes carries 32 GB/s at most."""
 _UPDATE_PASSES = 7
-"""Over the weights, of AdamW: it reads weight, gradient and two states, and writes three of them."""
+"""How often AdamW passes over the weights: it reads weight, gradient and two states, and writes three of them."""
 _LEAN = 0.5
-"""Of the activations, what lean norms leave at best (docs/memory.md)."""
+"""The share of activations that lean norms leave at best (docs/memory.md)."""
 _STAGED = 0.8
-"""Of what the profile of blocks says that stages keep, what they keep at best (docs/pipeline.md)."""
+"""The share that stages keep at best of what the profile of blocks says (docs/pipeline.md)."""
 
 Trace = Callable[[Candidate], Cost]
 
 
 @dataclass(frozen=True)
 class References:
-    """What was traced first: whole events, one a micro-batch, ZeRO-0."""
+    """What is traced first: whole events, one per micro-batch, under ZeRO-0."""
 
     whole: dict[MemoryConfig, Cost]
-    """By levers; the plain network is always among them."""
+    """The cost with each set of levers; the plain network is always among them."""
     refused: dict[str, str]
     """Why there is no `streaming` or `recomputation`: the network's own refusal."""
 
     @property
     def sentences(self) -> list[str]:
-        """The same, for people."""
+        """The refusals as sentences for people."""
         return [f"{axis} is not offered: {why}" for axis, why in self.refused.items()]
 
 
@@ -68,7 +68,7 @@ def references(trace: Trace, devices: int, levers: list[MemoryConfig]) -> Refere
 
 @dataclass(frozen=True)
 class _Correction:
-    """What was traced, over what was guessed; and the halos, which are not guessed, of one event and pass."""
+    """What was traced over what was guessed, and the halos of one event and pass, which are not guessed."""
 
     activations: float = 1.0
     compute: float = 1.0
@@ -77,7 +77,7 @@ class _Correction:
 
 
 class Surrogate:
-    """Guesses, and learns from what is traced."""
+    """Guesses what candidates cost, and learns from those that are traced."""
 
     def __init__(
         self, problem: Problem, base: References, hardware: Hardware, ranks_per_node: int, split: StageSplit
@@ -91,7 +91,7 @@ class Surrogate:
         self._update = _UPDATE_PASSES * plain.memory.weights / hardware.rates[0].traffic_bytes_per_second
 
     def learn(self, candidate: Candidate, cost: Cost) -> None:
-        """What was traced corrects what is like it."""
+        """Correct the guesses of candidates that are like the traced one."""
         guess = self._guess(candidate, _Correction())
         self._known[self._trace_key(candidate)] = candidate, cost
         self._corrections[_group(candidate)] = _Correction(
@@ -102,14 +102,14 @@ class Surrogate:
         )
 
     def guess(self, candidate: Candidate) -> Cost:
-        """Near what `candidate` would cost."""
+        """Guess what `candidate` would cost."""
         known = self._known.get(self._trace_key(candidate))
         if known is not None:
             return self._derived(candidate, *known)
         return self._guess(candidate, self._corrections.get(_group(candidate), _Correction()))
 
     def knows(self, candidate: Candidate) -> bool:
-        """Was one traced that differs in states and reductions only?"""
+        """Was a candidate traced that differs from this one in states and reductions only?"""
         return self._trace_key(candidate) in self._known
 
     def concerns(self, traced: Candidate, other: Candidate) -> bool:
@@ -141,7 +141,7 @@ class Surrogate:
         )
 
     def _derived(self, candidate: Candidate, like: Candidate, cost: Cost) -> Cost:
-        """What has the same trace, with its own states and reductions."""
+        """The cost of a candidate that has the same trace, with its own states and reductions."""
         growth = candidate.accumulate / like.accumulate
         compute = (cost.time.compute - self._updating(like)) * growth + self._updating(candidate)
         old, new, traced = self._memory(like, 0, 0, 0), self._memory(candidate, 0, 0, 0), cost.memory
@@ -158,7 +158,7 @@ class Surrogate:
         return Cost(memory, time, candidate.global_batch)
 
     def _whole(self, memory: MemoryConfig) -> tuple[float, float, float]:
-        """Activations, seconds of a micro-batch of one, and workspace, of a whole image."""
+        """The activations, the seconds of a micro-batch of one, and the workspace of a whole image."""
         if (cost := self._base.whole.get(memory)) is not None:
             micro = max(cost.time.compute - self._update, cost.time.compute / 2)
             return float(cost.memory.activations), micro, float(cost.memory.workspace)
