@@ -1,8 +1,9 @@
-"""DeepSpeed JSON: read strictly, checked at every level, completed by what the layout decides.
+"""The DeepSpeed JSON: its types, its checks at every level, and its completion with what the layout decides.
 
 DeepSpeed ignores unknown keys at the top level and in its hand-written sections, and clips gradients at 1.0 when
-`gradient_clipping` is absent (0.19.8, runtime/constants.py). So a typing mistake would change the training silently.
-The sections for which DeepSpeed has pydantic models are checked by those; the others by the models below.
+`gradient_clipping` is absent (DeepSpeed 0.19.8, deepspeed/runtime/constants.py). So a typing mistake would change the
+training silently. Sections for which DeepSpeed has pydantic models are checked by those, and the others by the types
+below, which also tell mypy what the JSON contains.
 """
 
 import inspect
@@ -48,8 +49,6 @@ _FILLED = ("total_num_steps", "warmup_num_steps")
 _RATES = ("warmup_max_lr", "cycle_max_lr")
 _BATCH = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "train_batch_size")
 _ADAM = {"lr", "betas", "eps", "weight_decay", "torch_adam", "adam_w_mode"}
-
-
 _STRICT = with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 
 
@@ -72,7 +71,7 @@ class AutocastConfig(TypedDict):
 
 @_STRICT
 class FlopsProfilerConfig(TypedDict, total=False):
-    """DeepSpeed's profiler of operations; what is left out has DeepSpeed's default."""
+    """The profiler of operations in DeepSpeed; a key that is left out has DeepSpeed's default."""
 
     enabled: Required[bool]
     recompute_fwd_factor: float
@@ -84,7 +83,7 @@ class FlopsProfilerConfig(TypedDict, total=False):
 
 
 class DeepSpeedConfig(TypedDict):
-    """A DeepSpeed JSON: the keys that it has before and after it is completed."""
+    """The keys that a DeepSpeed JSON has both before and after it is completed."""
 
     optimizer: NamedConfig
     gradient_clipping: Annotated[float, Field(ge=0)]
@@ -121,10 +120,10 @@ class CompletedConfig(DeepSpeedConfig):
 
 
 def find(name: str) -> Path:
-    """The file behind `train.ds_config`: a path, or a name from `ds_configs/`.
+    """The file that `train.ds_config` names: a path, or a name from `ds_configs/`.
 
     Raises:
-        UserError: no such file; lists the names there are.
+        UserError: there is no such file; the message lists the names that there are.
     """
     if name.endswith(".json") or "/" in name:
         if Path(name).is_file():
@@ -138,10 +137,10 @@ def find(name: str) -> Path:
 
 
 def read(name: str) -> dict[str, Any]:
-    """The JSON as plain data, not yet checked (overrides come first).
+    """Read the JSON as plain data; it is checked later, after overrides are applied.
 
     Raises:
-        UserError: no such file, not JSON, or a key given twice.
+        UserError: there is no such file, it is not JSON, or a key is given twice.
     """
     path = find(name)
     try:
@@ -218,7 +217,7 @@ def _deepspeed_problems(tree: Mapping[str, Any]) -> list[str]:
         if isinstance(section, dict):
             problems += _problems(partial(model, **section), f"{name}.")
     zero = tree.get("zero_optimization")
-    if isinstance(zero, dict) and type(zero.get("stage")) is not int:  # True is an int to isinstance
+    if isinstance(zero, dict) and type(zero.get("stage")) is not int:  # isinstance takes True for an int
         problems.append(f"zero_optimization.stage: must be 0, 1, 2 or 3 (given: {zero.get('stage')!r})")
     return problems
 
@@ -228,8 +227,8 @@ def _optimizer_problems(kind: str, params: Mapping[str, Any]) -> list[str]:
 
     if kind in ("Adam", "AdamW"):
         allowed = _ADAM
-    elif isinstance(found := getattr(torch.optim, kind, None), type) and kind != "Optimizer":
-        allowed = set(inspect.signature(found).parameters) - {"params"}
+    elif isinstance(optimizer := getattr(torch.optim, kind, None), type) and kind != "Optimizer":
+        allowed = set(inspect.signature(optimizer).parameters) - {"params"}
     else:
         return [f"optimizer.type: unknown (given: {kind!r}); Adam, AdamW or a class of torch.optim such as SGD"]
     problems = [
@@ -245,8 +244,8 @@ def _optimizer_problems(kind: str, params: Mapping[str, Any]) -> list[str]:
 
 
 def _texts(prefix: str, params: Mapping[str, Any], function: Callable[..., object]) -> list[str]:
-    """Where text stands for a number: neither DeepSpeed nor torch looks before it computes with it."""
-    defaults = {name: one.default for name, one in inspect.signature(function).parameters.items()}
+    """Describe texts in the place of numbers, with which DeepSpeed and torch would compute without a check."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
     return [
         f"{prefix}{key}: must be like {json.dumps(defaults[key])} (given: {value!r})"
         for key, value in params.items()
@@ -278,9 +277,9 @@ def _scheduler_problems(kind: str, params: Mapping[str, Any]) -> list[str]:
 
 
 def complete(ds: AskedConfig, config: RunConfig, layout: Layout, max_steps: int) -> CompletedConfig:
-    """The JSON that DeepSpeed gets: batch keys from the layout, the learning rate of this global batch, `auto` filled.
+    """The JSON for DeepSpeed, with batch keys, the learning rate for this global batch, and numbers for `auto`.
 
-    DeepSpeed counts tile ranks as data-parallel replicas (see `lartpc_ds.layout`), so its batch counts them too.
+    DeepSpeed counts tile ranks as data-parallel replicas, so its batch counts them, too.
     """
     events = config.data.batch * config.train.accumulate
     resolved: Any = json.loads(json.dumps(ds))
@@ -298,7 +297,7 @@ def complete(ds: AskedConfig, config: RunConfig, layout: Layout, max_steps: int)
 
 
 def uncompleted(ds: CompletedConfig, config: RunConfig, layout: Layout, max_steps: int) -> AskedConfig:
-    """The inverse of `complete`, for a run like one that was completed with these arguments."""
+    """The inverse of `complete`, called with the same arguments."""
     asked: Any = {key: value for key, value in json.loads(json.dumps(ds)).items() if key not in _BATCH}
     factor = _growth(config, layout)
     asked["optimizer"]["params"]["lr"] = _divided(asked["optimizer"]["params"]["lr"], factor)
@@ -309,28 +308,28 @@ def uncompleted(ds: CompletedConfig, config: RunConfig, layout: Layout, max_step
 
 
 def _growth(config: RunConfig, layout: Layout) -> float:
-    """Factor of the learning rate for the global batch of this layout."""
+    """The factor on the learning rate for the global batch of this layout."""
     events = config.data.batch * config.train.accumulate * layout.data
     power = {"linear": 1.0, "sqrt": 0.5, "none": 0.0}[config.train.lr_scaling]
     return float((events / config.train.lr_reference_batch) ** power)
 
 
 def _filled(max_steps: int) -> dict[str, int]:
-    """What `auto` means in a schedule."""
-    # a twentieth of the run: the share that Goyal et al. (arXiv:1706.02677) warm up, 5 of 90 epochs
+    """The numbers that stand for `auto` in a schedule."""
+    # the warm-up is a twentieth of the run, about the share of Goyal et al. (arXiv:1706.02677), 5 of 90 epochs
     return dict(zip(_FILLED, (max_steps, max(2, round(max_steps / 20))), strict=True))
 
 
 def _divided(product: float, factor: float) -> float:
-    """The number of fewest digits that gives `product` when it is multiplied by `factor`."""
+    """The number with the fewest digits that gives `product` when it is multiplied by `factor`."""
     quotient = product / factor
     near = (quotient, math.nextafter(quotient, 0), math.nextafter(quotient, math.inf))
-    found = (number for number in (float(f"{quotient:.12g}"), *near) if number * factor == product)
-    return next(found, quotient)
+    exact = (number for number in (float(f"{quotient:.12g}"), *near) if number * factor == product)
+    return next(exact, quotient)
 
 
 def precision(tree: Mapping[str, Any]) -> str:
-    """`fp32`, `bf16` or `fp16`: what torch_autocast computes in; parameters are fp32 always."""
+    """The precision in which torch_autocast computes, `fp32`, `bf16` or `fp16`; parameters are always fp32."""
     if not tree["torch_autocast"]["enabled"]:
         return "fp32"
     return {"bfloat16": "bf16", "float16": "fp16"}[tree["torch_autocast"]["dtype"]]

@@ -1,1 +1,1 @@
-"""From a run folder to living ranks, on one machine or on many hosts."""
+"""From a run folder to ranks that run, on one machine or on many hosts."""

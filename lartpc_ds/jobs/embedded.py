@@ -1,4 +1,4 @@
-"""The embedded default: a run without files simulates its own events into its run folder."""
+"""The events of a run without files, which are simulated into its run folder."""
 
 import os
 from pathlib import Path
@@ -15,12 +15,12 @@ __all__ = ["simulate_with_progress", "simulated_events"]
 
 
 def simulated_events(config: RunConfig, out: Path, console: Console) -> RunConfig:
-    """Simulate what `data.simulate` says into `out`; the same run, reading that file."""
+    """Simulate the events of `data.simulate` into `out`; returns the configuration with that file in it."""
     data = config.data
     if data.labels != "particle" or isinstance(data.classes, dict) or data.detector == "auto":
         raise UserError(
-            "data.files: is empty. Give files, for example --set 'data.files=[\"events/*.h5\"]'; the simulation that "
-            'stands in otherwise makes single particles only: it needs labels = "particle", classes as a list of '
+            "data.files: is empty. Give files, for example --set 'data.files=[\"events/*.h5\"]'; the events that are "
+            'simulated otherwise are single particles, for which data needs labels = "particle", classes as a list of '
             "species and a detector by name"
         )
     simulate_with_progress(
@@ -49,7 +49,7 @@ def simulate_with_progress(
     console: Console,
     aim: Aim = ANYWHERE,
 ) -> SimulationSummary:
-    """`simulate_file` with a bar that shows rate and time left."""
+    """Call `simulate_file`, and show a bar with its rate and the time that is left."""
     with event_bar(console, "simulating", num_events) as show:
         summary = simulate_file(
             out,

@@ -1,4 +1,4 @@
-"""`lartpc-ds evaluate`: a checkpoint of a run on its held-out events, or on files of the user's."""
+"""`lartpc-ds evaluate`: run a checkpoint on the held-out events of its run, or on files that the user gives."""
 
 import json
 import sys
@@ -38,8 +38,8 @@ def evaluate_checkpoint(
     """Run the whole command; returns its exit code.
 
     Raises:
-        UserError: no such run or checkpoint, no held-out events, files that this network cannot take, or hosts that
-            cannot take the job.
+        UserError: there is no such run or checkpoint, there are no held-out events, the network cannot take the files,
+            or the hosts cannot take the job.
     """
     folder = recipes.folder_of(run_dir)
     simulated = [] if files else [folder.simulated_file]
@@ -52,7 +52,7 @@ def evaluate_checkpoint(
     config, index, positions = _events(run, ds, files, console)
     if not positions:
         raise UserError(f"{folder.path}: the run has no held-out events (data.split); give some with --files")
-    # the bare name predictions.csv is for the end of the training itself; dense models have logs and figures only
+    # the training itself ends with predictions.csv; for dense models there are only logs and figures
     logs = RunFolder(folder.logs).free_name(f"predictions-{chosen.name}", "")
     logs.mkdir()
     site = reached_site(site, config, ds, folder, logs, console)
@@ -83,7 +83,7 @@ def evaluate_checkpoint(
 
 
 def _whole(run: Run, name: str) -> Path:
-    """The checkpoint called `name`, whose weights are those that the run has written; UserError if they are not."""
+    """The checkpoint called `name`; raises UserError unless its weights are those that the run has written."""
     folder = run.folder.checkpoints
     chosen = checkpoint_files.resolve(folder, name)
     if faults := checkpoint_files.faults(chosen, run.name, "model.pt"):
@@ -94,10 +94,10 @@ def _whole(run: Run, name: str) -> Path:
 
 
 def _site(hosts: HostOptions, run: Run, ds: DeepSpeedConfig) -> tuple[Site, Layout]:
-    """Where, and how the ranks share the work: an event that needs tiles to train needs them here, stages it does not.
+    """Where the ranks run and how they share the work, with the tiles that the training had and without its stages.
 
     Raises:
-        UserError: as `asked_site`, or the ranks are no multiple of the tiles.
+        UserError: as `asked_site`, or the number of ranks is no multiple of the number of tiles.
     """
     rows, cols = run.job.layout.rows, run.job.layout.cols
     if hosts.hostfile is None and hosts.devices is None:
@@ -109,7 +109,7 @@ def _site(hosts: HostOptions, run: Run, ds: DeepSpeedConfig) -> tuple[Site, Layo
 def _events(
     run: Run, ds: DeepSpeedConfig, files: Sequence[str], console: Console
 ) -> tuple[RunConfig, EventIndex, list[int]]:
-    """The run's held-out events, or those of `files`."""
+    """The configuration, the table of events and the positions to evaluate: those held out, or those of `files`."""
     if files:
         return _given_files(run, ds, files, console)
     index = run.index
@@ -119,7 +119,7 @@ def _events(
 def _given_files(
     run: Run, ds: DeepSpeedConfig, files: Sequence[str], console: Console
 ) -> tuple[RunConfig, EventIndex, list[int]]:
-    """All events of the files that belong to a class of the run, after a look at each."""
+    """The events of the files that belong to a class of the run, after each was looked at."""
     if run.config.data.target is not None:
         raise UserError(
             f"--files: the run's images come from data.target = {run.config.data.target!r}, not from files; leave "
@@ -127,7 +127,7 @@ def _given_files(
         )
     everything = SplitConfig(train=1.0, validation=0.0, test=0.0)
     changes: dict[str, Any] = {"files": tuple(str(Path(name).absolute()) for name in files), "split": everything}
-    if run.config.data.duplicates == "error":  # where nothing trains, no event trains and tests
+    if run.config.data.duplicates == "error":  # here nothing trains, so no event can be in training and test
         changes["duplicates"] = "keep"
     config = run.config.model_copy(update={"data": run.config.data.model_copy(update=changes)})
     source = open_source(config, needs_every_class=False)

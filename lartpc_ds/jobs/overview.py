@@ -1,4 +1,4 @@
-"""The resolved plan, printed before anything runs: what is trained, on what, how long."""
+"""The overview of a run that `train` prints before anything runs: what is trained, on what, and how long."""
 
 import numpy as np
 from rich.console import Console
@@ -18,11 +18,11 @@ __all__ = ["print_overview"]
 
 _AXES = ("planes", "wires", "ticks")
 _OWN_AXES = ("channels", "rows", "columns")
-"""What a user's own images have instead."""
+"""The axes of a user's own images."""
 
 
 def print_overview(console: Console, folder: RunFolder, resolved: ResolvedRun, site: Site) -> None:
-    """Print what a look at every event found, and one small table."""
+    """Print the findings about the events, and one small table about the run."""
     print_findings(console, resolved.findings)
     table = Table(show_header=False, box=None, pad_edge=False, title="plan", title_justify="left", title_style="bold")
     for name, text in _rows(folder, resolved, site):
@@ -66,19 +66,19 @@ def _rows(folder: RunFolder, resolved: ResolvedRun, site: Site) -> list[tuple[st
 
 
 def _hosts(job: Job, site: Site) -> list[tuple[str, str]]:
-    """Which hosts, and what of an event's halos crosses the network between them."""
+    """The hosts, and which halos of an event cross the network between them."""
     if site.launcher is None:
         return []
     lines = [("  hosts", f"{', '.join(f'{host.name} {host.slots}' for host in site.hosts)}, by {site.launcher}")]
-    for (one, other), number in crossings(job.layout, site.rank_hosts).items():
-        lines.append(("", f"halos of {number} pair(s) of neighbouring tiles cross the network, {one} - {other}"))
+    for (first, second), number in crossings(job.layout, site.rank_hosts).items():
+        lines.append(("", f"halos of {number} pair(s) of neighbouring tiles cross the network, {first} - {second}"))
     if len(lines) > 1 and (advice := placement_advice(job.layout, site)):
         lines.append(("", advice))
     return lines
 
 
 def _tiles(config: RunConfig, job: Job, dtype: str) -> list[tuple[str, str]]:
-    """What each tile of a group owns, sends and computes."""
+    """The part of an event that each tile of a group owns, and what it sends and computes."""
     if job.layout.tiles == 1:
         return []
     events = config.data.batch * config.train.accumulate
@@ -94,7 +94,7 @@ def _tiles(config: RunConfig, job: Job, dtype: str) -> list[tuple[str, str]]:
 
 
 def _kept(config: RunConfig) -> list[tuple[str, str]]:
-    """What is not kept of a step's activations."""
+    """The activations of a step that are not kept."""
     levers = []
     if config.memory.recompute == "block":
         levers.append("blocks keep their inputs and run once more in the backward pass")
@@ -104,7 +104,7 @@ def _kept(config: RunConfig) -> list[tuple[str, str]]:
 
 
 def _strips(config: RunConfig, job: Job) -> list[tuple[str, str]]:
-    """What runs in strips, and what that costs."""
+    """The part of the network that runs in strips, and what that costs."""
     plan = job_strips(config, job)
     if plan is None:
         return []
@@ -119,7 +119,7 @@ def _strips(config: RunConfig, job: Job) -> list[tuple[str, str]]:
 
 
 def _stages(config: RunConfig, ds: CompletedConfig, job: Job) -> list[tuple[str, str]]:
-    """What each pipeline stage runs and, by a model of it, takes."""
+    """The blocks of each pipeline stage, and the time and memory that a model predicts for it."""
     return [
         (
             f"  stage {number}",
@@ -143,7 +143,7 @@ def _counts(index: EventIndex, split: str) -> str:
     labels = index.label[index.positions(split)]
     if len(labels) == 0:
         return "none"
-    if (labels < 0).all():  # pixels have classes, not events
+    if (labels < 0).all():  # the pixels have classes, and the events have none
         return str(len(labels))
     counts = np.bincount(labels, minlength=len(index.class_names))
     return f"{len(labels)}: " + ", ".join(f"{name} {n}" for name, n in zip(index.class_names, counts, strict=True))

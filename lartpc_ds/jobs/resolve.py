@@ -1,4 +1,4 @@
-"""From the configurations to a run that has passed every check, fresh or as it was saved.
+"""Checks of a whole run, fresh or as it was saved, whose result is all that its ranks need.
 
 A command that starts ranks calls this first: `prepare_run` for a new run folder, `reopen_run` for one to go on with.
 """
@@ -24,12 +24,12 @@ from lartpc_ds.training.sources import index_events, open_source
 
 __all__ = ["ResolvedRun", "prepare_run", "reopen_run", "resolve"]
 
-# a resumed run may be longer, and may look and save more often; anything else would make it another run
+# a resumed run may be longer, and may evaluate and save more often; any other change would make it another run
 _MAY_CHANGE = {
     *("train.max_steps", "train.epochs", "train.eval_every", "train.checkpoint_every", "data.workers"),
-    "max_steps",  # the job's, which follows from the first two
+    "max_steps",  # the key of the job, which follows from the first two
 }
-# and so may whole sections: where and how a run runs, and the schedule, which is as long as the run
+# these sections may change, too: where and how a run runs, and the schedule, which is as long as the run
 _SECTIONS_MAY_CHANGE = ("batch.", "launch.", "ds.scheduler.")
 
 
@@ -42,7 +42,7 @@ class ResolvedRun:
     job: Job
     index: EventIndex
     findings: tuple[str, ...] = ()
-    """What a look at every event found, a sentence each."""
+    """What was found when every event was looked at, in sentences."""
 
 
 def prepare_run(
@@ -56,7 +56,7 @@ def prepare_run(
 ) -> ResolvedRun:
     """Check a fresh run and write what its ranks read into `folder`, which must be claimed.
 
-    With `look` at every event first, for a run that is more than a measurement of speed.
+    With `look` every event is looked at first, as is due for a run that is more than a measurement of speed.
     """
     resolved = resolve(config, ds, layout, folder, console, look=look)
     write_index(resolved.index, folder.events_file)
@@ -79,16 +79,16 @@ def resolve(
 
 
 def reopen_run(folder: RunFolder, config: RunConfig, ds: AskedConfig, layout: Layout) -> ResolvedRun:
-    """The run as it was saved, with what a resumed run may change.
+    """The run as it was saved, with the changes that a resumed run may have.
 
     Raises:
-        UserError: the configurations ask for another run than the one it holds.
+        UserError: the configurations are those of another run than the one in the folder.
     """
     run, saved_ds = open_run(folder)
-    if not config.data.files and config.data.target is None:  # the embedded default lies in the folder
+    if not config.data.files and config.data.target is None:  # the simulated events lie in the folder
         config = with_files(config, run.config.data.files)
     job = make_job(config, ds, layout, open_source(config), run.index)
-    if layout == run.job.layout:  # what balances the stages may have changed since, and it matters to no number
+    if layout == run.job.layout:  # their balance may have changed since, which matters to no number
         job = replace(job, stages=run.job.stages)
     fresh_ds = ds_config.complete(ds, config, layout, job.max_steps)
     changed = [

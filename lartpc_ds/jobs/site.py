@@ -1,7 +1,7 @@
-"""Where a job runs: this machine, or the hosts of a hostfile.
+"""The site of a job: this machine, or the hosts of a hostfile.
 
-The hosts that a filter leaves are written to a hostfile of the job's own, so that filters mean the same to every
-launcher. Only a choice of devices inside a host needs DeepSpeed's own `--include`, which pdsh alone understands.
+The hosts that a filter leaves are written to a hostfile of the job, so that filters mean the same to every launcher.
+Only a choice of devices inside a host needs `--include` of DeepSpeed, which works with pdsh alone.
 """
 
 import os
@@ -36,51 +36,52 @@ _LOCKING = {"on": "TRUE", "off": "FALSE", "best-effort": "BEST_EFFORT"}
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Hosts in the order of their ranks. Address and port of rank 0, and our addresses, come from the preflight."""
+    """Where a job runs; the address and port of rank 0, and the addresses of this machine, come from the preflight."""
 
     hosts: tuple[Host, ...]
+    """The hosts in the order of their ranks."""
     launcher: str | None = None
-    """None: this machine alone."""
+    """The program that starts ranks on the hosts; None on this machine alone."""
     master_addr: str = _LOOPBACK
     master_port: int = 0
     addresses: tuple[str, ...] = (_LOOPBACK,)
-    """Those of this machine, as the hosts see it."""
+    """The addresses at which the hosts reach this machine."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Variables of every rank."""
+    """Environment variables to set for every rank."""
     job: str = field(default_factory=lambda: secrets.token_hex(4))
-    """Tells this job from others of the same run."""
+    """A name that tells this job from others of the same run."""
 
     @property
     def world_size(self) -> int:
-        """Ranks."""
+        """The number of ranks."""
         return sum(host.slots for host in self.hosts)
 
     @property
     def devices_needed(self) -> int:
-        """Of the fullest host, counting those that a filter leaves out below one that it takes."""
+        """The number of devices that the fullest host must have: one more than the highest number of a device."""
         return max(max(host.devices) for host in self.hosts) + 1
 
     @property
     def rank_hosts(self) -> list[str]:
-        """The host of every rank."""
+        """The name of the host of each rank."""
         return [host.name for host in self.hosts for _ in range(host.slots)]
 
     @property
     def chooses_devices(self) -> bool:
-        """Does a filter leave other devices of a host than its first?"""
+        """Whether a filter leaves other devices of a host than its first ones."""
         return any(host.devices != tuple(range(host.slots)) for host in self.hosts)
 
 
 def here(devices: int) -> Site:
-    """So many ranks on this machine."""
+    """A site of this many ranks on this machine."""
     return Site((Host("localhost", tuple(range(devices))),))
 
 
 def of_hostfile(path: Path, include: str, exclude: str, launcher: str | None) -> Site:
-    """The hosts of a hostfile, through filters; one host that is this machine needs no launcher, unless one is named.
+    """The site of the hosts that filters leave of a hostfile; without a launcher if that is only this machine.
 
     Raises:
-        UserError: an unknown launcher, a bad file or filter, or one that the launcher cannot follow.
+        UserError: the launcher is unknown, the file or filter is bad, or the launcher cannot follow it.
     """
     if launcher is not None and launcher not in LAUNCHERS:
         raise UserError(
@@ -98,21 +99,21 @@ def of_hostfile(path: Path, include: str, exclude: str, launcher: str | None) ->
         )
     slots = {host.name: host.slots for host in site.hosts}
     if launcher == "slurm" and len(set(slots.values())) > 1:
-        told = ", ".join(f"{name} {number}" for name, number in slots.items())
+        listed = ", ".join(f"{name} {number}" for name, number in slots.items())
         raise UserError(
-            f"--launcher slurm: srun starts as many ranks on every host, but the slots differ: {told}; give every host "
-            "the same number in the hostfile, or take --launcher pdsh"
+            "--launcher slurm: srun starts the same number of ranks on every host, but the slots differ: "
+            f"{listed}; give every host the same number in the hostfile, or take --launcher pdsh"
         )
     return site
 
 
 def forwarded(variables: Mapping[str, str]) -> dict[str, str]:
-    """What decides which code and devices a rank sees: DeepSpeed forwards every PYTHON* of its own accord."""
+    """The variables that decide which code and devices a rank sees; DeepSpeed forwards every PYTHON* by itself."""
     return {name: value for name, value in variables.items() if name.startswith("PYTHON") or name == "DS_ACCELERATOR"}
 
 
 def with_environment(site: Site, launch: LaunchConfig) -> Site:
-    """The site with what the configuration gives every rank.
+    """The site with the variables that the configuration gives to every rank.
 
     Raises:
         UserError: a variable to forward is not set here.
@@ -127,14 +128,14 @@ def with_environment(site: Site, launch: LaunchConfig) -> Site:
 
 
 def apply_file_locking(site: Site) -> None:
-    """To this process, which reads the files before any rank does."""
+    """Apply the choice of HDF5's file locking to this process, which reads the files before any rank does."""
     if (chosen := site.environment.get(_LOCKING_VARIABLE)) is not None:
         os.environ[_LOCKING_VARIABLE] = chosen
 
 
 def crossings(layout: Layout, rank_hosts: list[str]) -> dict[tuple[str, str], int]:
-    """Pairs of neighbouring tiles whose halos cross from one host to another: how many, by pair of hosts."""
-    found: dict[tuple[str, str], int] = {}
+    """The number of pairs of neighbouring tiles whose halos cross from one host to another, by pair of hosts."""
+    crossing: dict[tuple[str, str], int] = {}
     for rank in range(layout.world_size):
         at = layout.coordinates(rank)
         for down, right in ((0, 1), (1, 0)):
@@ -142,12 +143,12 @@ def crossings(layout: Layout, rank_hosts: list[str]) -> dict[tuple[str, str], in
             if row < layout.rows and col < layout.cols:
                 pair = (rank_hosts[rank], rank_hosts[layout.rank(at._replace(row=row, col=col))])
                 if pair[0] != pair[1]:
-                    found[pair] = found.get(pair, 0) + 1
-    return found
+                    crossing[pair] = crossing.get(pair, 0) + 1
+    return crossing
 
 
 def placement_advice(layout: Layout, site: Site) -> str | None:
-    """How no tile group would straddle hosts; None where that is not to be had."""
+    """Advice by which no tile group would straddle hosts; None where there is no such way."""
     tiles = layout.tiles
     if all(host.slots % tiles == 0 for host in site.hosts):
         return None

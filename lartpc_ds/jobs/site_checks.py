@@ -1,4 +1,4 @@
-"""From what the command line says of hosts to a site whose hosts have been asked and can take the job."""
+"""The options about hosts, and the site that they lead to, whose hosts have said that they can take the job."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,10 +44,11 @@ class HostOptions:
 
 
 def asked_site(options: HostOptions, ds: DeepSpeedConfig) -> Site:
-    """Where the command line wants the job.
+    """The site that the options ask for.
 
     Raises:
-        UserError: options that have no effect or contradict each other, a bad hostfile, or too few devices here.
+        UserError: options have no effect or contradict each other, the hostfile is bad, or this machine has too few
+            devices.
     """
     if options.hostfile is None:
         given = {"--launcher": options.launcher, "--include": options.include, "--exclude": options.exclude}
@@ -72,10 +73,10 @@ def asked_site(options: HostOptions, ds: DeepSpeedConfig) -> Site:
 def reached_site(
     site: Site, config: RunConfig, ds: DeepSpeedConfig, folder: RunFolder, logs: Path, console: Console
 ) -> Site:
-    """The site with what its hosts say of themselves; `logs` is the folder of the job, which gets its hostfile.
+    """The site, completed with what its hosts answer; writes the hostfile of the job into `logs`.
 
     Raises:
-        UserError: not all of them can take the job; the console has the reasons.
+        UserError: not all of the hosts can take the job; the reasons were printed to the console.
     """
     if site.launcher is None:
         return site
@@ -83,8 +84,10 @@ def reached_site(
     files = expand(config.data.files) if config.data.target is None else []
     findings = ask_hosts(site, files, folder.path, console)
     if not findings.ok:
-        raise UserError("the preflight has found what the list above says; no rank was started")
-    assert findings.master_addr is not None and findings.master_port is not None, "they come with a good end"
+        raise UserError("the hosts cannot take the job, for the reasons listed above; no rank was started")
+    assert findings.master_addr is not None and findings.master_port is not None, (
+        "a preflight that succeeds has found both"
+    )
     check_accelerator(findings.accelerator, ds)
     return replace(
         site,

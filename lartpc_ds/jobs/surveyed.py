@@ -1,4 +1,4 @@
-"""The table of a run's events, after one look at each of them, with a bar; and what there is to say about them."""
+"""The table of the events of a run, after each was looked at once, and sentences about what was found."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,14 +20,18 @@ __all__ = ["print_findings", "surveyed_index"]
 def surveyed_index(
     config: RunConfig, ds: Mapping[str, Any], source: Source, console: Console
 ) -> tuple[EventIndex, tuple[str, ...]]:
-    """The table, and sentences for the user; UserError as `survey_events` and `index_events`."""
+    """Look at every event; returns the table of events and sentences for the user.
+
+    Raises:
+        UserError: as `survey_events` and `index_events`.
+    """
     limit = LARGEST_HALF if precision(ds) == "fp16" else ABSURD
     with event_bar(console, "looking at every event", len(source)) as show:
-        look, said = survey_events(config, source, limit, show)
-    return index_events(config, source, look), tuple(said)
+        look, sentences = survey_events(config, source, limit, show)
+    return index_events(config, source, look), tuple(sentences)
 
 
 def print_findings(console: Console, findings: tuple[str, ...]) -> None:
-    """A line each."""
+    """Print one line per sentence."""
     for line in findings:
         say(console, f"events: {line}")

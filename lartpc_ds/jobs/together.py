@@ -1,6 +1,6 @@
-"""Several processes of this machine that share its cores and run to their end: for measurements.
+"""Processes for measurements, which share the cores of this machine and run to their end.
 
-Without the deepspeed launcher: it would add seconds to each of many short runs, and nothing here may be resumed.
+They are started without the deepspeed launcher, which would add seconds to each of many short runs.
 """
 
 import json
@@ -14,16 +14,18 @@ from typing import Any
 __all__ = ["KEPT", "PINNED", "run_together"]
 
 PINNED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
-"""Of glibc: every map comes from the kernel and goes back to it."""
+"""Settings of glibc by which every map comes from the kernel and goes back to it."""
 KEPT = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
-"""The contrary, as far as glibc allows: up to 32 MiB no map does."""
+"""Settings of glibc by which maps of up to 32 MiB, the most that it allows, stay with the process."""
 
 
 def run_together(module: str, arguments: Sequence[str], ranks: int, variables: Mapping[str, str]) -> list[Any]:
-    """The last line of `python -m module arguments` on each rank, which is JSON; cores are shared evenly.
+    """Run `python -m module arguments` on each rank; returns the JSON in the last line of each.
+
+    The ranks share the cores evenly.
 
     Raises:
-        RuntimeError: one of them failed; with what it said.
+        RuntimeError: one of them failed; the message has the end of its stderr.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

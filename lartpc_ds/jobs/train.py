@@ -1,4 +1,4 @@
-"""`lartpc-ds train`: check everything, claim the folder, show the plan, run the job, show the result."""
+"""`lartpc-ds train`: check everything, claim the run folder, show the plan, run the job, show the result."""
 
 import json
 import shlex
@@ -53,7 +53,7 @@ def train(
     """Run the whole command; returns its exit code.
 
     Raises:
-        UserError: before any process starts and before anything is written, for whatever cannot work.
+        UserError: something cannot work; no process was started and nothing was written.
     """
     config, ds = recipes.load(run, overrides)
     config = absolute_paths(config, Path.cwd())
@@ -82,7 +82,7 @@ def train(
 
 
 def _resumed_folder(run: str, run_dir: Path | None) -> RunFolder:
-    """The folder of the run to go on with: of --run-dir, or RUN itself."""
+    """The folder of the run to continue: that of --run-dir, or RUN itself."""
     if run_dir is None and not recipes.is_folder(run):
         raise UserError("--resume: say which run with --run-dir DIR, or give its folder as RUN")
     return recipes.folder_of(run_dir or Path(run))
@@ -115,7 +115,7 @@ def _run(folder: RunFolder, resolved: ResolvedRun, site: Site, console: Console,
 
 
 def _go_back(folder: RunFolder, start: Path | None, damaged: Mapping[Path, Sequence[str]], console: Console) -> None:
-    """Say from where the run goes on, and put what is not whole out of its way."""
+    """Move damaged checkpoints out of the way, and say from which one the run goes on."""
     for path, faults in damaged.items():
         say(console, f"checkpoint {path.name} is damaged: {', '.join(faults)}; it becomes {path.name}.damaged")
     if start is None:
@@ -133,7 +133,7 @@ def _command(site: Site, folder: RunFolder, resume: bool) -> Command:
 
 @contextmanager
 def _claimed(folder: RunFolder) -> Iterator[None]:
-    """Claim the folder, and give it up again if what follows finds the input at fault or is interrupted."""
+    """Claim the folder, and remove it again if the body raises an error or is interrupted."""
     folder.claim()
     try:
         yield
@@ -152,7 +152,7 @@ def _dry_run(
     *,
     resume: bool,
 ) -> int:
-    """Do everything but the job, in a folder that is thrown away, and show it as of `folder`."""
+    """Do everything but the job in a folder that is thrown away, and show it as if it were in `folder`."""
     with tempfile.TemporaryDirectory() as scratch:
         thrown_away = RunFolder(Path(scratch) / "run")
         thrown_away.claim()

@@ -1,8 +1,8 @@
 """Shipped run configurations, and how a RUN argument plus `--set` becomes a checked pair of configurations.
 
-RUN is the name of a recipe, a run TOML, or the folder of a run, which asks for what that run was given. A recipe is a
-commented TOML file in this folder. `--set KEY=VALUE` reaches into it, `--set ds.KEY=VALUE` into the DeepSpeed JSON that
-it names (see `lartpc_ds.config.recipes.overrides`).
+RUN is the name of a recipe, a run TOML, or the folder of a run, which stands for the configurations that the run was
+given. A recipe is a commented TOML file in this folder. `--set KEY=VALUE` changes a key of it, `--set ds.KEY=VALUE` a
+key of the DeepSpeed JSON that it names (see `lartpc_ds.config.recipes.overrides`).
 """
 
 import json
@@ -27,7 +27,7 @@ _DEFAULT_JSON = TrainConfig.model_fields["ds_config"].default
 
 
 def names() -> list[str]:
-    """Names of the shipped recipes."""
+    """The names of the shipped recipes."""
     return sorted(path.stem for path in _FOLDER.glob("*.toml"))
 
 
@@ -35,7 +35,7 @@ def path_of(run: str) -> Path:
     """The TOML file behind RUN: a shipped recipe's name, a path, or the folder of a run.
 
     Raises:
-        UserError: none of them; lists the recipes. Or a run folder that is damaged.
+        UserError: RUN is none of these, with a list of the recipes; or the run folder is damaged.
     """
     if run in names():
         return _FOLDER / f"{run}.toml"
@@ -50,7 +50,7 @@ def path_of(run: str) -> Path:
 
 
 def stem_of(run: str) -> str:
-    """A short name of RUN, for files that are made of it."""
+    """A short name of RUN, for files that are made from it."""
     return Path(run).resolve().name if is_folder(run) else Path(run).stem
 
 
@@ -60,7 +60,7 @@ def fresh_path(run: str, prefix: str = "") -> Path:
 
 
 def is_folder(run: str) -> bool:
-    """Is RUN the folder of a run?"""
+    """Whether RUN is the folder of a run."""
     return _folder(run) is not None
 
 
@@ -68,7 +68,7 @@ def folder_of(run: Path) -> RunFolder:
     """The run folder at `run`.
 
     Raises:
-        UserError: there is none; it says so of a recipe or a run TOML, which has no results.
+        UserError: there is none; a recipe or a run TOML has no results, and the message says so.
     """
     folder = RunFolder(run.absolute())
     if (run.is_file() and run.suffix == ".toml") or (str(run) in names() and not run.exists()):
@@ -81,20 +81,20 @@ def folder_of(run: Path) -> RunFolder:
 
 
 def _folder(run: str) -> RunFolder | None:
-    """The run folder that RUN names."""
+    """The run folder that RUN names; None if it names something else."""
     folder = RunFolder(Path(run))
     return folder if run and run not in names() and folder.is_run else None
 
 
 def load(run: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, AskedConfig]:
-    """The run configuration and the DeepSpeed tree, overridden and checked.
+    """Read the run configuration and the DeepSpeed JSON of RUN, apply the overrides and check both.
 
     Raises:
         UserError: naming every problem of the overrides, of the TOML and of the JSON.
     """
     settings, problems = parse(overrides)
     tree = _read(run)
-    problems += put(tree, [one for one in settings if not one.in_json])
+    problems += put(tree, [setting for setting in settings if not setting.in_json])
     config, ds = None, None
     try:
         config = RunConfig.parse(tree, run)
@@ -110,11 +110,11 @@ def load(run: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, AskedConfi
 
 
 def _json(run: str, tree: Mapping[str, Any], settings: Sequence[Override]) -> AskedConfig | None:
-    """The DeepSpeed tree, overridden and checked; None where the TOML names none that can be read."""
+    """Read the DeepSpeed JSON, apply the overrides and check it; None where the TOML does not name one."""
     train = tree.get("train", {})
     name = train.get("ds_config", _DEFAULT_JSON) if isinstance(train, dict) else None
     if not isinstance(name, str):
-        return None  # the check of the TOML has said so
+        return None  # the check of the TOML reports it
     folder = _folder(run)
     ds: dict[str, Any]
     if folder is None or any(setting.path == ("train", "ds_config") for setting in settings if not setting.in_json):
@@ -127,7 +127,7 @@ def _json(run: str, tree: Mapping[str, Any], settings: Sequence[Override]) -> As
 
 
 def _asked(folder: RunFolder) -> AskedConfig:
-    """The DeepSpeed JSON that a run was given, from the one that it was completed to."""
+    """The DeepSpeed JSON that a run was given, worked out from the completed one in its folder."""
     config = RunConfig.parse(_read(str(folder.path)), str(folder.config_file))
     job = json.loads(folder.job_file.read_text())
     completed: CompletedConfig = json.loads(folder.ds_config_file.read_text())
@@ -135,14 +135,14 @@ def _asked(folder: RunFolder) -> AskedConfig:
 
 
 def as_written(run: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The tables of the TOML with the overrides, and without defaults; not checked.
+    """The tables of the TOML with the overrides but without defaults; they are not checked.
 
     Raises:
         UserError: no such file, not TOML, or an override that cannot be read.
     """
     settings, problems = parse(overrides)
     tree = _read(run)
-    problems += put(tree, [one for one in settings if not one.in_json])
+    problems += put(tree, [setting for setting in settings if not setting.in_json])
     if problems:
         raise UserError("\n".join(problems))
     return tree

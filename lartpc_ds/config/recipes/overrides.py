@@ -1,9 +1,9 @@
-"""`--set KEY=VALUE`: changes of a run's TOML, and, where KEY begins with `ds.`, of the DeepSpeed JSON that it names.
+"""`--set KEY=VALUE`: changes to a run TOML, and to the DeepSpeed JSON that it names where KEY begins with `ds.`.
 
-VALUE is TOML, and text that is not TOML is a string, so that a name or a path needs no second pair of quotes inside the
-shell's. Text that was meant as something else is refused with the right spelling: a list, table or string that does not
-end, a number or a boolean in another language's spelling. As strings those would be found late, or not at all.
-Every wrong `--set` is reported, not only the first.
+VALUE is TOML. Text that is not TOML is a string, so that a name or a path needs no quotes inside those of the shell.
+Text that was meant as something else is refused, and the message has the right spelling: a list, table or string that
+does not end, or a number or boolean in the spelling of another language. As strings these mistakes would be found late,
+or not at all. Every wrong `--set` is reported, not only the first.
 """
 
 import json
@@ -22,26 +22,20 @@ _OPENS = {"[": "a list", "{": "a table", '"': "a quoted string", "'": "a quoted 
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """One `--set`."""
+    """The key and the value of one `--set`."""
 
     path: tuple[str, ...]
     """Names from the outermost section to the key, without the `ds` of the DeepSpeed JSON."""
     value: Any
     in_json: bool
-    """Is it a key of the DeepSpeed JSON?"""
+    """Whether it is a key of the DeepSpeed JSON."""
 
 
 def parse(texts: Iterable[str]) -> tuple[list[Override], list[str]]:
-    """What is asked for, and a sentence for every text that cannot be read."""
-    found: list[Override] = []
-    problems: list[str] = []
-    for text in texts:
-        parsed = _parse(text)
-        if isinstance(parsed, Override):
-            found.append(parsed)
-        else:
-            problems.append(parsed)
-    return found, problems
+    """Read the texts; returns the overrides, and a sentence for every text that cannot be read."""
+    parsed = [_parse(text) for text in texts]
+    overrides = [result for result in parsed if isinstance(result, Override)]
+    return overrides, [result for result in parsed if isinstance(result, str)]
 
 
 def _parse(text: str) -> Override | str:
@@ -63,12 +57,12 @@ def _parse(text: str) -> Override | str:
 
 
 def _not_a_string(key: str, value: str, error: str) -> str | None:
-    """Why text that is not TOML cannot be meant as a string; None if it can."""
+    """Say why text that is not TOML cannot be meant as a string; None if it can."""
     quoted = f"for the text: --set '{key}={json.dumps(value)}'"
     if not value:
         return f"VALUE is empty; {quoted}"
     if value[0] in _OPENS:
-        # tomllib counts columns in the line that it was given
+        # the column would be that of the line given to tomllib
         where = re.sub(r" \(at .*\)$", "", error)
         return f"VALUE begins like {_OPENS[value[0]]} but is not TOML: {where}; {quoted}"
     if (word := value.lower()) in _BOOLEANS:
@@ -84,8 +78,8 @@ def _not_a_string(key: str, value: str, error: str) -> str | None:
 
 
 def put(tree: dict[str, Any], overrides: Sequence[Override]) -> list[str]:
-    """Change `tree`; a sentence for every override whose section is a value."""
-    return [problem for one in overrides if (problem := _put(tree, one)) is not None]
+    """Change `tree`; returns a sentence for every override whose section is a value."""
+    return [problem for override in overrides if (problem := _put(tree, override)) is not None]
 
 
 def _put(tree: dict[str, Any], override: Override) -> str | None:

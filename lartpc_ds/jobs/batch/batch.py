@@ -1,9 +1,9 @@
 """`lartpc-ds submit`: a job script for Slurm, LSF or PBS that starts, stops and resumes one run.
 
-The scripts are the files in `templates/`, in which `@name@` stands for a value. Shell has `$`, `%` and `{}` of its
-own, so Python's template syntaxes would need escapes in every other line; a template should read like the script. Every
-value that comes from a user is one checked word or quoted for the shell. A script has no logic but that of signals and
-requeueing, which must be there when `train` has ended; whatever else needs thought is asked of `lartpc-ds`.
+The scripts are the files in `templates/`, in which `@name@` stands for a value. Rejected: the template syntaxes of
+Python, because the shell uses `$`, `%` and `{}` itself, and a template should read like the script. Every value from a
+user is one checked word, or is quoted for the shell. A script has only the logic of signals and requeueing, which must
+work when `train` has ended; all other decisions are made by `lartpc-ds`.
 """
 
 import re
@@ -21,18 +21,17 @@ from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.costs.stages import check_zero
 from lartpc_ds.errors import UserError
 from lartpc_ds.jobs.batch.directives import SYSTEMS, directives
-from lartpc_ds.layout import Layout
 
 __all__ = ["SubmitRequest", "submit", "write_script"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _LAUNCHERS = {"slurm": ("slurm", "pdsh", "openmpi"), "lsf": ("pdsh", "openmpi"), "pbs": ("pdsh", "openmpi")}
-"""The first is the default; srun is Slurm's."""
+"""The launchers on each system, the default first; only Slurm has srun."""
 
 
 @dataclass(frozen=True, slots=True)
 class SubmitRequest:
-    """The command line of `submit`."""
+    """The arguments and options of `submit`."""
 
     run: str
     system: str
@@ -44,10 +43,10 @@ class SubmitRequest:
 
 
 def submit(request: SubmitRequest) -> None:
-    """Write the script, say how to submit it, and do so with `now`.
+    """Write the script, and print how to submit it; with `now`, submit it.
 
     Raises:
-        UserError: before anything is written, for what cannot work; or the batch system refuses the script.
+        UserError: something cannot work, and nothing was written; or the batch system refuses the script.
     """
     system = SYSTEMS.get(request.system)
     if system is None:
@@ -71,22 +70,14 @@ def submit(request: SubmitRequest) -> None:
 
 
 def write_script(request: SubmitRequest) -> Path:
-    """Check the run as `train` does before it reads events, and write its script; returns the path.
+    """Check the run as `train` does before it reads events, and write its script; returns the path of the script.
 
     Raises:
-        UserError: the run cannot work on so many ranks, or a file is in the way.
+        UserError: the run cannot work on this number of ranks, or a file is in the way.
     """
     config, ds = recipes.load(request.run, request.overrides)
-    axes = config.layout
-    layout = Layout.fit(
-        config.batch.ranks,
-        pipe=axes.pipe,
-        data=axes.data,
-        rows=axes.rows,
-        cols=axes.cols,
-        source=f"batch.nodes x batch.ranks_per_node = {config.batch.nodes} x {config.batch.ranks_per_node}",
-    )
-    check_zero(config, ds, layout)
+    source = f"batch.nodes x batch.ranks_per_node = {config.batch.nodes} x {config.batch.ranks_per_node}"
+    check_zero(config, ds, config.layout.fit(config.batch.ranks, source))
     launchers = _LAUNCHERS[request.system]
     launcher = request.launcher or _default_launcher(request.system, config.batch)
     if launcher is not None and launcher not in launchers:
@@ -101,9 +92,9 @@ def write_script(request: SubmitRequest) -> Path:
 
 
 def _default_launcher(system: str, batch: BatchConfig) -> str | None:
-    """None where `train` is on the job's only host: there it takes the devices that the batch system shows it.
+    """The launcher of `system`; None where the job has one host, on which `train` takes the devices that it sees.
 
-    Slurm shows a step its devices, so srun serves one host as well as several.
+    Slurm shows a step its devices, so srun is used on one host as well as on several.
     """
     return None if system != "slurm" and batch.nodes == 1 else _LAUNCHERS[system][0]
 
@@ -133,24 +124,24 @@ def _script(request: SubmitRequest, batch: BatchConfig, launcher: str | None, ru
 
 def _fill(template: str, values: dict[str, str]) -> str:
     text = (_TEMPLATES / f"{template}.sh").read_text()
-    return re.sub(r"@(\w+)@", lambda found: values[found[1]].rstrip("\n"), text)
+    return re.sub(r"@(\w+)@", lambda match: values[match[1]].rstrip("\n"), text)
 
 
 def _job_name(stem: str) -> str:
-    """A name that every system takes: a letter first, and old versions of PBS allow 15 characters."""
+    """A name that every system accepts: it begins with a letter, and has at most the 15 characters of old PBS."""
     name = re.sub(r"[^A-Za-z0-9_.-]", "-", stem)[:15]
     return name if name[:1].isalpha() else f"run-{name}"[:15]
 
 
 def _timer(batch: BatchConfig) -> str:
     if batch.time_seconds is None:
-        return "# (without batch.time nothing can be said before: give it, to have a checkpoint before the end)"
+        return "# (set batch.time to have a checkpoint before the end of the job: its end is unknown otherwise)"
     seconds = batch.time_seconds - batch.signal_seconds
     return f'lartpc_ds=(timeout --foreground --preserve-status --signal=USR1 {seconds} "${{lartpc_ds[@]}}")'
 
 
 def _check_folder(run_dir: Path) -> None:
-    """The script moves an unfinished run out of its way, so it must be given no other folder."""
+    """Refuse a folder that is no run: the script would move it away like an unfinished run."""
     if RunFolder(run_dir).is_begun:
         print(f"{run_dir} holds a run; the job will resume it", file=sys.stderr)
     elif run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):

@@ -1,7 +1,7 @@
-"""What the section `batch` says, in the words of each batch system.
+"""The directives of a job script: the section `batch` in the words of each batch system.
 
-One function a system, from the configuration to lines of text. A key that a system has no word for is refused: a job
-without what was asked for would wait, run or be paid in another way, and nobody would know.
+Each system has one function from the configuration to lines of text. A key for which a system has no option is refused:
+a job without what was asked for would wait, run or be paid in another way, and nobody would know.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ __all__ = ["SYSTEMS", "System", "directives"]
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """A batch system: `command` submits a script, which it reads as a file or from its standard input."""
+    """A batch system, whose `command` submits a script that it reads as a file or from its standard input."""
 
     title: str
     prefix: str
@@ -25,10 +25,10 @@ class System:
 
 
 def directives(system: str, batch: BatchConfig) -> list[str]:
-    """The lines of a script that ask for what `batch` says, the user's own last.
+    """The lines of a script that ask for what `batch` says; lines of the user come last.
 
     Raises:
-        UserError: a line is for another system, or this system has nothing like a key.
+        UserError: a line is for another system, or this system has no option for a key.
     """
     known = SYSTEMS[system]
     for line in batch.lines:
@@ -77,7 +77,7 @@ def _lsf(batch: BatchConfig) -> list[str]:
     )
     if batch.time_seconds is not None:
         hours, minutes = divmod(_minutes(batch.time_seconds), 60)
-        # LSF counts minutes, and warns of a limit that it knows
+        # LSF counts in minutes, and sends the signal of -wa before a limit that it knows
         lines += [f"-W {hours}:{minutes:02d}", '-wa "USR1"', f'-wt "{_minutes(batch.signal_seconds)}"']
     return lines
 

@@ -1,1 +1,1 @@
-"""Which hosts a job has, and how a command reaches them."""
+"""The hosts of a job, and how a command reaches them."""

@@ -1,8 +1,8 @@
-"""A hostfile made from the job that this process is in, or from a list of nodes.
+"""A hostfile made from the job that this process belongs to, or from a list of nodes.
 
-Batch systems tell their jobs what they got through the environment, each in its own way. It is an argument here, so
-that every case is a test without a batch system; asking `scontrol` or `bjobs` instead would need them on the host. The
-file says in comments what its hosts and counts come from.
+A batch system tells a job its hosts through environment variables, each system in its own way. The environment is an
+argument here, so that every case can be tested without a batch system. Rejected: asking `scontrol` or `bjobs`, which
+the host would need to have. Comments in the file say where its hosts and counts come from.
 """
 
 import re
@@ -28,22 +28,22 @@ _EXAMPLE = "NODES such as gpu[01-04,07]:4"
 
 
 def make(nodes: Sequence[str], system: str, slots: str, environment: Mapping[str, str], today: date) -> str:
-    """The text of a hostfile.
+    """The text of the hostfile for these nodes or this job.
 
     Args:
-        nodes: lists such as `gpu[01-04,07]:4`; empty to ask the batch system.
+        nodes: lists such as `gpu[01-04,07]:4`; if there are none, the batch system is asked.
         system: "slurm", "lsf", "pbs", "nodes" or "auto".
-        slots: "auto", or a number for every host.
-        environment: of this process.
-        today: written into the file.
+        slots: "auto", or the number of slots of every host.
+        environment: the environment of this process.
+        today: the date that is written into the file.
 
     Raises:
         UserError: naming the variable or argument, its value and the fix.
     """
-    found = allocate(nodes, system, _slots(slots), environment)
-    total = sum(host.slots for host in found.hosts)
-    counted = f"{len(found.hosts)} host(s), {total} slot(s); ranks are numbered in this order."
-    return render(found.hosts, [f"Made by `lartpc-ds hostfile make` on {today}.", *found.provenance, counted])
+    allocation = allocate(nodes, system, _slots(slots), environment)
+    total = sum(host.slots for host in allocation.hosts)
+    counted = f"{len(allocation.hosts)} host(s), {total} slot(s); ranks are numbered in this order."
+    return render(allocation.hosts, [f"Made by `lartpc-ds hostfile make` on {today}.", *allocation.provenance, counted])
 
 
 def _slots(text: str) -> int | None:
@@ -55,13 +55,13 @@ def _slots(text: str) -> int | None:
 
 
 def allocate(nodes: Sequence[str], system: str, slots: int | None, environment: Mapping[str, str]) -> Allocation:
-    """The hosts of `system`; "auto" takes `nodes` if there are any, else the batch system whose job this is.
+    """The hosts that `system` gives; "auto" takes `nodes` if there are any, and else the batch system of this job.
 
     Args:
         nodes: lists such as `gpu[01-04,07]:4`.
         system: "slurm", "lsf", "pbs", "nodes" or "auto".
-        slots: of every host; None to take what the source says.
-        environment: of this process.
+        slots: the number of slots of every host; None to take what the source says.
+        environment: the environment of this process.
 
     Raises:
         UserError: naming the variable or argument, its value and the fix.
@@ -75,25 +75,25 @@ def allocate(nodes: Sequence[str], system: str, slots: int | None, environment: 
     if system == "nodes":
         raise UserError(f"--from nodes: give {_EXAMPLE}")
     if system == "auto":
-        shown = [by for variable, by in _SHOWN_BY.items() if environment.get(variable)]
-        if not shown:
+        seen = [name for variable, name in _SHOWN_BY.items() if environment.get(variable)]
+        if not seen:
             raise UserError(
                 f"hostfile make: no NODES, and none of {', '.join(_SHOWN_BY)} is set, so this is no job of Slurm, LSF "
                 f"or PBS; run it inside a job, or give {_EXAMPLE}"
             )
-        system = shown[0]
+        system = seen[0]
     return _SYSTEMS[system](environment, slots)
 
 
 def from_nodes(nodes: Sequence[str], slots: int | None) -> Allocation:
-    """The hosts of lists of nodes, in their order; a term has its own count, `gpu[01-04,07]:4`.
+    """The hosts of lists of nodes, in their order; a term may end with its count, as in `gpu[01-04,07]:4`.
 
     Args:
         nodes: lists whose terms are separated by commas or blanks.
-        slots: of every host, whatever its term says; None to believe the terms.
+        slots: the number of slots of every host, whatever its term says; None to believe the terms.
 
     Raises:
-        UserError: naming every wrong term, one without a count, or a host with two.
+        UserError: naming every wrong term, every term without a count, or a host with two counts.
     """
     counted: list[tuple[str, int]] = []
     problems: list[str] = []
@@ -111,9 +111,9 @@ def from_nodes(nodes: Sequence[str], slots: int | None) -> Allocation:
 
 
 def _counted(term: str, slots: int | None) -> list[tuple[str, int]]:
-    found = re.fullmatch("(.+):([0-9]{1,9})", term)
-    names = expand(found[1] if found else term, "NODES")
-    if found is None and slots is None:
-        raise UserError(f"NODES: {term!r}: has how many slots? Write {term}:N, or give --slots N for all hosts")
-    count = int(found[2]) if found else 0
+    with_count = re.fullmatch("(.+):([0-9]{1,9})", term)
+    names = expand(with_count[1] if with_count else term, "NODES")
+    if with_count is None and slots is None:
+        raise UserError(f"NODES: {term!r}: has no number of slots. Write {term}:N, or give --slots N for all hosts")
+    count = int(with_count[2]) if with_count else 0
     return [(name, count if slots is None else slots) for name in names]

@@ -1,4 +1,4 @@
-"""What every source of hosts shares: an allocation, and how names that come with counts become its hosts."""
+"""Allocations, and how names of hosts that come with counts become one, for every source of hosts."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -14,17 +14,17 @@ SLOTS_FIX = "give the devices of a host with --slots N"
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """Hosts in the order of their ranks, and what says so, a sentence each."""
+    """Hosts in the order of their ranks, and sentences about where they come from."""
 
     hosts: tuple[Host, ...]
     provenance: tuple[str, ...]
 
 
 def needed(environment: Mapping[str, str], variable: str, system: str, *others: str) -> str:
-    """The value of a variable that `system` sets in its jobs; `others` were looked for as well.
+    """The value of a variable that `system` sets in its jobs; the message also names `others`.
 
     Raises:
-        UserError: it is not set, or empty.
+        UserError: the variable is not set, or is empty.
     """
     if not environment.get(variable, "").strip():
         looked_for = " or ".join((*others, variable))
@@ -36,7 +36,7 @@ def needed(environment: Mapping[str, str], variable: str, system: str, *others: 
 
 
 def summed(counted: Iterable[tuple[str, int]]) -> dict[str, int]:
-    """Slots of each host, in order of first mention; the counts of repeated names add up."""
+    """The slots of each host, in the order of first mention; the counts of repeated names are added."""
     counts: dict[str, int] = {}
     for name, count in _one_spelling(counted):
         counts[name] = counts.get(name, 0) + count
@@ -44,7 +44,7 @@ def summed(counted: Iterable[tuple[str, int]]) -> dict[str, int]:
 
 
 def equal(counted: Iterable[tuple[str, int]], source: str) -> dict[str, int]:
-    """Slots of each host, in order of first mention; a repeated name changes nothing.
+    """The slots of each host, in the order of first mention; a repeated name changes nothing.
 
     Raises:
         UserError: a name comes with two counts.
@@ -57,16 +57,16 @@ def equal(counted: Iterable[tuple[str, int]], source: str) -> dict[str, int]:
 
 
 def _one_spelling(counted: Iterable[tuple[str, int]]) -> Iterable[tuple[str, int]]:
-    # names do not differ by case, and a hostfile may not name a host twice
+    # upper and lower case are the same in names of hosts, and a hostfile may not name a host twice
     first: dict[str, str] = {}
     return ((first.setdefault(name.lower(), name), count) for name, count in counted)
 
 
 def hosts_of(counts: Mapping[str, int], source: str) -> tuple[Host, ...]:
-    """Hosts that offer so many slots each.
+    """The hosts with these numbers of slots.
 
     Raises:
-        UserError: a host has no slot, or more than any machine.
+        UserError: a host has no slot, or more than any machine has.
     """
     for name, count in counts.items():
         if not 1 <= count <= MOST_SLOTS:
@@ -78,6 +78,6 @@ def hosts_of(counts: Mapping[str, int], source: str) -> tuple[Host, ...]:
 
 
 def clipped(text: str) -> str:
-    """A value in one line that a person can read: a variable may name thousands of hosts."""
+    """The text in one line of at most 300 characters; a variable may name thousands of hosts."""
     line = re.sub(r"\s+", " ", text)
     return line if len(line) <= 300 else f"{line[:297]}..."

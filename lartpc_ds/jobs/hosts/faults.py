@@ -1,6 +1,7 @@
-"""Why a host gave no answer, from what ssh or srun said: each kind of failure has another cure.
+"""The reason why a host gave no answer, and its remedy, from the messages of ssh or srun.
 
-ssh ends with 255 for all of them, so only its words tell them apart; they come from OpenSSH's sources, untranslated.
+ssh ends with code 255 in all cases, so only its messages tell them apart; they are those in OpenSSH's sources, which
+are never translated.
 """
 
 import shlex
@@ -23,7 +24,7 @@ class Fault:
     fix: str
 
 
-# (a word of ssh's or srun's, the check, what it means, what to do); the first that is found counts
+# (words in the message of ssh or srun, the check, what they mean, what to do); the first match counts
 _FAULTS: tuple[tuple[str, str, str, str], ...] = (
     (
         "REMOTE HOST IDENTIFICATION HAS CHANGED",
@@ -95,7 +96,7 @@ _FAULTS: tuple[tuple[str, str, str, str], ...] = (
 
 
 def fault_of(reach: Reach, host: str, outcome: Outcome) -> Fault:
-    """Why a run that gave no answer failed, in words for the user."""
+    """The fault behind a run that gave no answer, in words for the user."""
     if outcome.code in (126, 127) or "No such file or directory" in outcome.err or "Exec format" in outcome.err:
         return Fault(
             host,
@@ -103,8 +104,8 @@ def fault_of(reach: Reach, host: str, outcome: Outcome) -> Fault:
             f"{sys.executable} does not run there",
             "install the same environment at the same path on every host, or on a file system that all of them share",
         )
-    for word, check, message, fix in _FAULTS:
-        if word in outcome.err:
+    for words, check, message, fix in _FAULTS:
+        if words in outcome.err:
             return Fault(host, check, message, fix.format(host=host))
     last = next((line for line in reversed(outcome.err.splitlines()) if line.strip()), "")
     if outcome.timed_out:

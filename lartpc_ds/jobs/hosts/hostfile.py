@@ -1,10 +1,10 @@
-"""Hostfiles: which hosts a job runs on, and how many ranks each takes.
+"""Hostfiles: the hosts that a job runs on, and the number of ranks on each.
 
-The file is DeepSpeed's, because DeepSpeed's launcher reads it again: `NAME slots=N` a line, blank lines, and `#` before
-a comment. Its own parser takes the start of a line and ignores the rest (`slots=4 max_slots=8`, `slots=4.5`), stops at
-the first error and gives no line number. This one takes nothing that DeepSpeed would read in another way, and reports
-every error at once. Wrapping DeepSpeed's functions would keep these faults, and would import torch to read ten lines of
-text; tests prove that both read files and filters alike.
+The format is that of DeepSpeed, because DeepSpeed's launcher reads the file again: a line `NAME slots=N` per host,
+blank lines, and `#` before a comment. DeepSpeed's parser takes the start of a line and ignores the rest (`slots=4
+max_slots=8`, `slots=4.5`), stops at the first error and gives no line number. This one accepts nothing that DeepSpeed
+would read differently, and reports every error at once. Rejected: calling DeepSpeed's functions, which have these
+faults and import torch to read ten lines of text. Tests prove that both read files and filters alike.
 """
 
 import re
@@ -17,22 +17,22 @@ from lartpc_ds.errors import UserError
 __all__ = ["MOST_SLOTS", "Host", "name_problem", "parse", "read", "render", "select"]
 
 MOST_SLOTS = 1024
-"""More than any machine has devices: a larger number is a slip of the keyboard."""
+"""More slots than any machine has devices: a larger number is a typing mistake."""
 
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?")
-_LONGEST_NAME = 253  # of DNS
-_NEWLINE = re.compile("\r\n|\r|\n")  # what Python's text files, and so DeepSpeed, take for the end of a line
+_LONGEST_NAME = 253  # the limit of DNS
+_NEWLINE = re.compile("\r\n|\r|\n")  # the line ends of text files in Python, and so of DeepSpeed
 _BLANKS = " \t"
 _SHAPE = f'a line is NAME slots=N, N from 1 to {MOST_SLOTS}; "#" starts a comment'
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A host of a job; hosts are listed in the order of their ranks.
+    """A host of a job.
 
     Args:
-        name: as ssh takes it.
-        devices: device numbers that ranks run on, one rank each.
+        name: the name by which ssh reaches it.
+        devices: the numbers of the devices that ranks run on, one rank per device.
     """
 
     name: str
@@ -40,15 +40,15 @@ class Host:
 
     @property
     def slots(self) -> int:
-        """Number of ranks."""
+        """The number of ranks."""
         return len(self.devices)
 
 
 def read(path: Path) -> tuple[Host, ...]:
-    """The hosts of a hostfile, in its order.
+    """Read the hosts of a hostfile, in its order.
 
     Raises:
-        UserError: no readable text file, or naming every wrong line.
+        UserError: it is no readable text file, or lines are wrong; the message names all of them.
     """
     try:
         data = path.read_bytes()
@@ -65,15 +65,15 @@ def parse(text: str, source: str) -> tuple[Host, ...]:
     """The hosts of a hostfile's text, in its order.
 
     Args:
-        text: contents of the file.
-        source: what messages call it, usually its path.
+        text: the content of the file.
+        source: the name of the file in messages, usually its path.
 
     Raises:
         UserError: naming every wrong line with its number, text and fix.
     """
     hosts: list[Host] = []
     problems: list[str] = []
-    lines: dict[str, int] = {}  # of a name in lower case, because names do not differ by case
+    lines: dict[str, int] = {}  # by name in lower case, because upper and lower case are the same in names of hosts
     for number, line in enumerate(_NEWLINE.split(text), 1):
         entry = line.strip(_BLANKS)
         if not entry or entry.startswith("#"):
@@ -98,32 +98,32 @@ def parse(text: str, source: str) -> tuple[Host, ...]:
 
 
 def _host(entry: str) -> Host:
-    """One line's host; the UserError says what is wrong with the line and how it should read."""
+    """The host of one line; raises a UserError that says what is wrong with the line and how it should read."""
     name, *rest = re.split(rf"[{_BLANKS}]+", entry, maxsplit=1)
     _check_name(name)
     if not rest or rest[0].startswith("#"):
         raise UserError(f"no number of slots; write {name} slots=N")
-    found = re.match(r"slots=([0-9]+)", rest[0])
-    if found is None:
+    slots = re.match(r"slots=([0-9]+)", rest[0])
+    if slots is None:
         raise UserError(_not_slots(name, rest[0]))
-    left_over = rest[0][found.end() :]
-    digits = found[1].lstrip("0")
+    left_over = rest[0][slots.end() :]
+    digits = slots[1].lstrip("0")
     if left_over and not re.match(rf"[{_BLANKS}]*#", left_over):
         if left_over[0] not in _BLANKS:
-            raise UserError(f"{_shown(rest[0])} is no number of slots; write {name} slots=N")
+            raise UserError(f"{_shown(rest[0])} is not a number of slots; write {name} slots=N")
         ignored = left_over.strip(_BLANKS)
         raise UserError(f"DeepSpeed would silently ignore {_shown(ignored)}; delete it, or put a # before it")
     if digits == "":
         raise UserError("a host of a job has at least one slot; delete the line, or put a # before it")
     if len(digits) > 4 or int(digits) > MOST_SLOTS:
-        raise UserError(f"slots={_clipped(found[1])} is more than any host has; 1 to {MOST_SLOTS} are allowed")
+        raise UserError(f"slots={_clipped(slots[1])} is more than any host has; 1 to {MOST_SLOTS} are allowed")
     return Host(name, tuple(range(int(digits))))
 
 
 def _check_name(name: str) -> None:
     as_mpi, colon, count = name.rpartition(":")
     if colon and not name_problem(as_mpi) and re.fullmatch("[0-9]+", count):
-        raise UserError(f"this is another program's form; write {as_mpi} slots={_clipped(count)}")
+        raise UserError(f"this is the form of another program; write {as_mpi} slots={_clipped(count)}")
     if name.startswith("slots="):
         raise UserError(f"no name before the slots; write NAME {_clipped(name)}")
     problem = name_problem(name)
@@ -142,7 +142,7 @@ def _not_slots(name: str, rest: str) -> str:
 
 
 def name_problem(name: str) -> str:
-    """Why this is no name of a host, and what to do; empty if it is one."""
+    """Say why this is not the name of a host, and what to do; empty if it is one."""
     if name.startswith("\ufeff"):
         return "starts with a byte-order mark; save the file without one"
     if "@" in name:
@@ -165,15 +165,16 @@ def _clipped(text: str) -> str:
 
 
 def select(hosts: Sequence[Host], include: str, exclude: str) -> tuple[Host, ...]:
-    """The part of the hosts that a filter leaves, in the hosts' order.
+    """The part of the hosts that a filter leaves, in their order.
 
     Args:
-        hosts: of a hostfile.
-        include: DeepSpeed's filter, NAME[:SLOT[,SLOT]...][@NAME...]: these and no others; empty for all.
-        exclude: the same syntax: all but these; empty for none.
+        hosts: the hosts of a hostfile.
+        include: a filter as of DeepSpeed, NAME[:SLOT[,SLOT]...][@NAME...], for the hosts to keep; empty for all.
+        exclude: a filter with the same syntax for the hosts to leave out; empty for none.
 
     Raises:
-        UserError: both given, every wrong term, or nothing left. DeepSpeed reads `a@a:0` as `a:0`; here it is refused.
+        UserError: both filters are given, terms are wrong (the message names all of them), or nothing is left.
+            DeepSpeed reads `a@a:0` as `a:0`; here it is refused.
     """
     if include and exclude:
         raise UserError(f"--include {include!r} and --exclude {exclude!r}: give one of the two")
@@ -193,7 +194,7 @@ def select(hosts: Sequence[Host], include: str, exclude: str) -> tuple[Host, ...
 
 
 def _named(hosts: Sequence[Host], text: str, option: str) -> dict[str, set[int]]:
-    """Which slots of which hosts a filter names."""
+    """The slots that a filter names, by host."""
     known = {host.name: host.devices for host in hosts}
     named: dict[str, set[int]] = {}
     whole: dict[str, bool] = {}
@@ -222,9 +223,9 @@ def _listed(values: Iterable[object]) -> str:
 
 
 def render(hosts: Sequence[Host], comments: Sequence[str]) -> str:
-    """A hostfile's text: `#` lines, then a line a host. ASCII, whatever the comments hold.
+    """The text of a hostfile: comments, then a line per host, in ASCII whatever the comments contain.
 
-    Every host must be whole (devices 0 to slots - 1), because the file has no words for less.
+    Every host must have the devices 0 to slots - 1, because a hostfile cannot express anything else.
     """
     assert hosts and all(host.devices == tuple(range(host.slots)) and host.slots for host in hosts)
     notes = [line for comment in comments for line in comment.splitlines() or [""]]

@@ -1,8 +1,8 @@
-"""Lists of hosts such as `gpu[01-04,07],login1`, as batch systems and people write them, in the order of writing.
+"""Lists of hosts such as `gpu[01-04,07],login1`, as batch systems and people write them, in their own order.
 
-ClusterShell reads the ranges in brackets (zero padding, steps, what is no range). Its NodeSet would read the whole
-list, but it sorts, and the counts of tasks that Slurm gives beside its list belong to the nodes in Slurm's order. It
-would also take `a!b` and `a&b` for set operations, and `@x` for a group of the site's.
+ClusterShell reads the ranges in brackets, with zero padding and steps, and finds what is not a range. Rejected: its
+NodeSet, which could read the whole list but sorts it, while the counts of tasks that Slurm gives beside its list belong
+to the nodes in Slurm's order. NodeSet also reads `a!b` and `a&b` as set operations, and `@x` as a group of the site.
 """
 
 import itertools
@@ -16,31 +16,31 @@ from lartpc_ds.jobs.hosts.hostfile import name_problem
 
 __all__ = ["expand", "terms"]
 
-_MOST_HOSTS = 65536  # seven times the largest machine; a slip such as n[1-999999999] would fill the memory
+_MOST_HOSTS = 65536  # seven times the largest machine; a mistake such as n[1-999999999] would fill the memory
 _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?(?:/[0-9]{1,9})?")
 
 
 def terms(text: str, source: str) -> list[str]:
-    """The list's terms: what commas outside of brackets separate.
+    """The terms of the list, which are separated by commas outside of brackets.
 
     Raises:
-        UserError: naming `source`: an empty term.
+        UserError: naming `source`: a term is empty.
     """
-    found = [term.strip() for term in re.split(r",(?![^][]*\])", text)]
-    if "" in found:
+    stripped = [term.strip() for term in re.split(r",(?![^][]*\])", text)]
+    if "" in stripped:
         raise UserError(f"{source}={text!r}: nothing before, after or between commas; delete the comma")
-    return found
+    return stripped
 
 
 def expand(term: str, source: str) -> list[str]:
-    """The names that one term stands for, the last bracket running fastest.
+    """The names that one term stands for; the last bracket varies fastest.
 
     Args:
         term: a name with any number of brackets, `rack[1-2]n[01-04,07]`.
-        source: the variable or argument that it comes from, for messages.
+        source: the variable or argument that the term comes from, for messages.
 
     Raises:
-        UserError: brackets that do not pair, a range that is none, too many hosts, or what is no host name.
+        UserError: brackets do not pair, a range is none, there are too many hosts, or a name is not that of a host.
     """
     pieces = re.split(r"\[([^][]*)\]", term)
     literals, brackets = pieces[::2], pieces[1::2]
@@ -58,10 +58,10 @@ def expand(term: str, source: str) -> list[str]:
 
 
 def _ranges(bracket: str, term: str, source: str) -> tuple[int, list[str]]:
-    """How many numbers a bracket stands for at most, and its ranges."""
+    """The largest number of names that a bracket stands for, and its ranges."""
     parts = bracket.split(",")
-    found = [_RANGE.fullmatch(part) for part in parts]
-    sizes = [int(match[2] or match[1]) - int(match[1]) + 1 for match in found if match]
+    matches = [_RANGE.fullmatch(part) for part in parts]
+    sizes = [int(match[2] or match[1]) - int(match[1]) + 1 for match in matches if match]
     if len(sizes) < len(parts):
         raise UserError(f"{source}: {term!r}: [{bracket}] must hold numbers and ranges, as in gpu[01-04,07]")
     return sum(max(size, 1) for size in sizes), parts

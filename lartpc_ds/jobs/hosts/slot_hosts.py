@@ -1,8 +1,8 @@
-"""The hosts of an LSF or a PBS job, which both list slots: a host stands there as often as it has any.
+"""The hosts of an LSF or a PBS job; both systems list a host once per slot.
 
-A slot is what the site says it is, often a processor core, and neither system tells a job its GPUs in one form. So a
-file made here says what was counted, and a number given by the user overrides it. Written from the manuals of LSF 10
-and of PBS; neither system has run this.
+The site decides what a slot is, often a processor core, and neither system tells a job its GPUs in one form. So a file
+made here says what was counted, and a number given by the user overrides it. This is written from the manuals of LSF 10
+and of PBS, and has not been run on either system.
 """
 
 import re
@@ -19,29 +19,29 @@ _FILE, _PAIRS, _PBS_FILE = "LSB_DJOB_HOSTFILE", "LSB_MCPU_HOSTS", "PBS_NODEFILE"
 
 
 def from_lsf(environment: Mapping[str, str], slots: int | None) -> Allocation:
-    """The hosts of this LSF job without its launch node; slots are LSF's.
+    """The hosts of this LSF job without its launch node, with the slots that LSF counts.
 
-    On Summit and machines like it the job's script runs on a node that takes no part in the job: the first host, with
-    one slot where every other has more.
+    On Summit and similar machines the script of a job runs on a node that takes no part in the job: it is the first
+    host, which has one slot where every other host has more.
 
     Raises:
         UserError: naming the variable, its value and the fix.
     """
     if environment.get(_FILE):
-        said, counted = _FILE, _lines(_FILE, environment[_FILE])
+        source, counted = _FILE, _lines(_FILE, environment[_FILE])
     else:
-        said, counted = _PAIRS, _pairs(needed(environment, _PAIRS, "LSF", _FILE))
+        source, counted = _PAIRS, _pairs(needed(environment, _PAIRS, "LSF", _FILE))
     counts = summed(counted)
     left_out = []
     (first, its_slots), *others = counts.items()
     if others and its_slots == 1 and all(count > 1 for _, count in others):
         del counts[first]
         left_out = [f"left out: {first}, the launch node (one slot, where every other host has more)"]
-    return _allocation(counts, slots, "LSF", f"{said}={environment[said]}", left_out)
+    return _allocation(counts, slots, "LSF", f"{source}={environment[source]}", left_out)
 
 
 def from_pbs(environment: Mapping[str, str], slots: int | None) -> Allocation:
-    """The hosts of this PBS job; a host has as many slots as lines.
+    """The hosts of this PBS job; a host has one slot per line that names it.
 
     Raises:
         UserError: naming the variable, its value and the fix.
@@ -50,16 +50,16 @@ def from_pbs(environment: Mapping[str, str], slots: int | None) -> Allocation:
     return _allocation(summed(_lines(_PBS_FILE, path)), slots, "PBS", f"{_PBS_FILE}={path}", [])
 
 
-def _allocation(counts: dict[str, int], slots: int | None, system: str, said: str, left_out: list[str]) -> Allocation:
+def _allocation(counts: dict[str, int], slots: int | None, system: str, source: str, left_out: list[str]) -> Allocation:
     if slots is None:
         why = f"slots: as {system} counts them, whatever they are here; --slots N says how many devices a host has"
     else:
         counts, why = dict.fromkeys(counts, slots), f"slots: --slots {slots}"
-    return Allocation(hosts_of(counts, said), (f"hosts: {clipped(said)}", *left_out, why))
+    return Allocation(hosts_of(counts, source), (f"hosts: {clipped(source)}", *left_out, why))
 
 
 def _lines(variable: str, path: str) -> list[tuple[str, int]]:
-    """A slot a line of a file of names."""
+    """The names in a file, with one slot for each line."""
     try:
         text = Path(path).read_text()
     except OSError as error:
@@ -68,16 +68,16 @@ def _lines(variable: str, path: str) -> list[tuple[str, int]]:
             "give NODES such as gpu[01-04,07]:4"
         ) from None
     except UnicodeDecodeError:
-        raise UserError(f"{variable}={path!r}: is no text file; it must have a host's name a line") from None
+        raise UserError(f"{variable}={path!r}: is not a text file; it must have the name of a host per line") from None
     names = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     problems = [f"line {number}, {name!r}: {name_problem(name)}" for number, name in names if name_problem(name)]
     if problems or not names:
-        raise UserError("\n  ".join([f"{variable}={path!r}: must have a host's name a line", *problems[:10]]))
+        raise UserError("\n  ".join([f"{variable}={path!r}: must have the name of a host per line", *problems[:10]]))
     return [(name, 1) for _, name in names]
 
 
 def _pairs(text: str) -> list[tuple[str, int]]:
-    """`a 4 b 2`: names and numbers of slots in turn."""
+    """The hosts of a text such as `a 4 b 2`, in which names and numbers of slots alternate."""
     fields = text.split()
     names, numbers = fields[::2], fields[1::2]
     if len(names) != len(numbers) or not all(re.fullmatch("[0-9]{1,9}", number) for number in numbers):

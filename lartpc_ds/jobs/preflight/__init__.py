@@ -1,1 +1,1 @@
-"""Whether a job will start on its hosts, asked before anything runs for long."""
+"""The check of all hosts of a job before it starts."""

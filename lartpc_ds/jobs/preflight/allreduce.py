@@ -1,8 +1,8 @@
-"""`python -m lartpc_ds.jobs.preflight.allreduce ...`: one process a host, which sum a tensor together for two seconds.
+"""One process per host, `python -m lartpc_ds.jobs.preflight.allreduce ...`: they sum a tensor for two seconds.
 
-The last check before a job, and the only one that proves that ranks can talk: it uses the address, the interfaces and
-the backend of the job. When to stop travels inside the sum itself, as the first element,
-so no rank can run one round more than the others. Prints one JSON line.
+This is the last check before a job, and the only one that proves that ranks can communicate: it uses the address, the
+interfaces and the backend of the job. The first element of the sum says when to stop, so that no rank can run one round
+more than the others. Each process prints one JSON line.
 """
 
 import argparse
@@ -19,14 +19,14 @@ import torch.distributed as dist
 
 __all__ = ["main"]
 
-_START_SECONDS = 30  # torch's own limit, whose messages are better than ours
-_GRACE_SECONDS = 3  # then the process ends itself: gloo never gives up to connect two hosts without a route
+_START_SECONDS = 30  # the limit for torch, whose messages are better than ours
+_GRACE_SECONDS = 3  # after this the process ends itself: gloo never stops trying to connect two hosts without a route
 _SMALL, _LARGE = 2, 2**20  # elements: 8 bytes for the latency, 4 MiB for the bandwidth
 _WARM_UP_ROUNDS = 3
 
 
 def main() -> int:
-    """Entry of one process; exit code 1 with {"error": ...} if the group does not work."""
+    """Run one process; it prints {"error": ...} and returns exit code 1 if the group does not work."""
     parser = argparse.ArgumentParser(prog="lartpc_ds.jobs.preflight.allreduce")
     parser.add_argument("--rank", type=int, required=True)
     parser.add_argument("--world", type=int, required=True)
@@ -37,13 +37,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.0)
     arguments = parser.parse_args()
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-        os.environ.setdefault(name, arguments.interface)  # the user's choice for the ranks counts
+        os.environ.setdefault(name, arguments.interface)  # a choice that the user has made for the ranks counts
     limit = threading.Timer(_START_SECONDS + arguments.seconds + _GRACE_SECONDS, _give_up)
     limit.daemon = True
     limit.start()
     try:
         print(json.dumps(_measure(arguments)), flush=True)
-    except (RuntimeError, ValueError) as error:  # torch.distributed's errors are RuntimeErrors
+    except (RuntimeError, ValueError) as error:  # the errors of torch.distributed are RuntimeErrors
         print(json.dumps({"error": str(error).splitlines()[0]}), flush=True)
         return 1
     return 0
@@ -56,11 +56,11 @@ def _give_up() -> None:
 
 
 def _measure(arguments: argparse.Namespace) -> dict[str, float]:
-    """Join, sum, leave.
+    """Join the group, sum, and leave it.
 
     Returns:
-        `latency_seconds` of the smallest sum; `bytes_per_second` a host sends in a ring, 2 (n - 1) / n of the tensor a
-        sum (Thakur, Rabenseifner and Gropp, IJHPCA 19 (2005) 49).
+        `latency_seconds` of the smallest sum, and the `bytes_per_second` that each host sends in a ring, which are
+        2 (n - 1) / n of the tensor per sum (Thakur, Rabenseifner and Gropp, IJHPCA 19 (2005) 49).
     """
     dist.init_process_group(
         arguments.backend,
@@ -78,7 +78,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def _rounds(tensor: torch.Tensor, arguments: argparse.Namespace, seconds: float) -> list[float]:
-    """Seconds of each sum; RuntimeError if one is wrong."""
+    """The seconds of each sum; raises RuntimeError if one is wrong."""
     times: list[float] = []
     deadline = time.monotonic() + seconds
     while True:

@@ -1,7 +1,8 @@
-"""Ask all hosts, and this machine, the same questions at once.
+"""Ask all hosts, and this machine, the same questions at the same time.
 
-While they are asked, this machine listens on a port, so that they can show that they reach it; and the run folder holds
-one file a host with a random text, which the host must read and remove: names and sizes of a folder prove nothing.
+Meanwhile this machine listens on a port, so that the hosts can prove that they reach it. The run folder has one file
+per host with a random text, which the host must read and remove; that the folder has the right name there proves
+nothing.
 """
 
 import secrets
@@ -24,20 +25,23 @@ from lartpc_ds.training.network import own_addresses
 __all__ = ["THIS_MACHINE", "Need", "ask_all"]
 
 THIS_MACHINE = "this machine"
-_PROBE_SECONDS = 100.0  # more than the probe gives itself
+_PROBE_SECONDS = 100.0  # longer than the probe takes at most
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a job needs from every host."""
+    """The things that a job needs from every host."""
 
-    data_files: tuple[str, ...] = ()  # absolute paths
-    run_folder: Path | None = None  # None: not looked at
-    environment: Mapping[str, str] = field(default_factory=dict)  # of the ranks, as the launcher will forward it
+    data_files: tuple[str, ...] = ()
+    """The absolute paths of the files that ranks read."""
+    run_folder: Path | None = None
+    """The folder to which ranks write; None if it is not to be checked."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """The variables of the ranks, as the launcher will forward them."""
 
 
 class _Local:
-    """This machine, without a connection."""
+    """The way to this machine, which needs no connection."""
 
     name = "python"
 
@@ -48,13 +52,13 @@ class _Local:
 def ask_all(
     hosts: Sequence[Host], first: str, reach: Reach, need: Need, pool: Executor
 ) -> tuple[Here | None, dict[str, Report], list[Fault]]:
-    """What each host said, by name, and why some said nothing; Here is None if this machine itself is not well."""
+    """The report of each host by name, and the faults of others; Here is None if this machine has a fault itself."""
     with ExitStack() as stack:
         try:
             tokens = stack.enter_context(_tokens(hosts, need.run_folder))
         except OSError as error:
             why = f"{need.run_folder}: {error.strerror}"
-            fix = "make it, with the right to write in it, or choose another"
+            fix = "make this folder, with the right to write in it, or choose another"
             return None, {}, [Fault(THIS_MACHINE, "run folder", why, fix)]
         port, word = stack.enter_context(_listener())
         request = Request(
@@ -74,10 +78,10 @@ def ask_all(
             host.name: pool.submit(_ask, reach, host.name, Request(**{**request, "token": tokens.get(host.name)}))
             for host in hosts
         }
-        said = {name: future.result() for name, future in asked.items()}
+        replies = {name: future.result() for name, future in asked.items()}
         own = local.result()
-    reports = {name: found for name, found in said.items() if isinstance(found, Report)}
-    faults = [found for found in said.values() if isinstance(found, Fault)]
+    reports = {name: reply for name, reply in replies.items() if isinstance(reply, Report)}
+    faults = [reply for reply in replies.values() if isinstance(reply, Fault)]
     if isinstance(own, Fault):
         return None, reports, [own, *faults]
     here, missing = _here(own.answer, need, request["folder"], tokens)
@@ -86,30 +90,30 @@ def ask_all(
 
 def _ask(reach: Reach, host: str, request: Request) -> Report | Fault:
     outcome = run_python(reach, host, script(request), _PROBE_SECONDS)
-    found = outcome.answers()
-    if not found:
+    objects = outcome.answers()
+    if not objects:
         return fault_of(reach, host, outcome)
-    arrival, first = found[0]
-    if len(found) == 1:
+    arrival, first = objects[0]
+    if len(objects) == 1:
         fault = next(check_first_line(host, first["python"]), None)
         last = (outcome.err.strip().splitlines() or [f"exit code {outcome.code}"])[-1]
         return fault or Fault(host, "probe", f"the probe broke off: {last}", f"try by hand: ssh {host} hostname")
     skew_seconds = clock_skew_seconds(first["time"], outcome.started, arrival)
-    return Report(first["python"], skew_seconds, cast(Answer, found[1][1]))
+    return Report(first["python"], skew_seconds, cast(Answer, objects[1][1]))
 
 
 def _here(own: Answer, need: Need, folder: str, tokens: Mapping[str, str]) -> tuple[Here, list[Fault]]:
-    """This machine's own answer, to compare with."""
+    """The answer of this machine, with which the others are compared, and its faults."""
     faults = [
-        Fault(THIS_MACHINE, "data", f"{path}: {found}", "correct data.files, or mount the folder")
-        for path, found in own["files"].items()
-        if isinstance(found, str)
+        Fault(THIS_MACHINE, "data", f"{path}: {stat}", "correct data.files, or mount the folder")
+        for path, stat in own["files"].items()
+        if isinstance(stat, str)
     ]
     if isinstance(own["packages"], str):
         faults.append(Fault(THIS_MACHINE, "versions", own["packages"], "install the package again"))
     return Here(
         packages={} if isinstance(own["packages"], str) else own["packages"],
-        files={path: (found[0], found[1]) for path, found in own["files"].items() if not isinstance(found, str)},
+        files={path: (stat[0], stat[1]) for path, stat in own["files"].items() if not isinstance(stat, str)},
         run_folder=None if need.run_folder is None else str(need.run_folder),
         tokens=tokens,
         folder=folder,
@@ -118,7 +122,7 @@ def _here(own: Answer, need: Need, folder: str, tokens: Mapping[str, str]) -> tu
 
 @contextmanager
 def _tokens(hosts: Sequence[Host], folder: Path | None) -> Iterator[dict[str, str]]:
-    """A file in the run folder for each host, whose name is its text; nothing is left of them."""
+    """Put a file for each host into the run folder, whose text is its name, and remove all of them at the end."""
     tokens = {} if folder is None else {host.name: f".preflight-{secrets.token_hex(8)}" for host in hosts}
     try:
         for token in tokens.values():
@@ -134,7 +138,7 @@ def _tokens(hosts: Sequence[Host], folder: Path | None) -> Iterator[dict[str, st
 
 @contextmanager
 def _listener() -> Iterator[tuple[int, str]]:
-    """A port of this machine that says a word to whoever calls: (port, word)."""
+    """Listen on a port of this machine and send a word to every caller; gives (port, word)."""
     word = secrets.token_hex(16)
     with socket.create_server(("", 0), backlog=1024) as server:
         thread = threading.Thread(target=_say_to_callers, args=(server, word), daemon=True)
@@ -142,7 +146,7 @@ def _listener() -> Iterator[tuple[int, str]]:
         try:
             yield server.getsockname()[1], word
         finally:
-            server.shutdown(socket.SHUT_RDWR)  # wakes accept, which close would not
+            server.shutdown(socket.SHUT_RDWR)  # this wakes accept, which close does not
             thread.join()
 
 
@@ -150,7 +154,7 @@ def _say_to_callers(server: socket.socket, word: str) -> None:
     while True:
         try:
             connection, _ = server.accept()
-        except OSError:  # shut down
+        except OSError:  # the server was shut down
             return
         with connection, suppress(OSError):
             connection.sendall(f"{word}\n".encode())

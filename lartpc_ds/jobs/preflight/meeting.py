@@ -1,7 +1,8 @@
-"""Where the ranks of a job meet: an address of the first host, and each host's interface towards it.
+"""The address of the first host at which the ranks of a job meet, and the interface of each host towards it.
 
-A number and not a name goes to the ranks: a name may mean another address on each host, and its own host's is often
-loopback (Debian's installer writes 127.0.1.1). So the others are asked, and what they see must be the first host's own.
+Ranks get a numerical address and not a name: a name may mean another address on each host, and on the host itself it is
+often a loopback address (Debian's installer writes 127.0.1.1). So the other hosts are asked, and the address that they
+see must be one that the first host has.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ __all__ = ["interface_of", "master_address"]
 
 
 def master_address(hosts: Sequence[Host], answers: Mapping[str, Answer]) -> tuple[str | None, list[Fault]]:
-    """An address of the first host at which the others reach it, and what is wrong with the ways there."""
+    """An address at which the other hosts reach the first one, and the faults of the ways there."""
     first = hosts[0].name
     own = [address for addresses in answers[first]["interfaces"].values() for address in addresses]
     seen = {host.name: answers[host.name]["first_addresses"] for host in hosts}
@@ -52,7 +53,7 @@ def master_address(hosts: Sequence[Host], answers: Mapping[str, Answer]) -> tupl
 
 
 def interface_of(answer: Answer, address: str) -> str | None:
-    """The host's interface that bears an address; `lo` for all of 127/8."""
+    """The interface of the host that has an address; `lo` for all of 127/8."""
     if address.startswith("127."):
         return "lo"
     return next((name for name, borne in answer["interfaces"].items() if address in borne), None)

@@ -1,7 +1,7 @@
-"""From what the hosts said to what is wrong: pure functions, in the order in which a user should mend things.
+"""Pure functions from the answers of hosts to their faults, in the order in which a user should mend them.
 
-A check whose failure makes the later ones meaningless ends them for its host; the others are all reported, so that one
-round of repairs is enough. Each names what was found, what is needed and the fix.
+Where the failure of a check makes the later ones meaningless, they are left out for that host. All other faults are
+reported, so that one round of repairs is enough. Each fault names what was found, what is needed, and the fix.
 """
 
 import platform
@@ -22,15 +22,15 @@ __all__ = [
     "clock_skew_seconds",
 ]
 
-# Nothing in training compares clocks, but file times (a stale checkpoint), logs side by side and Kerberos or Munge do;
-# Munge, which Slurm signs with, gives up at 300 s. Hosts under NTP differ by milliseconds: 5 s says that NTP is off.
+# Training compares no clocks, but times of files (a stale checkpoint), logs that are read together, Kerberos and Munge
+# do; Munge, with which Slurm signs, fails at 300 s. Hosts under NTP differ by milliseconds: at 5 s, NTP does not run.
 _MAX_CLOCK_SKEW_SECONDS = 5.0
-_MIN_FREE_BYTES = 2**30  # a checkpoint with Adam's state of the largest shipped network, twice over, and the logs
+_MIN_FREE_BYTES = 2**30  # two checkpoints of the largest shipped network with the state of Adam, and the logs
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What came back from one host: its first line, and all the rest."""
+    """The answer of one host: the content of its first line, and all the rest."""
 
     python: str
     skew_seconds: float
@@ -39,7 +39,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """This machine, against which the hosts are compared."""
+    """The facts of this machine, with which the hosts are compared."""
 
     packages: Mapping[str, str]
     files: Mapping[str, tuple[int, int]]  # size in bytes, mtime in whole seconds
@@ -49,14 +49,14 @@ class Here:
 
 
 def clock_skew_seconds(remote: float, started: float, answered: float) -> float:
-    """How much a clock is off at least, signed; the moment of its reading is known to the round trip only."""
+    """The least amount by which a clock is off, with its sign; it was read at some moment of the round trip."""
     middle, half = (started + answered) / 2, (answered - started) / 2
     off = remote - middle
     return max(0.0, off - half) if off > 0 else min(0.0, off + half)
 
 
 def check_first_line(host: str, python: str) -> Iterator[Fault]:
-    """The version of Python, which came before anything else."""
+    """Check the version of Python, which comes before anything else."""
     needed = platform.python_version()
     if python != needed:
         yield Fault(
@@ -68,7 +68,7 @@ def check_first_line(host: str, python: str) -> Iterator[Fault]:
 
 
 def check_answer(host: Host, first: str, report: Report, here: Here) -> list[Fault]:
-    """All that is wrong with one host by itself."""
+    """All faults of one host by itself."""
     faults = [*check_first_line(host.name, report.python)]
     if faults:
         return faults
@@ -93,17 +93,20 @@ def check_answer(host: Host, first: str, report: Report, here: Here) -> list[Fau
 
 
 def _resolving(host: str, first: str, answer: Answer) -> Iterator[Fault]:
-    """The first host's name; its own name may be loopback there, as Debian's installer writes it."""
-    found = answer["first_addresses"]
-    if isinstance(found, str):
-        yield Fault(
-            host, "name", f"{first!r} does not resolve there: {found}", f"add {first} to DNS, or to /etc/hosts there"
-        )
-    elif host != first and all(address.startswith("127.") for address in found):
+    """Check the name of the first host; on that host itself it may be loopback, as Debian's installer has it."""
+    addresses = answer["first_addresses"]
+    if isinstance(addresses, str):
         yield Fault(
             host,
             "name",
-            f"{first!r} resolves to {', '.join(found)} there, which is that host itself",
+            f"{first!r} does not resolve there: {addresses}",
+            f"add {first} to DNS, or to /etc/hosts there",
+        )
+    elif host != first and all(address.startswith("127.") for address in addresses):
+        yield Fault(
+            host,
+            "name",
+            f"{first!r} resolves to {', '.join(addresses)} there, which is that host itself",
             f"give {first} the address that other hosts reach in /etc/hosts there (a line copied from {first} itself?)",
         )
 
@@ -117,17 +120,17 @@ def _folder_and_packages(host: str, answer: Answer, here: Here) -> Iterator[Faul
             "start from a folder that every host sees",
         )
         return
-    found = answer["packages"]
-    if isinstance(found, str):
-        yield Fault(host, "versions", f"Python there fails: {found}", "mend or copy the environment")
+    packages = answer["packages"]
+    if isinstance(packages, str):
+        yield Fault(host, "versions", f"Python there fails: {packages}", "mend or copy the environment")
         return
-    different = [name for name, needed in here.packages.items() if found.get(name) != needed]
+    different = [name for name, needed in here.packages.items() if packages.get(name) != needed]
     if different:
         yield Fault(
             host,
             "versions",
             "; ".join(
-                f"{name} there is {found.get(name, 'missing')}, here {here.packages[name]}" for name in different
+                f"{name} there is {packages.get(name, 'missing')}, here {here.packages[name]}" for name in different
             ),
             "install the same versions on every host (pip install with the same constraints), or use one environment "
             "on a shared file system",
@@ -135,20 +138,20 @@ def _folder_and_packages(host: str, answer: Answer, here: Here) -> Iterator[Faul
 
 
 def _devices(host: Host, answer: Answer) -> Iterator[Fault]:
-    found = answer["devices"]
-    if not isinstance(found, dict):
-        yield Fault(host.name, "devices", f"DeepSpeed does not import: {found}", "mend the environment there")
+    devices = answer["devices"]
+    if not isinstance(devices, dict):
+        yield Fault(host.name, "devices", f"DeepSpeed does not import: {devices}", "mend the environment there")
         return
-    kind = found["kind"]  # DeepSpeed's device numbers mean something on GPUs only
+    kind = devices["kind"]  # DeepSpeed's device numbers mean something on GPUs only
     needed = host.slots if kind == "cpu" else max(host.devices) + 1
-    if found["count"] < needed:
+    if devices["count"] < needed:
         what = "cores" if kind == "cpu" else f"{kind} devices"
         asked = f"{host.slots} slots" if needed == host.slots else f"device {needed - 1}"
         yield Fault(
             host.name,
             "devices",
-            f"it has {found['count']} {what}, and the hostfile asks for {asked}",
-            f"write slots={found['count']} or less for {host.name} in the hostfile",
+            f"it has {devices['count']} {what}, and the hostfile asks for {asked}",
+            f"write slots={devices['count']} or less for {host.name} in the hostfile",
         )
 
 
@@ -164,16 +167,16 @@ def _clock(host: str, skew_seconds: float) -> Iterator[Fault]:
 
 
 def _files(host: str, answer: Answer, here: Here) -> Iterator[Fault]:
-    """One fault for all files: a folder that is not mounted makes a thousand."""
+    """Check the data files; there is one fault for all, because a folder that is not mounted would give a thousand."""
     wrong: list[str] = []
     for path, (size, mtime) in here.files.items():
-        found = answer["files"][path]
-        if isinstance(found, str):
-            wrong.append(f"{path}: {found}")
-        elif found[0] != size:
-            wrong.append(f"{path}: {found[0]} bytes there, {size} here")
-        elif found[1] != mtime:
-            wrong.append(f"{path}: last written {found[1] - mtime:+d} s from the one here")
+        stat = answer["files"][path]
+        if isinstance(stat, str):
+            wrong.append(f"{path}: {stat}")
+        elif stat[0] != size:
+            wrong.append(f"{path}: {stat[0]} bytes there, {size} here")
+        elif stat[1] != mtime:
+            wrong.append(f"{path}: last written {stat[1] - mtime:+d} s from the one here")
     if wrong:
         more = f" (and {len(wrong) - 1} more files)" if len(wrong) > 1 else ""
         yield Fault(
@@ -206,8 +209,8 @@ def _run_folder(host: str, answer: Answer, here: Here) -> Iterator[Fault]:
 
 
 def check_kinds(answers: Mapping[str, Answer]) -> Iterator[Fault]:
-    """One kind of accelerator everywhere: the first host's."""
-    kinds = {name: found["devices"]["kind"] for name, found in answers.items() if isinstance(found["devices"], dict)}
+    """Check that all hosts have the kind of accelerator of the first host."""
+    kinds = {name: answer["devices"]["kind"] for name, answer in answers.items() if isinstance(answer["devices"], dict)}
     first = next(iter(kinds), "")
     for name, kind in kinds.items():
         if kind != kinds[first]:

@@ -1,4 +1,4 @@
-"""The preflight on the terminal: a row a host, then for each host its first fault and what to do about it."""
+"""The preflight on the terminal: a row per host, then the first fault of each host and what to do about it."""
 
 import os
 from collections.abc import Iterator, Sequence, Set
@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lartpc_ds.jobs.hosts.reach import reach_for
-from lartpc_ds.jobs.preflight.preflight import Findings, HostFindings, Need, preflight
+from lartpc_ds.jobs.preflight.preflight import CheckedHost, Findings, Need, preflight
 from lartpc_ds.jobs.site import Site, forwarded
 from lartpc_ds.report.say import say
 
@@ -28,48 +28,48 @@ def ask_hosts(site: Site, data_files: Sequence[Path], run_folder: Path, console:
 
 
 def print_findings(console: Console, findings: Findings) -> None:
-    """The whole report; the sentences of `explain` below the table."""
+    """Print the whole report: a table, and below it the sentences of `explain`."""
     table = Table(box=None, pad_edge=False)
     for column in _COLUMNS:
         table.add_column(column, overflow="fold")
-    for found in findings.hosts:
-        wrong = {fault.check for fault in findings.faults if fault.host == found.host.name}
-        table.add_row(*_cells(found, wrong), style="red" if wrong else None)
+    for checked in findings.hosts:
+        wrong = {fault.check for fault in findings.faults if fault.host == checked.host.name}
+        table.add_row(*_cells(checked, wrong), style="red" if wrong else None)
     console.print(table)
     for line in explain(findings):
         say(console, line)
 
 
-def _cells(found: HostFindings, wrong: Set[str]) -> Iterator[str]:
-    yield found.host.name
-    yield str(found.host.slots)
-    if found.report is None:
+def _cells(checked: CheckedHost, wrong: Set[str]) -> Iterator[str]:
+    yield checked.host.name
+    yield str(checked.host.slots)
+    if checked.report is None:
         yield "no answer"
         return
-    answer = found.report.answer
+    answer = checked.report.answer
     devices = answer["devices"]
     yield f"{devices['count']} {devices['kind']}" if isinstance(devices, dict) else "?"
     yield "differ" if wrong & {"python", "versions"} else "same"
     yield "-" if not answer["files"] else "differ" if "data" in wrong else "same"
-    yield f"{found.report.skew_seconds:+.1f} s"
+    yield f"{checked.report.skew_seconds:+.1f} s"
     yield f"{answer['free_bytes'] / 2**30:.0f} GiB" if answer["token"] is not None else "-"
-    yield found.interface or "-"
-    yield "-" if found.speed is None else f"{found.speed['bytes_per_second'] / 1e6:.0f} MB/s"
+    yield checked.interface or "-"
+    yield "-" if checked.speed is None else f"{checked.speed['bytes_per_second'] / 1e6:.0f} MB/s"
 
 
 def explain(findings: Findings) -> list[str]:
-    """One sentence and its fix a host that has a fault; else where the job will meet."""
+    """A sentence and a fix for each host with a fault; without faults, where the ranks will meet."""
     if findings.ok:
         text = f"a job may start: ranks meet at {findings.master_addr}, port {findings.master_port}"
-        slowest = max((found.speed["latency_seconds"] for found in findings.hosts if found.speed), default=None)
+        slowest = max((checked.speed["latency_seconds"] for checked in findings.hosts if checked.speed), default=None)
         latency = "" if slowest is None else f"; a small all-reduce takes {slowest * 1e3:.2g} ms"
         return [f"{text}; every host reaches this machine at {', '.join(findings.addresses)}{latency}"]
     lines: list[str] = []
-    told: set[str] = set()
+    explained: set[str] = set()
     for fault in findings.faults:
-        if fault.host in told:
+        if fault.host in explained:
             continue
-        told.add(fault.host)
+        explained.add(fault.host)
         others = sorted({each.check for each in findings.faults if each.host == fault.host} - {fault.check})
         more = f" (wrong there, too: {', '.join(others)})" if others else ""
         lines.append(f"{fault.host}: {fault.check}: {fault.message}{more}\n  fix: {fault.fix}")

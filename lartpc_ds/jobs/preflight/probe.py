@@ -1,8 +1,9 @@
-"""What one host says of itself: sent over a connection's standard input to any Python 3, stdlib only.
+"""The probe: code that is sent over a connection to any Python 3 on a host, and prints the facts about that host.
 
-The host may lack our package, or have another: so this text must not import it. Only the child that it starts does, in
-the folder and with the variables that the ranks will have. `script` makes the text; its first line answers at once,
-with the clock and the version, before anything that could fail or take long; the second line is an `Answer`.
+The host may lack our package or have another version of it, so this code uses only the standard library. The child that
+it starts imports the package, in the folder and with the variables that the ranks will have. `script` makes the text to
+send. The probe prints two lines: the first comes at once, with the clock and the version, before anything that could
+fail or take long; the second is an `Answer`.
 """
 
 from __future__ import annotations
@@ -24,37 +25,37 @@ from typing import Any, TypedDict
 __all__ = ["Answer", "Request", "answer", "script"]
 
 _CALL_BACK_SECONDS = 3.0
-_TOKEN_SECONDS = 5.0  # a network file system may show a new file late
-_CHILD_SECONDS = 75  # torch's first import from a cold network file system is slow
+_TOKEN_SECONDS = 5.0  # a network file system may show a new file this late
+_CHILD_SECONDS = 75  # the first import of torch from a network file system is slow
 
 
 class Request(TypedDict):
-    """What to find out."""
+    """The questions to a host."""
 
     first_host: str
-    folder: str  # current folder of the ranks
-    environment: dict[str, str]  # variables of the ranks
+    folder: str  # the current folder of the ranks
+    environment: dict[str, str]  # the variables of the ranks
     files: list[str]
     run_folder: str | None
-    token: str | None  # name of a file in the run folder, for this host alone
-    call_back: list[str]  # addresses at which the command line may listen
+    token: str | None  # the name of a file in the run folder for this host alone
+    call_back: list[str]  # the addresses at which the command line may listen
     call_back_port: int
-    call_back_word: str  # what it says there
-    devices: bool  # import DeepSpeed and count?
+    call_back_word: str  # the word that it sends there
+    devices: bool  # whether to import DeepSpeed and count devices
 
 
 class Answer(TypedDict):
-    """What was found; a text in place of a value is the reason why there is none."""
+    """The facts about a host; a text in place of a value is the reason why there is none."""
 
     first_addresses: list[str] | str
     interfaces: dict[str, list[str]]
-    source: str  # own address towards the first host, or the reason
+    source: str  # the address of this host towards the first one, or the reason
     called_back: list[str]
     folder: str | None
     packages: dict[str, str] | str
     devices: dict[str, Any] | str | None  # kind, count, backend
     files: dict[str, list[int] | str]  # size in bytes, mtime in seconds
-    token: str | None  # the token's text, or the reason why not
+    token: str | None  # the text of the token, or the reason
     token_read: bool
     free_bytes: int
     ports: list[int]
@@ -62,26 +63,26 @@ class Answer(TypedDict):
 
 _CHILD = """
 import json, os, signal, sys
-signal.alarm(int(sys.argv[2]))  # it ends itself, whatever becomes of who waits for it
+signal.alarm(int(sys.argv[2]))  # the child ends itself even if nobody waits for it
 def say(name, value):
     print("@" + json.dumps({name: value}), flush=True)
 import hashlib, importlib.metadata, pathlib
-found = {}
+versions = {}
 try:
     import lartpc_ds
     root = pathlib.Path(lartpc_ds.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
-    found["lartpc_ds"] = lartpc_ds.__version__ + " (sources " + digest.hexdigest()[:8] + ")"
+    versions["lartpc_ds"] = lartpc_ds.__version__ + " (sources " + digest.hexdigest()[:8] + ")"
 except ImportError as error:
-    found["lartpc_ds"] = "missing: " + str(error)
+    versions["lartpc_ds"] = "missing: " + str(error)
 for name in ("torch", "deepspeed"):
     try:
-        found[name] = importlib.metadata.version(name)
+        versions[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        found[name] = "missing"
-say("packages", found)
+        versions[name] = "missing"
+say("packages", versions)
 if sys.argv[1] == "devices":
     from deepspeed.accelerator import get_accelerator
     accelerator = get_accelerator()
@@ -92,7 +93,7 @@ if sys.argv[1] == "devices":
 
 
 def script(request: Request) -> str:
-    """The text to send: any Python 3 can read all but the quoted part."""
+    """The text to send; any Python 3 can parse all but the quoted part."""
     with open(__file__, encoding="utf-8") as file:
         source = file.read()
     return (
@@ -105,15 +106,15 @@ def script(request: Request) -> str:
 
 
 def answer(request: Request) -> Answer:
-    """Do all the checks of one host; bounded in time."""
+    """Find all facts about this host within a limited time."""
     child: dict[str, Any] = {}
     about_child = threading.Thread(target=lambda: child.update(_ask_child(request)))
-    about_child.start()  # it takes seconds; the rest goes on beside it
+    about_child.start()  # this takes seconds, and the rest is done meanwhile
     first = _resolve(request["first_host"])
     called_back = _call_back(request)
     token, token_read = _token(request)
     folder = None if os.path.isdir(request["folder"]) else "no such folder"
-    found = Answer(
+    facts = Answer(
         first_addresses=first,
         interfaces=_interfaces(),
         source=_source(first),
@@ -129,13 +130,13 @@ def answer(request: Request) -> Answer:
     )
     about_child.join()
     reason = child.get("reason", "")
-    found["packages"] = child.get("packages", reason)
-    found["devices"] = child.get("devices", reason) if request["devices"] else None
-    return found
+    facts["packages"] = child.get("packages", reason)
+    facts["devices"] = child.get("devices", reason) if request["devices"] else None
+    return facts
 
 
 def _ask_child(request: Request) -> dict[str, Any]:
-    """Versions and devices, as a rank would see them."""
+    """The versions and devices that a rank would see."""
     what = "devices" if request["devices"] else "versions"
     try:
         done = subprocess.run(
@@ -149,23 +150,23 @@ def _ask_child(request: Request) -> dict[str, Any]:
         )
     except OSError as error:
         return {"reason": str(error)}
-    found: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     for line in done.stdout.splitlines():
         if line.startswith("@"):
-            found.update(json.loads(line[1:]))
+            facts.update(json.loads(line[1:]))
     if done.returncode == -signal.SIGALRM:
-        found["reason"] = f"importing the packages took more than {_CHILD_SECONDS} s"
+        facts["reason"] = f"importing the packages took more than {_CHILD_SECONDS} s"
     elif done.returncode:
-        found["reason"] = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    return found
+        facts["reason"] = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return facts
 
 
 def _resolve(name: str) -> list[str] | str:
     try:
-        found = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)
+        entries = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)
     except OSError as error:
         return str(error)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
 def _source(first: list[str] | str) -> str:
@@ -174,29 +175,29 @@ def _source(first: list[str] | str) -> str:
         return first
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((first[0], 9))  # sends nothing, only looks up the route
+            probe.connect((first[0], 9))  # this sends nothing and only looks up the route
             return str(probe.getsockname()[0])
     except OSError as error:
         return str(error)
 
 
 def _interfaces() -> dict[str, list[str]]:
-    """IPv4 addresses by interface, secondary ones included (SIOCGIFCONF of netdevice(7))."""
-    entry_bytes, most = 40, 256  # struct ifreq on 64-bit Linux
-    buffer = array.array("B", bytes(entry_bytes * most))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+    """The IPv4 addresses of each interface, also secondary ones (SIOCGIFCONF of netdevice(7))."""
+    entry_bytes, most_entries = 40, 256  # struct ifreq on 64-bit Linux
+    buffer = array.array("B", bytes(entry_bytes * most_entries))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         place = struct.pack("iL", len(buffer), buffer.buffer_info()[0])
-        used = struct.unpack("iL", fcntl.ioctl(asked, 0x8912, place))[0]
-    found: dict[str, list[str]] = {}
-    for start in range(0, used, entry_bytes):
+        used_bytes = struct.unpack("iL", fcntl.ioctl(any_socket, 0x8912, place))[0]
+    addresses: dict[str, list[str]] = {}
+    for start in range(0, used_bytes, entry_bytes):
         label = buffer[start : start + 16].tobytes().split(b"\0")[0].decode()
         address = socket.inet_ntoa(buffer[start + 20 : start + 24].tobytes())
-        found.setdefault(label.split(":")[0], []).append(address)
-    return found
+        addresses.setdefault(label.split(":")[0], []).append(address)
+    return addresses
 
 
 def _call_back(request: Request) -> list[str]:
-    """The addresses at which the command line answered with its word, in the order given."""
+    """The addresses at which the command line answered with its word, in the order of the request."""
     worked: dict[str, bool] = {}
 
     def attempt(address: str) -> None:
@@ -218,15 +219,15 @@ def _call_back(request: Request) -> list[str]:
 
 def _stat(path: str) -> list[int] | str:
     try:
-        with open(path, "rb") as file:  # to be seen is not enough: ranks must read it
-            found = os.fstat(file.fileno())
+        with open(path, "rb") as file:  # ranks must be able to read the file, not only to see it
+            stat = os.fstat(file.fileno())
     except OSError as error:
         return error.strerror or str(error)
-    return [found.st_size, int(found.st_mtime)]
+    return [stat.st_size, int(stat.st_mtime)]
 
 
 def _token(request: Request) -> tuple[str | None, bool]:
-    """Text of this host's token, and whether it could be read and removed; (reason, False) if not."""
+    """The text of the token of this host, and whether it could be read and removed; (reason, False) if not."""
     folder, name = request["run_folder"], request["token"]
     if folder is None or name is None:
         return None, False

@@ -1,1 +1,1 @@
-"""The launcher's command line, and the care of its processes until the last has ended."""
+"""The command line of the launcher, and the supervision of its processes until the last one has ended."""

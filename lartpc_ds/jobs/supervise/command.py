@@ -1,4 +1,4 @@
-"""The exact `deepspeed` command line of a job, here or on other hosts, and the environment that it runs in."""
+"""The `deepspeed` command line of a job on this machine or on other hosts, and the environment that it runs in."""
 
 import base64
 import json
@@ -36,28 +36,28 @@ _QUOTED = re.compile(r"[\w@+=:,./ -]*")
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to run: arguments, and the variables to set (None: unset) over this process's environment."""
+    """The arguments of a command, and the variables to set (or, with None, to unset) in this process's environment."""
 
     arguments: tuple[str, ...]
     variables: Mapping[str, str | None]
 
     def environment(self) -> dict[str, str]:
-        """The whole environment of the job."""
+        """The whole environment of the command."""
         merged = {**os.environ, **self.variables}
         return {name: value for name, value in merged.items() if value is not None}
 
 
 def default_devices() -> int:
-    """Ranks when `--devices` is not given: every GPU of this machine, or one CPU rank."""
+    """The number of ranks without `--devices`: one per GPU of this machine, or one CPU rank."""
     accelerator = get_accelerator()
     return 1 if accelerator.device_name() == "cpu" else int(accelerator.device_count())
 
 
 def check_devices(devices: int, ds: Mapping[str, Any]) -> None:
-    """Can this machine run so many ranks of this configuration?
+    """Check that this machine can run this number of ranks with this configuration.
 
     Raises:
-        UserError: more ranks than GPUs, fp16 on CPU, or CPU offload without a C++ compiler.
+        UserError: there are more ranks than GPUs, fp16 on a CPU, or CPU offload without a C++ compiler.
     """
     check_count(devices, f"--devices {devices}")
     check_accelerator(get_accelerator().device_name(), ds)
@@ -71,24 +71,24 @@ def check_devices(devices: int, ds: Mapping[str, Any]) -> None:
         )
 
 
-def check_count(devices: int, told: str) -> None:
-    """Has this machine so many devices? `told` is where the user says it.
+def check_count(devices: int, setting: str) -> None:
+    """Check that this machine has this number of devices, which `setting` asks for.
 
     Raises:
-        UserError: it has fewer.
+        UserError: the machine has fewer.
     """
     accelerator = get_accelerator()
     on_cpu = accelerator.device_name() == "cpu"
     if devices < 1 or (not on_cpu and devices > accelerator.device_count()):
         most = "any number above 0" if on_cpu else f"1 to {accelerator.device_count()}"
-        raise UserError(f"{told}: this machine allows {most}")
+        raise UserError(f"{setting}: this machine allows {most}")
 
 
 def check_accelerator(name: str, ds: Mapping[str, Any]) -> None:
-    """Can devices of this kind, by DeepSpeed's name of it, compute in the configuration's precision?
+    """Check that devices of this kind, by DeepSpeed's name, can compute in the precision of the configuration.
 
     Raises:
-        UserError: fp16 on CPU.
+        UserError: the precision is fp16 and the devices are CPUs.
     """
     if name == "cpu" and precision(ds) == "fp16":
         raise UserError(
@@ -98,14 +98,14 @@ def check_accelerator(name: str, ds: Mapping[str, Any]) -> None:
 
 
 def command_of(site: Site, mode: str, folder: Path, logs: Path, options: Sequence[str] = ()) -> Command:
-    """`deepspeed` starting `python -m lartpc_ds.training.worker MODE FOLDER --logs LOGS` on every rank of the site."""
+    """The command that starts `python -m lartpc_ds.training.worker MODE FOLDER --logs LOGS` on every rank."""
     worker = (mode, str(folder), "--logs", str(logs), "--job", site.job, *options)
     return _local(site, worker) if site.launcher is None else _on_hosts(site, site.launcher, logs, worker)
 
 
 def write_hostfile(site: Site, logs: Path) -> None:
-    """The hostfile that `command_of` names: what filters have left."""
-    # device 2 exists where three slots do; which of them are taken is for --include to say
+    """Write the hostfile that `command_of` names, with the hosts that filters have left."""
+    # a host with device 2 has at least three slots; --include says which of them are used
     whole = [type(host)(host.name, tuple(range(max(host.devices) + 1))) for host in site.hosts]
     _hostfile(logs).write_text(render(whole, ["the hosts of this run, after --include and --exclude"]))
 
@@ -116,13 +116,13 @@ def _hostfile(logs: Path) -> Path:
 
 def _local(site: Site, worker: Sequence[str]) -> Command:
     accelerator = get_accelerator()
-    # ranks must not find a device that this process, which checked everything, did not see
+    # ranks must not see a device that this process, which has checked everything, does not see
     variables: dict[str, str | None] = {"DS_ACCELERATOR": accelerator.device_name()}
     if accelerator.device_name() == "cpu":
         devices = [str(rank) for rank in range(site.world_size)]
         variables["CUDA_VISIBLE_DEVICES"] = None
     else:
-        # the launcher would count from this machine's first device, and take a neighbour's
+        # the launcher would count from the first device of the machine, and take devices of other jobs
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(accelerator.device_count())))
         names = visible.split(",")
         devices = [names[device] for device in site.hosts[0].devices]
@@ -134,7 +134,7 @@ def _local(site: Site, worker: Sequence[str]) -> Command:
 
 
 def _on_hosts(site: Site, launcher: str, logs: Path, worker: Sequence[str]) -> Command:
-    """Over ssh or a scheduler; what the ranks need of this environment they read from `control.json`."""
+    """The command over ssh or a scheduler; ranks read the variables of this environment from `control.json`."""
     if launcher == "pdsh":
         _check_words([sys.executable, os.getcwd()], _BARE)
         _check_words(worker, _QUOTED)
@@ -146,7 +146,7 @@ def _on_hosts(site: Site, launcher: str, logs: Path, worker: Sequence[str]) -> C
         chosen = (f"{host.name}:{','.join(map(str, host.devices))}" for host in site.hosts)
         arguments += ["--include", "@".join(chosen)]
     if launcher == "openmpi":
-        # bound to a core each, ranks could not use their threads
+        # ranks that are bound to one core each could not use their threads
         arguments.append("--launcher_args=--bind-to none --map-by slot")
     if launcher == "slurm":
         names = ",".join(host.name for host in site.hosts)
@@ -154,7 +154,7 @@ def _on_hosts(site: Site, launcher: str, logs: Path, worker: Sequence[str]) -> C
             f"--launcher_args=--nodes={len(site.hosts)} --ntasks-per-node={site.hosts[0].slots} --nodelist={names} "
             "--distribution=block --cpu-bind=none --kill-on-bad-exit=0"
         )
-        # srun has not taken this over from sbatch since Slurm 22.05
+        # since Slurm 22.05 srun does not take this from sbatch
         if "SLURM_CPUS_PER_TASK" in os.environ and "SRUN_CPUS_PER_TASK" not in os.environ:
             variables["SRUN_CPUS_PER_TASK"] = os.environ["SLURM_CPUS_PER_TASK"]
         return Command((*arguments, str(Path(__file__).with_name("rank.py")), *worker), variables)
@@ -162,10 +162,10 @@ def _on_hosts(site: Site, launcher: str, logs: Path, worker: Sequence[str]) -> C
 
 
 def _check_words(words: Sequence[str], safe: re.Pattern[str]) -> None:
-    """DeepSpeed hands these to a shell of each host, and quotes only spaces, and those only in the worker's arguments.
+    """Check words that DeepSpeed gives to a shell on each host; it quotes only spaces in the arguments of the worker.
 
     Raises:
-        UserError: one of them would be read as something else there.
+        UserError: the shell would read one of them as something else.
     """
     for word in words:
         if not safe.fullmatch(word):

@@ -1,8 +1,8 @@
-"""The command line's end of the ranks' lines: who lives, who failed first, who must be told to stop.
+"""The command line's end of its connections to the ranks: which of them live, which failed first, and the stop.
 
-A thread of its own serves the lines, because ranks end themselves when they hear nothing, and showing progress may hang
-on a slow file system. What fails first is what the user is told: a killed rank before an error, an earlier error before
-a later one, by this machine's clock.
+A thread serves the connections, because ranks end themselves when they hear nothing, and showing progress may hang on a
+slow file system. The user is told of the first failure: a killed rank comes before an error, and an earlier error
+before a later one, by the clock of this machine.
 """
 
 import hmac
@@ -29,7 +29,7 @@ _LONGEST_GREETING = 4096
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What to print, and whether the user's input is at fault."""
+    """The failure of a rank: what to print, and whether the input of the user is at fault."""
 
     report: str
     by_user: bool
@@ -37,7 +37,7 @@ class Failure:
 
 @dataclass(slots=True)
 class _Line:
-    """One connection; `rank` is None until it has said the token."""
+    """One connection; `rank` is None until the rank has sent the token."""
 
     socket: socket.socket
     heard: float
@@ -49,7 +49,7 @@ class _Line:
 
 
 class Control:
-    """Listens while it is entered; the ranks find it by `control.json` in `logs`."""
+    """A server that listens while it is entered; the ranks find it by `control.json` in `logs`."""
 
     def __init__(self, logs: Path, site: Site) -> None:
         self._logs, self._world_size = logs, site.world_size
@@ -91,36 +91,36 @@ class Control:
 
     @property
     def living(self) -> list[int]:
-        """Ranks that are at work."""
+        """The ranks that are at work."""
         with self._lock:
             return sorted(line.rank for line in self._lines if line.rank is not None and not line.ended)
 
     @property
     def places(self) -> dict[int, tuple[str, int]]:
-        """(host, process id) of every rank that has reported so far."""
+        """The (host, process id) of every rank that has reported so far."""
         with self._lock:
             return dict(self._places)
 
     @property
     def asked_to_stop(self) -> bool:
-        """Has a rank been asked by somebody else, as when a batch system signals every process?"""
+        """Whether a rank was asked to stop by somebody else, such as a batch system that signals every process."""
         with self._lock:
             return self._asked
 
     @property
     def complete(self) -> bool:
-        """Have all ranks done all their work?"""
+        """Whether all ranks have done all their work."""
         with self._lock:
             return len(self._complete) == self._world_size
 
     @property
     def first_failure(self) -> Failure | None:
-        """The failure to show; None if all is well."""
+        """The failure to show; None if there is none."""
         with self._lock:
             return next(iter([*self._lost, *self._failed]), None)
 
     def stop(self) -> None:
-        """Ask every rank to stop after its step, those that connect later too."""
+        """Ask every rank to stop after its step, and also those that connect later."""
         with self._lock:
             if not self._stopping:
                 self._stopping = True
@@ -128,12 +128,12 @@ class Control:
                     _send(line, message(stop=True))
 
     def write_places(self) -> None:
-        """`ranks.json` in the job's logs: where each rank is, for whoever looks for one."""
+        """Write `ranks.json` into the logs of the job, which says on which host each rank is."""
         table = {rank: {"host": host, "pid": pid} for rank, (host, pid) in sorted(self.places.items())}
         (self._logs / "ranks.json").write_text(json.dumps(table, indent=2) + "\n")
 
     def close(self) -> list[str]:
-        """Let every rank go, which ends those that still work; what could not be told so, by rank and host."""
+        """Close all connections, which ends ranks that still work; returns the ranks that could not be reached."""
         with self._lock:
             already, self._closing = self._closing, True
             if already:
@@ -173,7 +173,7 @@ class Control:
         self._server.close()
 
     def _accept(self, now: float) -> None:
-        with suppress(OSError):  # it has gone again
+        with suppress(OSError):  # the caller is gone again
             connection, _ = self._server.accept()
             connection.setblocking(False)
             line = _Line(connection, now)
@@ -183,15 +183,15 @@ class Control:
     def _hear(self, line: _Line, now: float) -> None:
         try:
             data = line.socket.recv(65536)
-            told = line.lines.add(data)
+            messages = line.lines.add(data)
         except BlockingIOError:
             return
         except (OSError, ValueError):
-            data, told = b"", []
+            data, messages = b"", []
         if line.rank is None and line.lines.incomplete_bytes > _LONGEST_GREETING:
             data = b""
         line.heard = now
-        for fields in told:
+        for fields in messages:
             if line.rank is None and not self._greet(line, fields):
                 return
             self._note(line, fields)
@@ -213,13 +213,13 @@ class Control:
 
     def _note(self, line: _Line, fields: dict[str, Any]) -> None:
         if "failed" in fields:
-            told = fields["failed"]
+            failed = fields["failed"]
             line.ended = True
-            if not told["trace"]:
-                self._failed.append(Failure(told["message"], told["by_user"]))
+            if not failed["trace"]:
+                self._failed.append(Failure(failed["message"], failed["by_user"]))
             else:
                 where = f"rank {line.rank} failed first; the logs of all ranks are in {self._logs}"
-                self._failed.append(Failure(f"{told['trace']}{where}", False))
+                self._failed.append(Failure(f"{failed['trace']}{where}", False))
         elif "orphaned" in fields:
             self._lose(line, "was left alone: its launcher was killed")
             line.ended = True
@@ -247,5 +247,5 @@ class Control:
 
 
 def _send(line: _Line, data: bytes) -> None:
-    with suppress(OSError):  # a line that is cut is noticed by listening
+    with suppress(OSError):  # a connection that is cut is noticed when it is read
         line.socket.send(data)

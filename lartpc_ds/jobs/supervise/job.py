@@ -1,10 +1,11 @@
-"""Run the launcher and answer for every process under it, here and on other hosts.
+"""Run the launcher, and make sure that every process under it ends, on this machine and on other hosts.
 
-Left to itself the deepspeed launcher orphans its workers on SIGTERM, waits 30 s for ranks that hang in a collective,
-can exit 0 after a kill, and over pdsh ends what it started by a `pkill` that takes other jobs of the same user along.
-So the launcher gets a session of its own, which is killed whole at the end whatever happened; ranks anywhere end when
-their line to this process does; stop requests go over that line; and success is a file that the ranks leave, not an
-exit code. The terminal shows what this process reads from the run folder; the launcher's chatter stays in `logs/`.
+By itself the deepspeed launcher leaves its workers running on SIGTERM, waits 30 s for ranks that hang in a collective,
+may exit with 0 after a kill, and over pdsh ends what it started with a `pkill` that also hits other jobs of the same
+user. So the launcher runs in a session of its own, all of which is killed at the end whatever happened. Ranks anywhere
+end when their connection to this process does, stop requests go over that connection, and success is a file that the
+ranks leave and not an exit code. The terminal shows what this process reads from the run folder; the output of the
+launcher stays in `logs/`.
 """
 
 import os
@@ -30,17 +31,17 @@ _RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 3.0
-_START_SECONDS = 300.0  # imports from a cold network file system take minutes
+_START_SECONDS = 300.0  # imports from a slow network file system take minutes
 _EXIT_SECONDS = 30.0
-_PATIENCE_SECONDS = 1.5  # for the signal that has ended the launcher to reach us or a rank
-_VISIBLE_SECONDS = 65.0  # a network file system may show a new file so late
+_PATIENCE_SECONDS = 1.5  # for the signal that ended the launcher to reach us or a rank
+_VISIBLE_SECONDS = 65.0  # a network file system may show a new file this late
 
 
 class _StopRequests:
     """Counts SIGTERM, SIGINT and SIGUSR1 while it is entered.
 
-    SIGUSR1 asks for no more than a checkpoint, however often it comes: a batch system may signal every process of a
-    job, of which the job's script then forwards its own as SIGUSR1, and that is one request.
+    However often SIGUSR1 comes, it counts as one request, for a checkpoint: a batch system may signal every process of
+    a job, and the script of the job then forwards its own signal as SIGUSR1.
     """
 
     def __init__(self) -> None:
@@ -62,7 +63,7 @@ class _StopRequests:
 
 @dataclass(frozen=True, slots=True)
 class JobEnd:
-    """How a job ended: the command line's exit code (0, 1, 2 or 75), and what to tell the user of a failure."""
+    """The end of a job: the exit code of the command line (0, 1, 2 or 75), and the text about a failure."""
 
     code: int
     report: str | None = None
@@ -78,14 +79,14 @@ def run_job(
     say: Callable[[str], None],
     on_poll: Callable[[], None],
 ) -> JobEnd:
-    """Start the job, follow it to its end and leave no process behind.
+    """Start the job, follow it to its end, and leave no process behind.
 
     Args:
-        command: the launcher's command line.
-        site: where its ranks will be.
-        logs: folder of this job alone.
+        command: the command line of the launcher.
+        site: where the ranks will be.
+        logs: the folder of this job alone.
         result: the file that the ranks write last when they succeed.
-        resumable: is there a checkpoint to continue from?
+        resumable: says whether there is a checkpoint to continue from.
         say: prints one message to the user.
         on_poll: called a few times a second, to show progress.
     """
@@ -121,10 +122,10 @@ def _follow(
     say: Callable[[str], None],
     on_poll: Callable[[], None],
 ) -> Failure | None:
-    """Until the launcher ends, a second stop request comes, or a rank has failed and the others had their grace.
+    """Wait until the launcher ends, a second stop request comes, or others have had time to end after a rank failed.
 
-    A batch system's stop request reaches every process, and the launcher dies of it while the ranks save: then they
-    are what is waited for.
+    A stop request of a batch system reaches every process and ends the launcher while the ranks save; then this waits
+    for the ranks.
     """
     announced = complete = False
     deadline: float | None = None
@@ -150,7 +151,7 @@ def _follow(
             announced = True
             control.stop()
         if control.first_failure is not None and deadline is None:
-            # the other ranks may wait in a collective which the failed one will not join
+            # the other ranks may wait in a collective that the failed one will not join
             deadline = now + _GRACE_SECONDS
         places = control.places
         if len(places) == site.world_size and not complete:
@@ -161,16 +162,16 @@ def _follow(
             return _not_started(places, site)
         idle_since = (idle_since or now) if complete and not control.living else None
         if idle_since is not None and now - idle_since > _EXIT_SECONDS:
-            break  # a launcher whose ssh hangs on a dead host waits for ever
+            break  # a launcher whose ssh hangs on a dead host never ends
     return control.first_failure
 
 
 def _wait_for(result: Path) -> None:
-    """Until this host sees what another has written; the ranks' word is good without it."""
+    """Wait until this host sees the file of another; if it does not, the messages of the ranks suffice."""
     deadline = time.monotonic() + _VISIBLE_SECONDS
     while not result.exists() and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
-        os.listdir(result.parent)  # NFS looks again at a folder that is opened
+        os.listdir(result.parent)  # NFS refreshes a folder when it is opened
 
 
 def _not_started(places: Mapping[int, tuple[str, int]], site: Site) -> Failure:
@@ -178,27 +179,27 @@ def _not_started(places: Mapping[int, tuple[str, int]], site: Site) -> Failure:
     for rank, host in enumerate(site.rank_hosts):
         if rank not in places:
             missing.setdefault(host, []).append(rank)
-    told = "; ".join(f"{host}: rank(s) {', '.join(map(str, ranks))}" for host, ranks in missing.items())
-    return Failure(f"not started within {_START_SECONDS:.0f} s: {told}; see launcher.log in the run's logs", False)
+    listed = "; ".join(f"{host}: rank(s) {', '.join(map(str, ranks))}" for host, ranks in missing.items())
+    return Failure(f"not started within {_START_SECONDS:.0f} s: {listed}; see launcher.log in the run's logs", False)
 
 
 def _check_places(places: Mapping[int, tuple[str, int]], site: Site, say: Callable[[str], None]) -> None:
-    """Schedulers place ranks by rules of their own; then other halos cross the network than the plan says."""
-    told: dict[str, set[str]] = {}
+    """Say so where a scheduler has placed ranks differently, as other halos then cross the network than planned."""
+    actual_hosts: dict[str, set[str]] = {}
     for rank, planned in enumerate(site.rank_hosts):
-        told.setdefault(planned, set()).add(places[rank][0])
+        actual_hosts.setdefault(planned, set()).add(places[rank][0])
     seen = {host for host, _ in places.values()}
-    if len(seen) != len(site.hosts) or any(len(hosts) > 1 for hosts in told.values()):
+    if len(seen) != len(site.hosts) or any(len(hosts) > 1 for hosts in actual_hosts.values()):
         order = ", ".join(places[rank][0] for rank in sorted(places))
         say(f"note: {site.launcher} has placed the ranks on other hosts than the plan says: {order}")
 
 
 def _end_session(launcher: "subprocess.Popen[bytes]") -> None:
-    """Kill what is left of the launcher's session, and what that started: after a success that is nothing."""
+    """Kill what is left of the session of the launcher and its children; after a success nothing is left."""
     members = {process for process in psutil.process_iter() if _session(process.pid) == launcher.pid}
     for process in list(members):
         with suppress(psutil.NoSuchProcess):
-            members.update(process.children(recursive=True))  # pdsh gives each of its ssh a session of its own
+            members.update(process.children(recursive=True))  # pdsh starts each ssh in a session of its own
     kill_all(members)
     launcher.wait()
     psutil.wait_procs(members, timeout=10)
@@ -225,7 +226,7 @@ def _job_end(
         return JobEnd(2 if failure.by_user else 1, failure.report)
     if launcher_code == _RESUMABLE or stop_count:
         return JobEnd(_RESUMABLE) if resumable() else JobEnd(1, "stopped before the first checkpoint")
-    # over hosts DeepSpeed's runner exits with 0 when a signal ends the launcher proper
+    # over hosts the runner of DeepSpeed exits with 0 when a signal ends the launcher itself
     what = "failed" if launcher_code > 0 else "was killed, from outside or for lack of memory"
     tail = (logs / "launcher.log").read_text(errors="replace").splitlines()[-12:]
     return JobEnd(1, "\n".join([f"the deepspeed launcher {what} (exit code {launcher_code}); its last words:", *tail]))

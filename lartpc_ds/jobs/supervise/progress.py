@@ -1,6 +1,6 @@
-"""What the terminal shows of a running job, read from the run folder.
+"""The progress of a running job on the terminal, read from the run folder.
 
-Ranks write files; this process reads them. So the ranks' output and DeepSpeed's chatter never mix with the live line,
+Ranks write files, and this process reads them. So the output of ranks and of DeepSpeed never mixes with the live line,
 and a run looks the same to the terminal that started it as to one that joins later.
 """
 
@@ -23,7 +23,7 @@ _GIB = 2**30
 
 
 class _Tail:
-    """Complete lines that were added to a file since the last look."""
+    """A reader of the complete lines that were added to a file since it was last read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -40,7 +40,7 @@ class _Tail:
 
 
 class JobDisplay:
-    """One live line on a terminal, a plain line now and then elsewhere; `poll` brings it up to date."""
+    """One live line on a terminal, or else a plain line now and then; `poll` brings it up to date."""
 
     def __init__(
         self, folder: RunFolder, max_steps: int, console: Console, *, verbose: bool, start_step: int = 0
@@ -64,11 +64,11 @@ class JobDisplay:
         self._bar.stop()
 
     def say(self, message: str) -> None:
-        """One message above the live line."""
+        """Print one message above the live line."""
         say(self._console, message)
 
     def poll(self) -> None:
-        """Show what is new."""
+        """Show what is new in the run folder."""
         for log in self._logs:
             for line in log.new_lines():
                 self.say(line)

@@ -68,7 +68,7 @@ BAD_LISTS = {
     "two commas": ("a:1,,b:1", ["delete the comma"]),
     "nothing": ("", ["delete the comma"]),
     "no count": ("gpu[1-2]", ["'gpu[1-2]'", "Write gpu[1-2]:N", "--slots N"]),
-    "no count of one": ("a:1,b", ["'b': has how many slots?"]),
+    "no count of one": ("a:1,b", ["'b': has no number of slots. Write b:N"]),
     "zero": ("a:0", ["0 slots on a", "1 to 1024"]),
     "too many": ("a:1025", ["1025 slots on a"]),
     "two counts": ("a[1-3]:4,a2:2", ["'a2' has 4 slots and 2"]),

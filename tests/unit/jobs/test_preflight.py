@@ -12,7 +12,7 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.jobs.hosts.faults import Fault
 from lartpc_ds.jobs.hosts.hostfile import Host
 from lartpc_ds.jobs.preflight.hostfile_check import check
-from lartpc_ds.jobs.preflight.preflight import Findings, HostFindings, Need, preflight
+from lartpc_ds.jobs.preflight.preflight import CheckedHost, Findings, Need, preflight
 from lartpc_ds.jobs.preflight.preflight_checks import Report
 from lartpc_ds.jobs.preflight.preflight_report import explain, print_findings
 from tests.unit.jobs.test_preflight_checks import answer
@@ -71,9 +71,9 @@ def report_of(findings: Findings) -> str:
     return console.file.getvalue()
 
 
-def two_hosts() -> tuple[HostFindings, ...]:
+def two_hosts() -> tuple[CheckedHost, ...]:
     return tuple(
-        HostFindings(Host(name, (0, 1)), Report("3.11.7", 0.0, answer(name, number)), "eth0", speed)
+        CheckedHost(Host(name, (0, 1)), Report("3.11.7", 0.0, answer(name, number)), "eth0", speed)
         for number, (name, speed) in enumerate(
             {
                 "alpha": {"latency_seconds": 0.0002, "bytes_per_second": 2e8},

@@ -43,7 +43,7 @@ def test_a_pbs_job_and_an_lsf_job_list_a_line_a_slot(tmp_path: Path, name: str) 
 @pytest.mark.parametrize(
     ("text", "fragments"),
     [
-        ("", ["a host's name a line"]),
+        ("", ["the name of a host per line"]),
         ("a\nb slots=4\n", ["line 2, 'b slots=4'", "is no host name"]),
         ("a:2\n", ["line 1, 'a:2'"]),
         ("a\nme@b\n-x\n", ["line 2, 'me@b'", "line 3, '-x'"]),
@@ -61,7 +61,7 @@ def test_a_file_of_names_that_is_not_there_or_no_text(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"LSB_DJOB_HOSTFILE=.*missing.*No such file.*NODES such as"):
         from_lsf({"LSB_DJOB_HOSTFILE": str(tmp_path / "missing"), "LSB_MCPU_HOSTS": "a 4"}, None)
     (tmp_path / "binary").write_bytes(b"\xff\x00")
-    with pytest.raises(UserError, match=r"PBS_NODEFILE=.*no text file"):
+    with pytest.raises(UserError, match=r"PBS_NODEFILE=.*not a text file"):
         from_pbs({"PBS_NODEFILE": str(tmp_path / "binary")}, None)
     with pytest.raises(UserError, match="PBS_NODEFILE: not set"):
         from_pbs({}, None)

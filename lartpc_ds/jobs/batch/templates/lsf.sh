@@ -11,7 +11,7 @@
 
 @run@
 
-# bkill sends a signal first, upon which train saves and ends with 75; the job must stay killed all the same
+# bkill first sends a signal, on which train saves and exits with 75; the job must stay killed nevertheless
 if [ "$code" -eq 75 ] && [ "$asked" = TERM ]; then
     code=143
 fi

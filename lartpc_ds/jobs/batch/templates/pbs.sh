@@ -8,7 +8,7 @@
 
 @prepare@
 
-# PBS gives no warning before the time is over, then SIGTERM and a few seconds (the queue's kill_delay)
+# PBS sends SIGTERM when the time is over and a few seconds later (kill_delay of the queue) kills; it gives no warning
 @timer@
 
 @run@

@@ -1,9 +1,9 @@
 cd @folder@ || exit
 
-# What starts lartpc-ds; the prologue may say otherwise: lartpc_ds=(lartpc-ds) takes what it puts on PATH.
+# The command that starts lartpc-ds. The prologue may change it: lartpc_ds=(lartpc-ds) takes the one on PATH.
 lartpc_ds=(@command@)
 
-# batch.prologue; before `set -u`, which many activation scripts do not survive
+# The lines of batch.prologue come before `set -u`, with which many activation scripts fail.
 @prologue@
 
 set -u
@@ -14,8 +14,8 @@ trap 'rm -f "$hostfile"' EXIT
 
 set -- train @arguments@ --hostfile "$hostfile"@launcher@ --run-dir "$run_dir"
 if [ -e "$run_dir/job.json" ] || [ -n "$(ls -d "$run_dir"/checkpoints/step_* 2>/dev/null)" ]; then
-    # written last when a run is prepared: from there on it can be resumed, with or without a checkpoint; where it is
-    # lost but a checkpoint is there, train says so, which is better than a start from nothing
+    # job.json is written last when a run is prepared, so the run can be resumed, with or without a checkpoint; where it
+    # is lost but there is a checkpoint, train says so, which is better than a start from nothing
     set -- "$@" --resume
 elif [ -n "$(ls -A "$run_dir" 2>/dev/null)" ]; then
     # the job was killed while it prepared the run: nothing in it can be resumed

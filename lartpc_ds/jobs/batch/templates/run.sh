@@ -1,8 +1,8 @@
 "${lartpc_ds[@]}" "$@" &
 train=$!
 
-# A request makes train save after the step at hand and exit with 75. It is passed on as SIGUSR1, which is one request
-# however often it comes: that train has had a signal of its own too does no harm.
+# A request makes train save after the current step and exit with 75. It is passed on as SIGUSR1, which counts as one
+# request however often it comes, so it does no harm if train has had a signal itself.
 stops=0
 asked=
 ask_to_stop() {
@@ -14,7 +14,7 @@ ask_to_stop() {
 trap 'ask_to_stop USR1' USR1
 trap 'ask_to_stop TERM' TERM INT
 
-# a signal ends the wait, not train: wait again, until none came in between
+# a signal ends the wait and not train, so wait again until no signal came in between
 while
     seen=$stops
     wait "$train"
