@@ -1,7 +1,7 @@
-"""From the names in a run TOML to a network, and from a network to its flat list of blocks.
+"""The network that a run TOML names, and the flat list of blocks of a network.
 
-A network is any nn.Module of one device. Ours are plain `nn.Sequential`s: a registry with decorators or a base class
-would buy nothing for four names.
+A network is any nn.Module of one device. Ours are plain `nn.Sequential`s. Rejected: a registry with decorators, or a
+base class, which four names do not need.
 """
 
 import inspect
@@ -19,13 +19,13 @@ from lartpc_ds.user_code import import_target
 
 __all__ = ["MODELS", "PLANE_MODES", "blocks", "build_model"]
 
-# name: (trunk, its own width, its own norm)
 MODELS: dict[str, tuple[Callable[..., tuple[dict[str, nn.Module], int]], int, str]] = {
     "resnet18": (partial(resnet_trunk, 18), 64, "batch"),
     "resnet34": (partial(resnet_trunk, 34), 64, "batch"),
     "resnet50": (partial(resnet_trunk, 50), 64, "batch"),
     "convnext": (convnext_trunk, 96, "layer"),
 }
+"""Each network's trunk, width and norm, by the name of the network."""
 PLANE_MODES = ("stacked", "towers")
 
 
@@ -43,17 +43,17 @@ def build_model(
     """A network from (N, planes, wires, ticks) to scores (N, num_classes), for images of any size.
 
     Args:
-        name: one of MODELS; of no consequence when `target` is given.
-        planes: wire planes of an event.
-        num_classes: scores per event.
-        width: channels of the first stage; None takes the network's own (64, ConvNeXt 96).
+        name: one of MODELS; has no effect if `target` is given.
+        planes: number of wire planes of an event.
+        num_classes: number of scores per event.
+        width: number of channels of the first stage; None takes the network's own (64, ConvNeXt 96).
         norm: batch, group or layer; None takes the network's own (batch, ConvNeXt layer).
         stem_stride: (wires, ticks) of a ResNet's first convolution; None takes 2 x 2.
-        plane_mode: planes stacked as channels, or towers of shared weights.
-        target: "my_pkg.module:function", called as function(planes=..., num_classes=...) in place of all this.
+        plane_mode: "stacked" makes planes channels, "towers" gives each plane a tower of shared weights.
+        target: "my_pkg.module:function", called as function(planes=..., num_classes=...) instead of all this.
 
     Raises:
-        UserError: an unknown name, norm or plane mode, a width below 1, or a target that yields no nn.Module.
+        UserError: a name, norm or plane mode is unknown, a width is below 1, or a target gives no nn.Module.
     """
     if target is not None:
         if (width, norm, plane_mode, stem_stride) != (None, None, "stacked", None):
@@ -85,12 +85,12 @@ def build_model(
 
 
 def blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The flat sequence of named blocks of a model: run in order, they compute model(x).
+    """The flat sequence of named blocks of a model; run in this order, they compute model(x).
 
-    An nn.Sequential is its own sequence; any other model supplies it by a method `blocks()`.
+    An nn.Sequential is such a sequence itself; any other model gives it by a method `blocks()`.
 
     Raises:
-        UserError: the model has no such method, or what it gives is not a sequence that holds every parameter once.
+        UserError: the model has no such method, or what it gives is not a sequence that holds every parameter.
     """
     name = type(model).__name__
     supplied = getattr(model, "blocks", None)
@@ -124,16 +124,16 @@ def _check_blocks(name: str, model: nn.Module, sequence: list[tuple[str, nn.Modu
 
 
 def _from_target(target: str, planes: int, num_classes: int) -> nn.Module:
-    told = f"model.target = {target!r}"
+    setting = f"model.target = {target!r}"
     advice = "name a function of (planes, num_classes)"
     function = import_target("model.target", target, "function", advice)
     if not callable(function):
-        raise UserError(f"{told}: holds a {type(function).__name__}, which is not callable; {advice}")
+        raise UserError(f"{setting}: holds a {type(function).__name__}, which is not callable; {advice}")
     try:
         inspect.signature(function).bind(planes=planes, num_classes=num_classes)
     except TypeError as error:
-        raise UserError(f"{told}: must accept function(planes=..., num_classes=...) ({error})") from error
+        raise UserError(f"{setting}: must accept function(planes=..., num_classes=...) ({error})") from error
     model = function(planes=planes, num_classes=num_classes)
     if not isinstance(model, nn.Module):
-        raise UserError(f"{told}: returned a {type(model).__name__}; it must return a torch.nn.Module")
+        raise UserError(f"{setting}: returned a {type(model).__name__}; it must return a torch.nn.Module")
     return model
