@@ -8,6 +8,7 @@ import inspect
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 from torch import nn
 
@@ -15,9 +16,9 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.models.convnext import convnext_trunk
 from lartpc_ds.models.resnet import resnet_trunk
 from lartpc_ds.models.towers import tower_blocks
-from lartpc_ds.user_code import import_target
+from lartpc_ds.user_code import import_function
 
-__all__ = ["MODELS", "PLANE_MODES", "blocks", "build_model"]
+__all__ = ["MODELS", "blocks", "build_model"]
 
 MODELS: dict[str, tuple[Callable[..., tuple[dict[str, nn.Module], int]], int, str]] = {
     "resnet18": (partial(resnet_trunk, 18), 64, "batch"),
@@ -26,7 +27,6 @@ MODELS: dict[str, tuple[Callable[..., tuple[dict[str, nn.Module], int]], int, st
     "convnext": (convnext_trunk, 96, "layer"),
 }
 """Each network's trunk, width and norm, by the name of the network."""
-PLANE_MODES = ("stacked", "towers")
 
 
 def build_model(
@@ -36,7 +36,7 @@ def build_model(
     num_classes: int,
     width: int | None = None,
     norm: str | None = None,
-    plane_mode: str = "stacked",
+    plane_mode: Literal["stacked", "towers"] = "stacked",
     stem_stride: tuple[int, int] | None = None,
     target: str | None = None,
 ) -> nn.Module:
@@ -53,7 +53,7 @@ def build_model(
         target: "my_pkg.module:function", called as function(planes=..., num_classes=...) instead of all this.
 
     Raises:
-        UserError: a name, norm or plane mode is unknown, a width is below 1, or a target gives no nn.Module.
+        UserError: a name or norm is unknown, or a target gives no nn.Module.
     """
     if target is not None:
         if (width, norm, plane_mode, stem_stride) != (None, None, "stacked", None):
@@ -64,10 +64,6 @@ def build_model(
         return _from_target(target, planes, num_classes)
     if name not in MODELS:
         raise UserError(f"model.name = {name!r} is not known; choose one of {', '.join(MODELS)}, or set model.target")
-    if plane_mode not in PLANE_MODES:
-        raise UserError(f"model.planes = {plane_mode!r} is not known; choose one of {', '.join(PLANE_MODES)}")
-    if width is not None and width < 1:
-        raise UserError(f"model.width = {width} must be at least 1; leave it out for the network's own")
     make_trunk, own_width, own_norm = MODELS[name]
     towers = plane_mode == "towers"
     if stem_stride is not None and not name.startswith("resnet"):
@@ -125,10 +121,7 @@ def _check_blocks(name: str, model: nn.Module, sequence: list[tuple[str, nn.Modu
 
 def _from_target(target: str, planes: int, num_classes: int) -> nn.Module:
     setting = f"model.target = {target!r}"
-    advice = "name a function of (planes, num_classes)"
-    function = import_target("model.target", target, "function", advice)
-    if not callable(function):
-        raise UserError(f"{setting}: holds a {type(function).__name__}, which is not callable; {advice}")
+    function = import_function("model.target", target, "planes, num_classes")
     try:
         inspect.signature(function).bind(planes=planes, num_classes=num_classes)
     except TypeError as error:

@@ -7,7 +7,7 @@ equals the loss on one device. Rejected: the mean of the tiles' own ratios, whic
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from lartpc_ds.data.source import Range, Source
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.grid.tiles import Group
 from lartpc_ds.exact.ops.reductions import sum_over_ranks
-from lartpc_ds.user_code import import_target, where
+from lartpc_ds.user_code import import_function, where
 
 __all__ = ["Loss", "LossFunction", "Tally", "check_loss", "cross_entropy", "import_loss"]
 
@@ -111,13 +111,7 @@ def import_loss(target: str) -> LossFunction:
     Raises:
         UserError: there is no such function.
     """
-    function = import_target("train.loss_target", target, "function", "name a function of (outputs, targets)")
-    if not callable(function):
-        raise UserError(
-            f"train.loss_target = {target!r}: holds a {type(function).__name__}, which is not callable; name a "
-            "function of (outputs, targets)"
-        )
-    return cast(LossFunction, function)
+    return import_function("train.loss_target", target, "outputs, targets")
 
 
 def check_loss(target: str, source: Source, scores: Tensor) -> None:
