@@ -45,11 +45,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group"
 
 
 def make_norm(kind: str, channels: int) -> nn.Module:
-    """The normalisation `kind` of an (N, channels, H, W) map.
-
-    Raises:
-        UserError: `kind` is not one of NORMS.
-    """
+    """The normalisation `kind` of an (N, channels, H, W) map; raises UserError if `kind` is not one of NORMS."""
     if kind not in NORMS:
         raise UserError(f"model.norm = {kind!r} is not known; choose one of {', '.join(NORMS)}")
     return NORMS[kind](channels)

@@ -41,11 +41,7 @@ class _WholeParts:
 
 
 def _whole_parts(folder: RunFolder) -> _WholeParts:
-    """Read the parts of a run's folder that are whole.
-
-    Raises:
-        UserError: it is not a run folder.
-    """
+    """Read the parts of a run's folder that are whole; raises UserError if it is not a run folder."""
     folder.require()
     left_out: list[str] = []
     record = None

@@ -52,11 +52,7 @@ PRIMARIES: Mapping[str, tuple[int, ...]] = MappingProxyType(
 
 
 def primary_pdg(species: str, rng: np.random.Generator) -> int:
-    """A pdg code of the class `species`.
-
-    Raises:
-        UserError: the class is not one of PRIMARIES.
-    """
+    """A pdg code of the class `species`; raises UserError if the class is not one of PRIMARIES."""
     if species not in PRIMARIES:
         raise UserError(f"class {species!r} cannot be simulated: choose from {', '.join(PRIMARIES)}")
     codes = PRIMARIES[species]

@@ -106,11 +106,7 @@ def mean(total: Tensor, weight: Tensor) -> Tensor:
 
 
 def import_loss(target: str) -> LossFunction:
-    """The function that `train.loss_target` names.
-
-    Raises:
-        UserError: there is no such function.
-    """
+    """The function that `train.loss_target` names; raises UserError if there is no such function."""
     return import_function("train.loss_target", target, "outputs, targets")
 
 
