@@ -4,7 +4,3 @@ An event goes through generate, transport (tracks, showers, processes), drift an
 formulae. Rejected: a full Geant4 chain, which is the better simulation and takes a day to install. This simulation
 needs numpy alone, makes some hundred events per second, and is simple enough to read.
 """
-
-from lartpc_ds.simulation.generate import ANYWHERE, Aim, SimulationSummary, simulate_event, simulate_file
-
-__all__ = ["ANYWHERE", "Aim", "SimulationSummary", "simulate_event", "simulate_file"]

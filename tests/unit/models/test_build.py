@@ -6,7 +6,8 @@ from torch import nn
 
 from lartpc_ds.config.run import RunConfig
 from lartpc_ds.errors import UserError
-from lartpc_ds.models import MODELS, NORMS, blocks, build_model
+from lartpc_ds.models.build import MODELS, blocks, build_model
+from lartpc_ds.models.norms import NORMS
 
 
 def _run_blocks(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
