@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lartpc_ds.data.event import EventId
 from lartpc_ds.errors import UserError
 
-__all__ = ["Policy", "first_of_each", "refuse_duplicates", "said_of_duplicates"]
+__all__ = ["Policy", "describe_duplicates", "first_of_each", "refuse_duplicates"]
 
 Policy = Literal["error", "keep", "drop"]
 
@@ -61,7 +61,7 @@ def refuse_duplicates(ids: Sequence[EventId], digests: NDArray[np.bytes_]) -> No
     )
 
 
-def said_of_duplicates(
+def describe_duplicates(
     policy: Policy, ids: Sequence[EventId], used: NDArray[np.int64], digests: NDArray[np.bytes_]
 ) -> list[str]:
     """A list with a sentence on what is done with the `used` events that repeat another, if there are any."""

@@ -74,11 +74,7 @@ FORMATS: Mapping[str, Callable[..., Reader]] = {"larcv3": Larcv3Reader}
 
 
 def expand(patterns: Sequence[str]) -> list[Path]:
-    """The paths that match the glob patterns, sorted, each file once.
-
-    Raises:
-        UserError: a pattern matches no file.
-    """
+    """The paths that match the glob patterns, sorted, each file once; raises UserError if a pattern matches no file."""
     if not patterns:
         raise UserError("data.files: no file given; expected paths or patterns, such as ['events/*.h5']")
     path_of_file: dict[Path, Path] = {}

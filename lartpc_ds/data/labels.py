@@ -85,11 +85,7 @@ def label_counts(labels: NDArray[np.int64], names: Sequence[str]) -> dict[str, i
 
 
 def check_labels(labels: NDArray[np.int64], names: Sequence[str]) -> None:
-    """Refuse labels with a class that has no events.
-
-    Raises:
-        UserError: a class has no events.
-    """
+    """Raise UserError if a class has no events."""
     counts = label_counts(labels, names)
     empty = [name for name, count in counts.items() if count == 0]
     if empty:

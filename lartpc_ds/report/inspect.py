@@ -18,11 +18,10 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from lartpc_ds.data.absurd import absurd_values
 from lartpc_ds.data.duplicates import refuse_duplicates
 from lartpc_ds.data.files import Reader, expand, make_reader, notes_of
 from lartpc_ds.data.labels import truth_names
-from lartpc_ds.data.survey import Survey, survey
+from lartpc_ds.data.survey import Survey, absurd_values, survey
 from lartpc_ds.errors import UserError
 
 __all__ = ["inspect_files", "print_inspection"]

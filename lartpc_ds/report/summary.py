@@ -8,16 +8,13 @@ folders of earlier versions, configurations are left out like damaged ones.
 import json
 import statistics
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from lartpc_ds.config.run_folder import RunFolder
-from lartpc_ds.config.run_record import RunRecord
 from lartpc_ds.data.integrity import Damage
 from lartpc_ds.layout import Layout
 from lartpc_ds.training.metrics import Evaluation
@@ -29,35 +26,52 @@ _WARM_UP_STEPS = 2  # first allocations and lazy set-up; the field leaves them o
 _NUMBERS = ("events", "step_seconds", "peak_bytes")
 
 
-@dataclass(frozen=True, slots=True)
-class _WholeParts:
-    """The parts of one run's folder that are whole; a configuration is None where it was left out."""
-
-    config: Mapping[str, Any] | None
-    job: Mapping[str, Any] | None
-    steps: list[dict[str, Any]]
-    evaluations: list[Evaluation]
-    left_out: list[str]
-
-
-def _whole_parts(folder: RunFolder) -> _WholeParts:
-    """Read the parts of a run's folder that are whole.
+def summarise(folder: RunFolder) -> tuple[dict[str, str], list[str]]:
+    """The rows of the table for one run, and a sentence for each part of its folder that is left out.
 
     Raises:
         UserError: it is not a run folder.
     """
     folder.require()
     left_out: list[str] = []
-    record = None
+    config, job = _configurations(folder, left_out)
+    steps, evaluations = _metrics(folder, left_out)
+    asked = job["max_steps"] if job else "?"
+    rows = {
+        "trained": _trained(config, job) if config and job else "?",
+        "layout": str(Layout(**job["layout"])) if job else "?",
+        "steps": f"{steps[-1]['step'] if steps else 0} of {asked}"
+        + (f", {steps[-1]['events']} events" if steps else "")
+        + _skipped(steps)
+        + ("" if folder.done_file.exists() else " (not finished)"),
+        "balanced accuracy": evaluations[-1].balanced_text(f"{evaluations[-1].events} held-out events")
+        if evaluations
+        else "not evaluated (no held-out events)",
+        "seconds per event": _seconds_per_event(steps),
+        "peak memory per rank": f"{max(line['peak_bytes'] for line in steps) / _GIB:.2f} GiB" if steps else "-",
+        "run folder": str(folder.path),
+    }
+    return rows, left_out
+
+
+def _configurations(folder: RunFolder, left_out: list[str]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The content of `config.toml` and of `job.json`, or None for one that is not whole."""
     try:
         record = folder.record()
     except Damage as damage:
         left_out.append(f"{damage}, so config.toml and job.json cannot be compared with what was written")
-    config = _tree(folder.config_file, tomllib.loads, record, left_out)
-    job = _tree(folder.job_file, json.loads, record, left_out)
+        return None, None
+    faults = {path: record.faults(folder.path, path.name) for path in (folder.config_file, folder.job_file)}
+    left_out += [fault for of_file in faults.values() for fault in of_file]
+    config = None if faults[folder.config_file] else tomllib.loads(folder.config_file.read_text())
+    return config, None if faults[folder.job_file] else json.loads(folder.job_file.read_text())
+
+
+def _metrics(folder: RunFolder, left_out: list[str]) -> tuple[list[dict[str, Any]], list[Evaluation]]:
+    """The lines of steps and the evaluations that are whole."""
     steps, evaluations, garbled = [], [], []
     for number, line in folder.numbered_metrics():
-        if line is not None and _is_step(line):
+        if line is not None and "loss" in line and all(isinstance(line.get(name), int | float) for name in _NUMBERS):
             steps.append(line)
             continue
         try:
@@ -66,48 +80,7 @@ def _whole_parts(folder: RunFolder) -> _WholeParts:
             garbled.append(str(number))
     if garbled:
         left_out.append(f"metrics.jsonl: line {', '.join(garbled)} is garbled")
-    return _WholeParts(config, job, steps, evaluations, left_out)
-
-
-def _tree(
-    path: Path, parse: Callable[[str], dict[str, Any]], record: RunRecord | None, left_out: list[str]
-) -> dict[str, Any] | None:
-    if record is None:
-        return None
-    if faults := record.faults(path.parent, path.name):
-        left_out.extend(faults)
-        return None
-    return parse(path.read_text())
-
-
-def _is_step(line: Mapping[str, Any]) -> bool:
-    return "loss" in line and all(isinstance(line.get(name), int | float) for name in _NUMBERS)
-
-
-def summarise(folder: RunFolder) -> tuple[dict[str, str], list[str]]:
-    """The rows of the table for one run, and a sentence for each part of its folder that is left out.
-
-    Raises:
-        UserError: it is not a run folder.
-    """
-    parts = _whole_parts(folder)
-    steps, figures = parts.steps, parts.evaluations[-1:]
-    asked = parts.job["max_steps"] if parts.job else "?"
-    rows = {
-        "trained": _trained(parts.config, parts.job) if parts.config and parts.job else "?",
-        "layout": str(Layout(**parts.job["layout"])) if parts.job else "?",
-        "steps": f"{steps[-1]['step'] if steps else 0} of {asked}"
-        + (f", {steps[-1]['events']} events" if steps else "")
-        + _skipped(steps)
-        + ("" if folder.done_file.exists() else " (not finished)"),
-        "balanced accuracy": figures[0].balanced_text(f"{figures[0].events} held-out events")
-        if figures
-        else "not evaluated (no held-out events)",
-        "seconds per event": _seconds_per_event(steps),
-        "peak memory per rank": f"{max(line['peak_bytes'] for line in steps) / _GIB:.2f} GiB" if steps else "-",
-        "run folder": str(folder.path),
-    }
-    return rows, parts.left_out
+    return steps, evaluations
 
 
 def _trained(config: Mapping[str, Any], job: Mapping[str, Any]) -> str:

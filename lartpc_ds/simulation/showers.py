@@ -1,9 +1,9 @@
 """Electromagnetic showers, one generation of particles at a time.
 
 Electrons lose energy, scatter and radiate; photons make pairs or scatter. All particles of a generation move together
-as arrays; the loop is over generations (some 40 for 1 GeV). A longitudinal profile with a radial spread would be
-faster, but a shower of 0.2 to 1 GeV is a handful of tracks, not a profile: its gaps, branches and single-particle start
-are what tells e from gamma.
+as arrays, and the loop is over generations (some 40 for 1 GeV). Rejected: a longitudinal profile with a radial spread,
+which would be faster. But a shower of 0.2 to 1 GeV is a few tracks and not a profile, and its gaps, its branches and
+its start as a single particle are what tells electrons from photons.
 """
 
 from collections.abc import Callable
@@ -30,10 +30,10 @@ LEAST_PHOTON_MEV = 0.3
 
 
 def cascade(electrons: Rays, photons: Rays, inside: Inside, rng: np.random.Generator) -> Deposits:
-    """Ionization left by `electrons` and `photons` and all that they start.
+    """The ionization that `electrons` and `photons`, and all particles that they make, leave.
 
-    `inside(position)` says which points (N, 3) are in the volume: what starts outside is not followed, since almost
-    none of its charge would come back.
+    `inside(position)` says which points (N, 3) are in the volume. Particles that start outside are not followed,
+    because almost none of their charge would come back.
     """
     deposits: list[Deposits] = []
     while len(electrons) or len(photons):
@@ -48,7 +48,7 @@ def cascade(electrons: Rays, photons: Rays, inside: Inside, rng: np.random.Gener
 
 
 def _electrons_move(electrons: Rays, rng: np.random.Generator) -> tuple[Deposits, Rays, Rays]:
-    """Each electron to its next photon, or to its end."""
+    """Move each electron to its next photon, or to its end: ionization, electrons and photons that go on."""
     table = stopping_table(argon.ELECTRON_MASS)
     hazard = brem_hazard()
     target = np.interp(electrons.kinetic_mev, table.kinetic_mev, hazard) + np.log1p(-rng.random(len(electrons)))
@@ -63,7 +63,7 @@ def _electrons_move(electrons: Rays, rng: np.random.Generator) -> tuple[Deposits
 
 
 def _photons_interact(photons: Rays, inside: Inside, rng: np.random.Generator) -> tuple[Rays, Rays]:
-    """Each photon to its next interaction: electrons made there, photons that go on."""
+    """Move each photon to its next interaction: electrons made there, and photons that go on."""
     photons = photons[photons.kinetic_mev > LEAST_PHOTON_MEV]
     table = photon_table()
     attenuation = np.interp(photons.kinetic_mev, table.energy_mev, table.attenuation_per_cm)
@@ -77,7 +77,7 @@ def _photons_interact(photons: Rays, inside: Inside, rng: np.random.Generator) -
 
 
 def _pairs(photons: Rays, rng: np.random.Generator) -> Rays:
-    """Electron and positron, both along the photon (their opening is far below the scattering of the first step)."""
+    """The electron and the positron, both along the photon: their opening is far below the scattering of a step."""
     share = pair_share(photons.kinetic_mev, rng)
     kinetic = photons.kinetic_mev - 2 * argon.ELECTRON_MASS
     return Rays.joined([replace(photons, kinetic_mev=kinetic * part) for part in (share, 1 - share)])

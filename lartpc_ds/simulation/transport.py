@@ -1,7 +1,7 @@
-"""A particle and all its descendants through the liquid: from a Flight to Deposits and Truth.
+"""The transport of a particle and all its descendants through the liquid: from a Flight to Deposits and Truth.
 
-Muons and hadrons are few and go one by one; every electron and photon they make is kept, and one cascade at the end
-moves them all together.
+Muons and hadrons are few and move one by one. The electrons and photons that they make are kept, and one cascade at the
+end moves them all together.
 """
 
 from functools import partial
@@ -27,7 +27,7 @@ _HAZARD_POINTS = 200
 
 
 def transport(primary: Flight, detector: Detector, rng: np.random.Generator) -> tuple[Deposits, Truth]:
-    """All ionization of `primary` and what it makes, and who made it."""
+    """All ionization of `primary` and of the particles that it makes, and the truth about these particles."""
     truth = Truth()
     deposits: list[Deposits] = []
     electrons: list[Rays] = []
@@ -56,7 +56,7 @@ def transport(primary: Flight, detector: Detector, rng: np.random.Generator) -> 
 def _track(
     flight: Flight, row: int, truth: Truth, detector: Detector, rng: np.random.Generator
 ) -> tuple[Deposits, Rays, list[Flight]]:
-    """One muon or hadron to its end."""
+    """Move one muon or hadron to its end: ionization, knocked-on electrons, and the particles that start there."""
     table = stopping_table(flight.mass_mev)
     kinetic = flight.kinetic_mev
     if kinetic < LEAST_TRACK_MEV or not in_volume(flight.position[None], detector)[0]:
@@ -64,7 +64,7 @@ def _track(
         at_end = flight.position, np.zeros(3), flight.time_us
         children = _fate("stop", flight, row, at_end, rng) if kinetic < LEAST_TRACK_MEV else []
         return Deposits.joined([]), Rays.joined([]), children
-    path, fate = _plan(flight.pdg, kinetic, _way_out(flight, detector), table, rng)
+    path, fate = _path_and_fate(flight.pdg, kinetic, _way_out(flight, detector), table, rng)
     ray = Rays.one(flight.position, flight.direction, kinetic, flight.time_us, row)
     walked = walk(ray, table, np.array([path]), rng)
     position, after = walked.ends.position[0], float(walked.ends.kinetic_mev[0])
@@ -74,10 +74,10 @@ def _track(
     return walked.deposits, walked.deltas, children
 
 
-def _plan(
+def _path_and_fate(
     pdg: int, kinetic: float, way_out_cm: float, table: StoppingTable, rng: np.random.Generator
 ) -> tuple[float, str]:
-    """Path in cm and what ends it: "stop", "interact", "decay" or "leave"."""
+    """The path in cm, and what ends it: "stop", "interact", "decay" or "leave"."""
     full_range = float(table.range(np.array([kinetic]))[0])
     path = min(full_range, way_out_cm)
     along = np.linspace(0.0, path, _HAZARD_POINTS)
@@ -116,7 +116,7 @@ def _born(products: Products, position: Array, time_us: float, parent: int, proc
 
 
 def _way_out(flight: Flight, detector: Detector) -> float:
-    """Path in cm after which a track has left the volume: straight ahead, and a little more since tracks bend."""
+    """The path in cm after which a track has left the volume: straight ahead, and a little more because tracks bend."""
     low, high = detector.corners_cm
     direction = np.where(np.abs(flight.direction) < 1e-9, 1e-9, flight.direction)
     walls = np.where(direction > 0, high, low)

@@ -76,11 +76,7 @@ def write_manifest(path: Path, run: str, files: Mapping[str, FileRecord], facts:
 
 
 def manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint.
-
-    Raises:
-        Damage: it is missing or changed.
-    """
+    """The manifest of a checkpoint; raises Damage if it is missing or changed."""
     return unseal(path / _MANIFEST)
 
 

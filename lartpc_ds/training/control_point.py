@@ -84,11 +84,7 @@ class Lines:
         return len(self._rest)
 
     def add(self, data: bytes) -> list[dict[str, Any]]:
-        """The messages that `data` completes.
-
-        Raises:
-            ValueError: the bytes are not messages of ours.
-        """
+        """The messages that `data` completes; raises ValueError if the bytes are not messages of ours."""
         *complete, self._rest = (self._rest + data).split(b"\n")
         try:
             messages = [json.loads(line) for line in complete]

@@ -71,14 +71,6 @@ class Predictions:
     logits: NDArray[np.float32]
     truths: NDArray[np.int64]
 
-    def figures(self, classes: tuple[str, ...], own_loss: Loss | None = None) -> metrics.Evaluation:
-        """All figures; the loss is the cross entropy, or a user's own."""
-        figures = metrics.of_scores(self.logits, self.truths, classes)
-        if own_loss is None:
-            return figures
-        tally = own_loss.tally(torch.from_numpy(self.logits), torch.from_numpy(self.truths), len(classes))
-        return replace(figures, loss=tally.total / tally.weight if tally.weight else 0.0)
-
 
 def evaluate_dataset(
     forward: Forward, dataset: EventDataset, run: Run, groups: Groups, loss: Loss, device: torch.device
@@ -95,7 +87,11 @@ def evaluate_dataset(
     suspects = np.flatnonzero(~np.isfinite(predictions.logits).all(axis=1)).tolist()
     if suspects:
         raise _not_finite("scores of evaluated events are", suspects, dataset, run)
-    figures = predictions.figures(classes, loss if run.config.train.loss_target else None)
+    logits, truths = predictions.logits, predictions.truths
+    figures = metrics.of_scores(logits, truths, classes)
+    if run.config.train.loss_target is not None:
+        tally = loss.tally(torch.from_numpy(logits), torch.from_numpy(truths), len(classes))
+        figures = replace(figures, loss=tally.total / tally.weight if tally.weight else 0.0)
     if not math.isfinite(figures.loss):
         raise _not_finite("the loss of the evaluated events is", range(len(dataset)), dataset, run)
     return figures, predictions

@@ -7,7 +7,7 @@ equals the loss on one device. Rejected: the mean of the tiles' own ratios, whic
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from lartpc_ds.data.source import Range, Source
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.grid.tiles import Group
 from lartpc_ds.exact.kernels.collectives import sum_over_ranks
-from lartpc_ds.user_code import import_target, where
+from lartpc_ds.user_code import import_function, where
 
 __all__ = ["Loss", "LossFunction", "Tally", "check_loss", "cross_entropy", "import_loss"]
 
@@ -106,18 +106,8 @@ def mean(total: Tensor, weight: Tensor) -> Tensor:
 
 
 def import_loss(target: str) -> LossFunction:
-    """The function that `train.loss_target` names.
-
-    Raises:
-        UserError: there is no such function.
-    """
-    function = import_target("train.loss_target", target, "function", "name a function of (outputs, targets)")
-    if not callable(function):
-        raise UserError(
-            f"train.loss_target = {target!r}: holds a {type(function).__name__}, which is not callable; name a "
-            "function of (outputs, targets)"
-        )
-    return cast(LossFunction, function)
+    """The function that `train.loss_target` names; raises UserError if there is no such function."""
+    return import_function("train.loss_target", target, "outputs, targets")
 
 
 def check_loss(target: str, source: Source, scores: Tensor) -> None:

@@ -69,11 +69,7 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, tree: Any) -> "Evaluation":
-        """The inverse of `as_dict`.
-
-        Raises:
-            ValueError: the tree is not an evaluation.
-        """
+        """The inverse of `as_dict`; raises ValueError if the tree is not an evaluation."""
         return TypeAdapter(Evaluation).validate_python(tree)
 
     @property

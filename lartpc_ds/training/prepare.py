@@ -163,11 +163,7 @@ _SCORES = {
 
 
 def _scores(config: RunConfig, model: nn.Module, images: torch.Tensor, task: str, classes: int) -> torch.Tensor:
-    """What the model gives for a batch.
-
-    Raises:
-        UserError: that does not fit the targets.
-    """
+    """What the model gives for a batch; raises UserError if that does not fit the targets."""
     shape = tuple(images.shape)
     try:
         with dry_run(model):

@@ -6,16 +6,15 @@ from collections.abc import Callable
 import numpy as np
 
 from lartpc_ds.config.run import RunConfig
-from lartpc_ds.data.absurd import ABSURD, check_survey, said_of_values
 from lartpc_ds.data.augment import Augmentation
 from lartpc_ds.data.detectors import detector
-from lartpc_ds.data.duplicates import said_of_duplicates
+from lartpc_ds.data.duplicates import describe_duplicates
 from lartpc_ds.data.event_index import EventIndex, build_index
 from lartpc_ds.data.files import EventFiles, notes_of, open_files
 from lartpc_ds.data.images import Preprocessing
 from lartpc_ds.data.labels import check_labels, class_names, label_classes
 from lartpc_ds.data.source import EventSource, Source
-from lartpc_ds.data.survey import Survey, survey
+from lartpc_ds.data.survey import ABSURD, Survey, check_survey, describe_values, survey
 from lartpc_ds.data.users import UserImages, check_images
 from lartpc_ds.errors import UserError
 
@@ -104,9 +103,9 @@ def survey_events(
     used = source.labels >= 0
     look = survey(source.files.readers, used, len(os.sched_getaffinity(0)), on_events)
     check_survey(look, source.files, config.data.saturate, config.data.threshold, limit)
-    sentences = [*notes_of(source.files.readers), *said_of_values(look, source.files, used)]
+    sentences = [*notes_of(source.files.readers), *describe_values(look, source.files, used)]
     if config.data.duplicates != "error":
-        sentences += said_of_duplicates(config.data.duplicates, source.ids(), np.flatnonzero(used), look.digests)
+        sentences += describe_duplicates(config.data.duplicates, source.ids(), np.flatnonzero(used), look.digests)
     return look, sentences
 
 

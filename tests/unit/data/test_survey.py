@@ -6,10 +6,9 @@ import h5py
 import numpy as np
 import pytest
 
-from lartpc_ds.data.absurd import absurd_values, check_survey, said_of_values
 from lartpc_ds.data.files import EventFiles, open_files
 from lartpc_ds.data.larcv3 import Larcv3Reader
-from lartpc_ds.data.survey import Survey, survey
+from lartpc_ds.data.survey import Survey, absurd_values, check_survey, describe_values, survey
 from lartpc_ds.errors import UserError
 
 VOXELS = "Data/sparse2d_wire_group/voxels"
@@ -140,7 +139,7 @@ def test_what_is_said_of_sound_values(write_file):
     edit(path, 45, "value", 3e7)
     edit(path, 81, "value", -3)
     look, files = seen(path, write_file("without.h5", 2, first=4, num_pixels=0))
-    lines = said_of_values(look, files, np.ones(6, np.bool_))
+    lines = describe_values(look, files, np.ones(6, np.bool_))
     low, high = look.extents["lowest"][:4], look.extents["highest"][:4]
     assert lines[:3] == [
         f"pixels hold -3 to 3e+07 in plane 0, {low[:, 1].min():.6g} to {high[:, 1].max():.6g} in plane 1",
