@@ -6,12 +6,10 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 import tomli_w
 from rich.console import Console
@@ -28,6 +26,7 @@ from lartpc_ds.jobs.site_checks import HostOptions, asked_site, reached_site
 from lartpc_ds.jobs.supervise.command import Command, command_of
 from lartpc_ds.jobs.supervise.job import run_job
 from lartpc_ds.jobs.supervise.progress import JobDisplay
+from lartpc_ds.jobs.supervise.stops import RESUMABLE, stoppable
 from lartpc_ds.layout import Layout
 from lartpc_ds.report.say import say
 from lartpc_ds.report.summary import print_summary
@@ -37,23 +36,7 @@ from lartpc_ds.training.prepare import absolute_paths, with_files
 __all__ = ["train"]
 
 
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let a stop request end the command at once; before the job runs, nothing is lost by that."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        print("stopped before the first step; give the same command again", file=sys.stderr)
-        sys.exit(75)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@_stoppable()
+@stoppable(lambda: "stopped before the first step; give the same command again", (signal.SIGTERM, signal.SIGUSR1))
 def train(
     run: str,
     overrides: Sequence[str],
@@ -86,7 +69,7 @@ def train(
             folder.write(resolved.config, resolved.ds, resolved.job.as_dict())
             _go_back(folder, start, damaged, console)
             return _run(folder, resolved, site, console, resume=True, verbose=verbose)
-    folder = RunFolder(run_dir.absolute() if run_dir else _fresh_path(run))
+    folder = RunFolder(run_dir.absolute() if run_dir else recipes.fresh_path(run))
     if dry_run:
         return _dry_run(folder, config, ds, layout, site, console, resume=resume)
     with _claimed(folder):
@@ -124,7 +107,7 @@ def _run(folder: RunFolder, resolved: ResolvedRun, site: Site, console: Console,
         print(end.report, file=sys.stderr)
     if end.code == 0:
         print_summary(console, [folder])
-    elif end.code == 75:
+    elif end.code == RESUMABLE:
         say(console, f"stopped early; continue with the same command and: --run-dir {folder.path} --resume")
     return end.code
 
@@ -144,10 +127,6 @@ def _go_back(folder: RunFolder, start: Path | None, damaged: Mapping[Path, Seque
 
 def _command(site: Site, folder: RunFolder, resume: bool) -> Command:
     return command_of(site, "train", folder.path, folder.logs, ["--resume"] if resume else [])
-
-
-def _fresh_path(run: str) -> Path:
-    return Path.cwd() / "runs" / f"{recipes.stem_of(run)}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 @contextmanager

@@ -6,6 +6,7 @@ key of the DeepSpeed JSON that it names (see `lartpc_ds.config.recipes.overrides
 """
 
 import json
+import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout
 
-__all__ = ["as_written", "folder_of", "is_folder", "load", "names", "path_of", "stem_of"]
+__all__ = ["as_written", "folder_of", "fresh_path", "is_folder", "load", "names", "path_of", "stem_of"]
 
 _FOLDER = Path(__file__).parent
 _DEFAULT_JSON = TrainConfig.model_fields["ds_config"].default
@@ -51,6 +52,11 @@ def path_of(run: str) -> Path:
 def stem_of(run: str) -> str:
     """A short name of RUN, for files that are made from it."""
     return Path(run).resolve().name if is_folder(run) else Path(run).stem
+
+
+def fresh_path(run: str, prefix: str = "") -> Path:
+    """A folder for what is made of RUN now, below `runs` of the current folder."""
+    return Path.cwd() / "runs" / f"{prefix}{stem_of(run)}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def is_folder(run: str) -> bool:
