@@ -1,6 +1,6 @@
 """Everything a run must get right before its first process starts, and everything its ranks read back.
 
-`make_job` turns checked configurations into a `Job` (a few integers and names) and the table of events, and raises a
+`prepare` turns checked configurations into a `Job` (a few integers and names) and the table of events, and raises a
 UserError for whatever cannot work. The run folder carries both to the ranks; ranks decide nothing by themselves.
 """
 
