@@ -26,8 +26,10 @@ __all__ = [
     "CompletedConfig",
     "DeepSpeedConfig",
     "check",
+    "compiles_adam",
     "complete",
     "find",
+    "offload_device",
     "precision",
     "read",
     "uncompleted",
@@ -333,3 +335,13 @@ def precision(tree: Mapping[str, Any]) -> str:
     if not tree["torch_autocast"]["enabled"]:
         return "fp32"
     return {"bfloat16": "bf16", "float16": "fp16"}[tree["torch_autocast"]["dtype"]]
+
+
+def offload_device(tree: Mapping[str, Any]) -> str:
+    """The device to which the state of the optimizer is offloaded, or `none`."""
+    return str((tree["zero_optimization"].get("offload_optimizer") or {}).get("device", "none"))
+
+
+def compiles_adam(tree: Mapping[str, Any]) -> bool:
+    """Whether DeepSpeed compiles its CPU Adam at the first use."""
+    return offload_device(tree) == "cpu" and bool(tree["zero_force_ds_cpu_optimizer"])

@@ -1,10 +1,11 @@
-"""The run folder: where everything about a run lies, and who may write it.
+"""The run folder: the place of everything about a run, and the rules about who may write it.
 
 A fresh run claims a folder that does not exist or is empty; nothing in it is ever replaced by another run. `DONE` is
-written last and by a run that succeeded, because the launcher's exit code cannot be trusted (it can be 0 after a kill).
+written last, and only by a run that succeeded, because the exit code of the launcher cannot be trusted (it can be 0
+after a kill).
 
-`files.json` notes size and checksum of every file here that shapes numbers (`run_record.py`), and every command that
-reads them compares.
+`files.json` has the size and checksum of every file here that shapes numbers (`run_record.py`), and every command that
+reads these files compares them.
 """
 
 import fcntl
@@ -53,7 +54,7 @@ def lock_held(path: Path, refusal: str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Paths of one run's folder, and its small files."""
+    """The folder of one run: the paths in it, and its small files."""
 
     path: Path
 
@@ -69,47 +70,47 @@ class RunFolder:
 
     @property
     def events_file(self) -> Path:
-        """Identity, label and split of every event of the run."""
+        """The identity, label and split of every event of the run."""
         return self.path / "events.csv"
 
     @property
     def findings_file(self) -> Path:
-        """What a look at every event found before the run began, a sentence a line."""
+        """What was found when every event was looked at before the run began, one sentence per line."""
         return self.path / "findings.txt"
 
     @property
     def job_file(self) -> Path:
-        """What else the ranks need to know: layout, steps, image size, classes."""
+        """The other facts that ranks need: layout, steps, image size, classes."""
         return self.path / "job.json"
 
     @property
     def simulated_file(self) -> Path:
-        """The events, where the run simulates its own."""
+        """The events that the run has simulated, if it has no others."""
         return self.path / "simulated.h5"
 
     @property
     def record_file(self) -> Path:
-        """Size and checksum of the files above, as they were written."""
+        """The size and checksum of the files above, as they were written."""
         return self.path / "files.json"
 
     @property
     def metrics_file(self) -> Path:
-        """One JSON object a line: training steps and evaluations."""
+        """Training steps and evaluations, one JSON object per line."""
         return self.path / "metrics.jsonl"
 
     @property
     def checkpoints(self) -> Path:
-        """`step_*`, and the links `last` and `best`."""
+        """The folder of checkpoints `step_*`, and of the links `last` and `best`."""
         return self.path / "checkpoints"
 
     @property
     def logs(self) -> Path:
-        """One log a rank, and the launcher's."""
+        """The folder of logs: one per rank, and that of the launcher."""
         return self.path / "logs"
 
     @property
     def done_file(self) -> Path:
-        """The mark of success."""
+        """The file that marks success."""
         return self.path / "DONE"
 
     def claim(self) -> None:
@@ -123,29 +124,29 @@ class RunFolder:
 
     @property
     def is_run(self) -> bool:
-        """Is this the folder of a run, whole or not?"""
+        """Whether this is the folder of a run, damaged or not."""
         return self.record_file.is_file() or (self.config_file.is_file() and self.job_file.is_file())
 
     @property
     def is_begun(self) -> bool:
-        """Was a run here prepared to its end, so that a batch job resumes it and must not start anew?"""
+        """Whether a run was completely prepared here, so that a batch job must resume it and not start anew."""
         return self.job_file.exists() or any(self.checkpoints.glob("step_*"))
 
     def require(self) -> None:
-        """Raise UserError unless this is the folder of a run, whole or not."""
+        """Raise UserError unless this is the folder of a run, damaged or not."""
         if not self.is_run:
             raise UserError(f"{self.path}: not a run folder (no config.toml and job.json in it)")
 
     def record(self) -> RunRecord:
-        """What the files were when they were written; `Damage` if that cannot be known."""
+        """The record of the files as they were written; raises `Damage` if it cannot be read."""
         return RunRecord.read(self.record_file)
 
     def verified(self, *names: str) -> RunRecord:
-        """The record, with which the files called `names`, or all that it knows, agree.
+        """Compare the files called `names`, or all files, with the record; returns the record if they agree.
 
         Raises:
-            UserError: they do not, or there is no record. A folder of an earlier version has none; it is refused
-                rather than believed, because a folder that has lost its record would look the same.
+            UserError: they do not agree, or there is no record. The folder of an earlier version has none; it is
+                refused, because a folder that has lost its record looks the same.
         """
         self.require()
         try:
@@ -168,7 +169,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Held while a job trains in the folder; a second one would write over the first.
+        """Hold a lock while a job trains in the folder, because a second job would write over the first.
 
         Raises:
             UserError: another process holds it.
@@ -178,10 +179,10 @@ class RunFolder:
             yield
 
     def write(self, config: RunConfig, ds: Mapping[str, Any], job: Mapping[str, Any]) -> None:
-        """The resolved configurations and the job, and the record of them and of the events that lie here.
+        """Write the resolved configurations and the job, and the record of them and of the events in this folder.
 
-        The record comes first, so that a kill at any point leaves a folder that agrees with it; `job.json` comes last,
-        by which a batch job tells a run from one that was never prepared.
+        The record is written first, so that a kill at any point leaves a folder that agrees with it. `job.json` is
+        written last: by it a batch job tells a run from a folder in which no run was prepared.
         """
         tree = config.model_dump(mode="json", exclude_none=True)
         texts = {
@@ -197,7 +198,7 @@ class RunFolder:
         else:
             others = (self.events_file, self.simulated_file, self.findings_file)
             files |= {path.name: _lasting(path) for path in others if path.exists()}
-            began_with = json.dumps({name: one.blake2b for name, one in files.items()}, sort_keys=True)
+            began_with = json.dumps({name: record.blake2b for name, record in files.items()}, sort_keys=True)
             record = RunRecord(FileRecord.of_text(began_with).blake2b, files, {})
         record.write(self.record_file)
         for path, text in texts.items():
@@ -211,27 +212,27 @@ class RunFolder:
             stream.write(json.dumps(line, allow_nan=False) + "\n")
 
     def metrics(self) -> Iterator[dict[str, Any]]:
-        """All objects of `metrics.jsonl`, in order, without garbled lines and a last one cut short by a kill."""
+        """The objects of `metrics.jsonl` in order, without garbled lines and a last line that a kill has cut short."""
         return (line for _, line in self.numbered_metrics() if line is not None)
 
     def garbled_metrics(self) -> list[int]:
-        """Numbers of the lines of `metrics.jsonl`, from 1, that are none of ours."""
+        """The numbers, from 1, of the lines of `metrics.jsonl` that cannot be read."""
         return [number for number, line in self.numbered_metrics() if line is None]
 
     def numbered_metrics(self) -> Iterator[tuple[int, dict[str, Any] | None]]:
-        """All complete lines of `metrics.jsonl`: their numbers, from 1, and their objects; None for a garbled one."""
+        """The number, from 1, and the object of each complete line of `metrics.jsonl`; None for a garbled line."""
         if self.metrics_file.exists():
             complete, _, _ = self.metrics_file.read_bytes().rpartition(b"\n")
             for number, text in enumerate(complete.split(b"\n") if complete else [], start=1):
                 yield number, _metrics_line(text)
 
     def rewind_metrics(self, step: int) -> None:
-        """Drop lines after `step`, which a resumed run will write again, and garbled ones."""
+        """Remove the lines after `step`, which a resumed run will write again, and garbled lines."""
         kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
         write_atomically(self.metrics_file, "".join(kept))
 
     def free_name(self, stem: str, suffix: str) -> Path:
-        """A path in the folder that does not exist yet: stem, stem-2, stem-3, ..."""
+        """The first path in the folder that does not exist yet, of stem, stem-2, stem-3 and so on."""
         number = 1
         while (path := self.path / f"{stem}{'' if number == 1 else f'-{number}'}{suffix}").exists():
             number += 1
@@ -239,7 +240,7 @@ class RunFolder:
 
 
 def _metrics_line(text: bytes) -> dict[str, Any] | None:
-    """The object in a line of `metrics.jsonl`; None if there is none with a step."""
+    """The object in a line of `metrics.jsonl`; None if it is not one with a step."""
     try:
         line = json.loads(text)
     except ValueError:  # not JSON, or not UTF-8
@@ -249,6 +250,6 @@ def _metrics_line(text: bytes) -> dict[str, Any] | None:
 
 
 def _lasting(path: Path) -> FileRecord:
-    """Of a file that another writer has closed: on the disk before its record is."""
+    """Make sure that a file is on the disk, as it must be before its record is; returns the record."""
     sync(path)
     return FileRecord.of(path)

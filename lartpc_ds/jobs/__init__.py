@@ -1,1 +1,1 @@
-"""From a run folder to ranks that run, on one machine or on many hosts."""
+"""How ranks are started from a run folder and supervised, on one machine or on many hosts."""

@@ -4,7 +4,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lartpc_ds.config.ds_config import CompletedConfig, precision
+from lartpc_ds.config.ds_config import CompletedConfig, compiles_adam, offload_device, precision
 from lartpc_ds.config.run import RunConfig
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.data.event_index import EventIndex
@@ -34,10 +34,8 @@ def _rows(folder: RunFolder, resolved: ResolvedRun, site: Site) -> list[tuple[st
     config, ds, job, index = resolved.config, resolved.ds, resolved.job, resolved.index
     rows, cols = preprocessing(config, job.image_shape).shape
     layout = job.layout
-    zero = ds["zero_optimization"]
-    offload = (zero.get("offload_optimizer") or {}).get("device", "none")
+    zero = f"ZeRO-{ds['zero_optimization']['stage']}"
     optimizer = ds["optimizer"]
-    compiles = offload == "cpu" and ds["zero_force_ds_cpu_optimizer"]
     unused = int(np.sum((index.split == "") & (index.label < 0)))
     planes, wires, ticks = _AXES if config.data.target is None else _OWN_AXES
     events = config.data.batch * config.train.accumulate * layout.data
@@ -54,8 +52,8 @@ def _rows(folder: RunFolder, resolved: ResolvedRun, site: Site) -> list[tuple[st
         *_strips(config, job),
         *_kept(config),
         *_stages(config, ds, job),
-        ("DeepSpeed", f"{config.train.ds_config}: ZeRO-{zero['stage']}, {precision(ds)}, optimizer offload {offload}"),
-        *([("", "the first use on a machine compiles DeepSpeed's CPU Adam, about 2 minutes")] if compiles else []),
+        ("DeepSpeed", f"{config.train.ds_config}: {zero}, {precision(ds)}, optimizer offload {offload_device(ds)}"),
+        *_compilation(ds),
         (
             "global batch",
             f"{events} events = batch {config.data.batch} x accumulate {config.train.accumulate} x data {layout.data}",
@@ -128,6 +126,11 @@ def _stages(config: RunConfig, ds: CompletedConfig, job: Job) -> list[tuple[str,
         )
         for number, share in enumerate(stages_of(config, ds, job))
     ]
+
+
+def _compilation(ds: CompletedConfig) -> list[tuple[str, str]]:
+    note = "the first use on a machine compiles DeepSpeed's CPU Adam, about 2 minutes"
+    return [("", note)] if compiles_adam(ds) else []
 
 
 def _unused(number: int) -> str:

@@ -26,7 +26,7 @@ from lartpc_ds.jobs.site_checks import HostOptions, asked_site, reached_site
 from lartpc_ds.jobs.supervise.command import Command, command_of
 from lartpc_ds.jobs.supervise.job import run_job
 from lartpc_ds.jobs.supervise.progress import JobDisplay
-from lartpc_ds.jobs.supervise.stops import stoppable
+from lartpc_ds.jobs.supervise.stops import RESUMABLE, stoppable
 from lartpc_ds.layout import Layout
 from lartpc_ds.report.say import say
 from lartpc_ds.report.summary import print_summary
@@ -35,10 +35,8 @@ from lartpc_ds.training.prepare import absolute_paths, with_files
 
 __all__ = ["train"]
 
-_NOTHING_LOST = "stopped before the first step; give the same command again"
 
-
-@stoppable(lambda: _NOTHING_LOST, (signal.SIGTERM, signal.SIGUSR1))
+@stoppable(lambda: "stopped before the first step; give the same command again", (signal.SIGTERM, signal.SIGUSR1))
 def train(
     run: str,
     overrides: Sequence[str],
@@ -109,7 +107,7 @@ def _run(folder: RunFolder, resolved: ResolvedRun, site: Site, console: Console,
         print(end.report, file=sys.stderr)
     if end.code == 0:
         print_summary(console, [folder])
-    elif end.code == 75:
+    elif end.code == RESUMABLE:
         say(console, f"stopped early; continue with the same command and: --run-dir {folder.path} --resume")
     return end.code
 

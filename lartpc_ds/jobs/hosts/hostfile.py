@@ -45,7 +45,7 @@ class Host:
 
 
 def read(path: Path) -> tuple[Host, ...]:
-    """Read the hosts of a hostfile, in its order.
+    """Read a hostfile; returns its hosts in their order.
 
     Raises:
         UserError: it is no readable text file, or lines are wrong; the message names all of them.
@@ -62,7 +62,7 @@ def read(path: Path) -> tuple[Host, ...]:
 
 
 def parse(text: str, source: str) -> tuple[Host, ...]:
-    """The hosts of a hostfile's text, in its order.
+    """Parse the text of a hostfile; returns its hosts in their order.
 
     Args:
         text: the content of the file.

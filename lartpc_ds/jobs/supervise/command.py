@@ -14,7 +14,7 @@ from typing import Any
 
 from deepspeed.accelerator import get_accelerator
 
-from lartpc_ds.config.ds_config import precision
+from lartpc_ds.config.ds_config import compiles_adam, precision
 from lartpc_ds.errors import UserError
 from lartpc_ds.jobs.hosts.hostfile import render
 from lartpc_ds.jobs.site import Site
@@ -61,9 +61,8 @@ def check_devices(devices: int, ds: Mapping[str, Any]) -> None:
     """
     check_count(devices, f"--devices {devices}")
     check_accelerator(get_accelerator().device_name(), ds)
-    offload = ds["zero_optimization"].get("offload_optimizer") or {}
     compiler = os.environ.get("CXX", "g++")
-    if offload.get("device") == "cpu" and ds["zero_force_ds_cpu_optimizer"] and shutil.which(compiler) is None:
+    if compiles_adam(ds) and shutil.which(compiler) is None:
         raise UserError(
             "zero_optimization.offload_optimizer: DeepSpeed compiles its CPU Adam at first use and finds no C++ "
             f"compiler ({compiler}); install one (Debian: apt-get install g++), or set "

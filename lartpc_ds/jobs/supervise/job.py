@@ -24,10 +24,10 @@ from lartpc_ds.data.processes import kill_all
 from lartpc_ds.jobs.site import Site
 from lartpc_ds.jobs.supervise.command import Command
 from lartpc_ds.jobs.supervise.control import Control, Failure
+from lartpc_ds.jobs.supervise.stops import RESUMABLE
 
 __all__ = ["JobEnd", "run_job"]
 
-_RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 3.0
@@ -224,8 +224,8 @@ def _job_end(
         return JobEnd(0)
     if failure is not None and stop_count < 2:
         return JobEnd(2 if failure.by_user else 1, failure.report)
-    if launcher_code == _RESUMABLE or stop_count:
-        return JobEnd(_RESUMABLE) if resumable() else JobEnd(1, "stopped before the first checkpoint")
+    if launcher_code == RESUMABLE or stop_count:
+        return JobEnd(RESUMABLE) if resumable() else JobEnd(1, "stopped before the first checkpoint")
     # over hosts the runner of DeepSpeed exits with 0 when a signal ends the launcher itself
     what = "failed" if launcher_code > 0 else "was killed, from outside or for lack of memory"
     tail = (logs / "launcher.log").read_text(errors="replace").splitlines()[-12:]
