@@ -1,7 +1,7 @@
 """This module says how a map is cut into tiles, and holds the calls that a trace leaves behind for the ranks.
 
 A trace works on the whole image and on no rank's tile, so a cut and a call hold the bounds of all tiles. A rank reads
-its own part off them. Rejected: one trace for each rank, which would take as many times as long.
+its own part off them. Rejected: a list of calls per rank, which would make a plan as large as its grid.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.grid.tiles import Tiles
-from lartpc_ds.exact.grid.windows import AxisPlan, TileView
+from lartpc_ds.exact.grid.windows import AxisPlan, Rect, TileView, tile_of
 from lartpc_ds.layout import Bounds
 
 __all__ = [
@@ -44,7 +44,7 @@ Plans = tuple[AxisPlan, AxisPlan]
 """The plans of one operator's rows and columns."""
 
 Function = Callable[..., Any]
-"""This is a torch function."""
+"""Any torch function."""
 
 Run = Callable[..., Any]
 """What runs in the place of a function on tiles; it is called as run(tiles, function, *args, **kwargs)."""
@@ -68,10 +68,9 @@ class Cut:
     dims: tuple[int, int]
     bounds: tuple[Bounds, Bounds]
 
-    def tile(self, row: int, col: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    def tile(self, row: int, col: int) -> Rect:
         """Return the rows and the columns that the rank at (row, col) has."""
-        rows, cols = self.bounds
-        return (rows[row], rows[row + 1]), (cols[col], cols[col + 1])
+        return tile_of(self.bounds, row, col)
 
     def local_shape(self, shape: tuple[int, ...], row: int, col: int) -> tuple[int, ...]:
         """Return the shape of the tile at (row, col), for a whole tensor of `shape`."""

@@ -11,7 +11,7 @@ Inside `torch.utils.checkpoint` that function's own hooks come first, and nothin
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -49,6 +49,10 @@ def _view(noted: _Noted, tensor: Tensor) -> _View:
     return _View(noted.recipe, tensor.size(), tensor.stride(), int(tensor.storage_offset()))
 
 
+@overload
+def own_copy(parameter: Tensor) -> Tensor: ...
+@overload
+def own_copy(parameter: Tensor | None) -> Tensor | None: ...
 def own_copy(parameter: Tensor | None) -> Tensor | None:
     """Return a copy for a recipe; a sharding engine takes a parameter away before a later layer asks for the map."""
     return None if parameter is None else parameter.detach().clone()

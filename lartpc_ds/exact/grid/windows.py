@@ -27,6 +27,7 @@ __all__ = [
     "Window",
     "intersection",
     "plan_axis",
+    "tile_of",
 ]
 
 Range = tuple[int, int]
@@ -184,6 +185,12 @@ class Rect(NamedTuple):
         """Return the pixels that are in both rectangles, or None."""
         rows, cols = intersection(self.rows, other.rows), intersection(self.cols, other.cols)
         return Rect(rows, cols) if rows and cols else None
+
+
+def tile_of(bounds: tuple[Bounds, Bounds], row: int, col: int) -> Rect:
+    """Return the rectangle at (row, col) of a map whose rows and columns are cut at `bounds`."""
+    rows, cols = bounds
+    return Rect((rows[row], rows[row + 1]), (cols[col], cols[col + 1]))
 
 
 class Piece(NamedTuple):
