@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Sets up, then runs the unprivileged tests, on every core; arguments go to pytest:
+#     bash scripts/test.sh --quick                         # the unit tests without those marked slow; must come first
 #     bash scripts/test.sh tests/unit -k layout
 #     bash scripts/test.sh --hypothesis-profile nightly    # every property test with all its examples
 #     bash scripts/test.sh -n 0 -x                         # in one process, which debuggers need
@@ -7,4 +8,5 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh
+if [[ ${1-} == --quick ]]; then set -- -m "not hosts and not slow" tests/unit "${@:2}"; fi
 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} .venv/bin/python -m pytest -n auto --dist loadfile "$@"

@@ -1,8 +1,10 @@
 """Run a function on several ranks of one machine, as a plain function call of a test.
 
-Each rank is a fresh process of a fork server that has torch loaded already: `spawn` would pay that import per rank, and
-`fork` from a pytest process with threads may deadlock. The ranks meet in a file, so no port can be taken. A rank that
-fails, dies or hangs fails the test with its name; nothing here ever skips.
+Each rank is a fresh process of a fork server that has loaded everything already (`tests.ranks_preload`): `spawn` would
+pay these imports per rank, and `fork` from a pytest process with threads may deadlock. Ranks that live on for the next
+test would be faster still, but DeepSpeed keeps process groups in globals and starts no second engine beside them. The
+ranks meet in a file, so no port can be taken. A rank that fails, dies or hangs fails the test with its name; nothing
+here ever skips.
 """
 
 import multiprocessing as mp
@@ -37,7 +39,7 @@ def run_ranks(world_size: int, fn: Callable[..., T], *args: object, timeout_seco
         AssertionError: a rank raised (with its traceback), died, or was still running after `timeout_seconds`.
     """
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "lartpc_ds.training.session"])
+    context.set_forkserver_preload(["tests.ranks_preload"])
     work = pickle.dumps((fn, args))  # plain pickle: multiprocessing's own would pass tensors by file descriptor
     deadline = time.monotonic() + timeout_seconds
     processes: list[BaseProcess] = []

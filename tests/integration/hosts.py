@@ -1,7 +1,8 @@
 """Real separate hosts on one machine: a network, a process table, a host name, mounts and an sshd for each.
 
 Every host is one process 1 in namespaces of its own; the file system is shared, as on a cluster, but for `/run`,
-`/dev/shm` and what a test binds over it. The wires and the bridge live in namespaces too, so no address and no
+`/dev/shm` and what a test binds over it. A module of tests makes its hosts once, and `reset` takes back between two
+tests what the first did to them. The wires and the bridge live in namespaces too, so no address and no
 interface appears on the machine, and no subnet can clash with its own.
 Process 1 reads a pipe that only the test holds. When the test ends, in whatever way, the pipe closes, process 1 ends,
 and the kernel kills the rest of the host and drops its mounts and interfaces. Namespaces with names (`ip netns add`)
@@ -14,7 +15,7 @@ import signal as signals
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +24,7 @@ import psutil
 from tests.integration import hosts_files
 from tests.integration.cli import Finished, wait_until
 
-__all__ = ["Host", "cluster", "kill", "require", "send_signal"]
+__all__ = ["Host", "cluster", "kill", "require", "reset", "send_signal"]
 
 _COMMANDS = ("unshare", "nsenter", "ip", "sshd", "ssh", "ssh-keygen", "pdsh", "mpirun", "pkill")
 _SERVICES = {"sshd", "munged", "slurmctld", "slurmscriptd", "slurmd", "slurmstepd"}  # of a host, not of a job
@@ -32,12 +33,17 @@ _START_SECONDS = 30.0  # of what takes a tenth; the machine may be busy
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One host; `init` is its process 1 as this machine counts, `folder` is its `/run/host`."""
+    """One host; `init` is its process 1 as this machine counts, `folder` is its `/run/host`.
+
+    `files` are what that folder held at first, by name, and `bound` where a test has bound another folder since.
+    """
 
     name: str
     address: str
     folder: Path
     init: int
+    files: Mapping[str, str]
+    bound: list[Path] = field(default_factory=list)
 
     def command(self, command: Sequence[str], cwd: Path = Path("/")) -> list[str]:
         """The command line that runs `command` on this host."""
@@ -121,6 +127,7 @@ class Host:
     def bind(self, source: Path, target: Path) -> None:
         """Show `source` at `target` (both exist, both folders or both files) on this host only."""
         self.check("mount", "--bind", str(source), str(target))
+        self.bound.append(target)
 
     def start_sshd(self) -> None:
         """Returns when it listens."""
@@ -176,7 +183,7 @@ def cluster(folder: Path, names: Sequence[str] = ("alpha", "beta")) -> Iterator[
     """
     require(_COMMANDS, "openssh-server openssh-client pdsh iproute2 openmpi-bin faketime procps")
     addresses = {name: f"10.77.0.{number}" for number, name in enumerate(names, start=1)}
-    hosts_files.write(folder, addresses)
+    files = hosts_files.write(folder, addresses)
     with ExitStack() as stack:
         switch = stack.enter_context(_init(["unshare", "--net"], hosts_files.SWITCH, folder / "switch.log"))
         hosts = {}
@@ -185,10 +192,29 @@ def cluster(folder: Path, names: Sequence[str] = ("alpha", "beta")) -> Iterator[
             unshare = ["unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
             outer = stack.enter_context(_init(unshare, hosts_files.HOST, own / "init.log", name, str(own)))
             (inner,) = psutil.Process(outer).children()
-            hosts[name] = Host(name, address, own, inner.pid)
+            hosts[name] = Host(name, address, own, inner.pid, files[name])
             _plug_in(hosts[name], switch)
             hosts[name].start_sshd()
         yield hosts
+
+
+def reset(hosts: Mapping[str, Host]) -> None:
+    """Make the hosts what they were at first: their files, mounts, routes and wires, and nothing runs but a new sshd.
+
+    Daemons of other services live on.
+    """
+    for host in hosts.values():
+        host.stop_sshd(sessions_too=True)
+        for process in host.processes():
+            kill(process)
+        while host.bound:
+            host.check("umount", str(host.bound.pop()))
+        for name, text in host.files.items():
+            (host.folder / name).write_text(text)
+        host.check("ip", "route", "flush", "table", "main")
+        host.link("down")
+        host.link("up")  # which sets the route to the others again
+        host.start_sshd()
 
 
 @contextmanager

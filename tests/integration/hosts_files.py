@@ -61,8 +61,8 @@ PrintMotd no
 """
 
 
-def write(folder: Path, addresses: Mapping[str, str]) -> None:
-    """One folder a host below `folder`."""
+def write(folder: Path, addresses: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Make one folder per host below `folder`; returns the text of every file, by host and name."""
     user_key = _key(folder / "id_ed25519")
     host_keys = {name: _key(folder / f"{name}.key") for name in addresses}
     files = {
@@ -74,12 +74,13 @@ def write(folder: Path, addresses: Mapping[str, str]) -> None:
         "authorized_keys": user_key,
         "known_hosts": "".join(f"{name},{addresses[name]} {key}" for name, key in host_keys.items()),
     }
-    for name in addresses:
-        own = folder / name
-        own.mkdir()
-        for file, text in {**files, "host_key": (folder / f"{name}.key").read_text()}.items():
-            (own / file).touch(mode=0o600)
-            (own / file).write_text(text)
+    all_files = {name: {**files, "host_key": (folder / f"{name}.key").read_text()} for name in addresses}
+    for name, files_of_host in all_files.items():
+        (folder / name).mkdir()
+        for file, text in files_of_host.items():
+            (folder / name / file).touch(mode=0o600)
+            (folder / name / file).write_text(text)
+    return all_files
 
 
 def sshd_config(clock_off_seconds: float) -> str:

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.integration.cli import wait_until
-from tests.integration.hosts import Host, cluster, require, send_signal
+from tests.integration.hosts import Host, cluster, require, reset, send_signal
 
 pytestmark = pytest.mark.hosts
 
@@ -18,20 +18,50 @@ NOW = "import time; print(time.time())"
 SLEEP = ["sleep", "1000"]
 
 
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[dict[str, Host]]:
-    with cluster(tmp_path) as made:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Host]]:
+    with cluster(tmp_path_factory.mktemp("hosts")) as made:
         yield made
+
+
+@pytest.fixture
+def hosts(made: dict[str, Host]) -> Iterator[dict[str, Host]]:
+    yield made
+    reset(made)
+
+
+def assert_each_reaches_each(hosts: dict[str, Host]) -> None:
+    for here in hosts.values():
+        for there in hosts:
+            assert here.check("ssh", "-o", "BatchMode=yes", there, "hostname") == f"{there}\n"
 
 
 def test_each_host_reaches_each_by_name_without_a_prompt(tmp_path: Path) -> None:
     names = ("alpha", "beta", "gamma", "delta")
     with cluster(tmp_path, names) as hosts:
-        for here in hosts.values():
-            for there in names:
-                assert here.check("ssh", "-o", "BatchMode=yes", there, "hostname") == f"{there}\n"
+        assert_each_reaches_each(hosts)
         shown = hosts["gamma"].check("pdsh", "-R", "ssh", "-w", ",".join(names), "hostname")
         assert sorted(shown.splitlines()) == sorted(f"{name}: {name}" for name in names)
+
+
+def test_a_reset_takes_back_what_a_test_did(hosts: dict[str, Host], tmp_path: Path) -> None:
+    alpha, beta = hosts.values()
+    (tmp_path / "empty").mkdir()
+    (alpha.folder / "known_hosts").write_text("")
+    (beta.folder / "authorized_keys").write_text("")
+    beta.bind(tmp_path / "empty", Path(sys.executable).parent)
+    beta.check("ip", "route", "add", "unreachable", "10.77.0.3")
+    beta.faketime(300)
+    beta.stop_sshd()
+    beta.link("down")
+    with beta.started(SLEEP) as left:
+        wait_until(lambda: bool(beta.processes("sleep")), "sleep on beta")
+        reset(hosts)
+        assert left.wait(timeout=30) == -signal.SIGKILL
+    assert not any(host.processes() for host in hosts.values())
+    assert_each_reaches_each(hosts)
+    assert abs(float(alpha.check("ssh", "beta", f"{sys.executable} -c '{NOW}'")) - time.time()) < 30
+    assert beta.check("ip", "route") == alpha.check("ip", "route").replace(alpha.address, beta.address)
 
 
 def test_mpi_starts_a_process_on_each_host(hosts: dict[str, Host]) -> None:

@@ -38,26 +38,6 @@ def straight(work: Path) -> RunFolder:
     return RunFolder(work / "straight")
 
 
-ZERO1 = "ds.zero_optimization.stage=1"
-
-
-@pytest.mark.parametrize(
-    ("pipe", "settings", "words"),
-    [
-        (2, [], ["zero2_fp32", "layout.pipe = 2", "ZeRO-2", f"--set {ZERO1}"]),
-        (11, [ZERO1], ["layout.pipe = 11", "the model has 10", "stem, layer1_0", "layout.pipe to 10"]),
-        (2, [ZERO1, 'layout.cuts=["layer9"]'], ["layout.cuts = ['layer9']", "blocks: pool, layer1_0"]),
-    ],
-    ids=["ZeRO-2", "too many", "no block"],
-)
-def test_impossible_stages(work: Path, pipe: int, settings: list[str], words: list[str]) -> None:
-    wanted = overrides([f"layout.pipe={pipe}", *settings])
-    finished = run_cli(work, "train", "run.toml", *wanted, "--devices", str(pipe), "--run-dir", "new")
-    assert finished.code == 2 and "Traceback" not in finished.err
-    assert [word for word in words if word not in finished.err] == []
-    assert not (work / "new").exists()
-
-
 def test_a_stopped_run_resumes_on_its_stages(work: Path, straight: RunFolder) -> None:
     settings = ["train.max_steps=1000000"]
     with started(work, *training(*settings, run_dir="parted"), run_dir="parted") as job:

@@ -152,6 +152,22 @@ def test_impossible_tiles(refuse: Refuse, work: Path, devices: int, settings: li
     says(refuse(*training(*settings), "--devices", str(devices)), words)
 
 
+ZERO1 = "ds.zero_optimization.stage=1"
+
+
+@pytest.mark.parametrize(
+    ("pipe", "settings", "words"),
+    [
+        (2, [], ["zero2_fp32", "layout.pipe = 2", "ZeRO-2", f"--set {ZERO1}"]),
+        (11, [ZERO1], ["layout.pipe = 11", "the model has 10", "stem, layer1_0", "layout.pipe to 10"]),
+        (2, [ZERO1, 'layout.cuts=["layer9"]'], ["layout.cuts = ['layer9']", "blocks: pool, layer1_0"]),
+    ],
+    ids=["ZeRO-2", "too many", "no block"],
+)
+def test_impossible_stages(refuse: Refuse, pipe: int, settings: list[str], words: list[str]) -> None:
+    says(refuse(*training(f"layout.pipe={pipe}", *settings), "--devices", str(pipe)), words)
+
+
 def test_every_problem_is_named_at_once(refuse: Refuse) -> None:
     settings = ["data.bach=4", 'model.width="wide"', "train.accumulate=0"]
     says(refuse(*training(*settings)), ["data.bach", "model.width", "train.accumulate"])

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 DEFERRED = """
 import sys
 from lartpc_ds.lazy_compiler import defer_compiler, is_loaded

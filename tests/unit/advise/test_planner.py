@@ -17,6 +17,8 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout
 from tests.machine import GIB, machine
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("data.downsample=[4,8]", "model.width=8", "data.batch=1")
 
 

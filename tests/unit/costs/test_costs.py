@@ -13,6 +13,8 @@ from lartpc_ds.costs.rank_cost import Costs, cost
 from lartpc_ds.layout import Layout
 from tests.machine import machine
 
+pytestmark = pytest.mark.slow
+
 LEAN = MemoryConfig(lean_norm=True)
 START = Candidate(Layout(data=2, rows=2), memory=LEAN)
 ALIKE = [

@@ -10,7 +10,7 @@ from lartpc_ds.config import recipes
 from lartpc_ds.config.run import MemoryConfig
 from lartpc_ds.costs.hardware import Hardware
 from lartpc_ds.costs.problem import Candidate, Problem
-from lartpc_ds.costs.rank_cost import cost
+from lartpc_ds.costs.rank_cost import Costs, cost
 from lartpc_ds.costs.stage_trace import Partition, StageTrace, trace_stages
 from lartpc_ds.costs.zero import states_of
 from lartpc_ds.exact.spatialize import plan_tiles
@@ -18,11 +18,15 @@ from lartpc_ds.layout import Layout
 from lartpc_ds.models.build import build_model
 from tests.machine import BYTES_PER_SECOND, machine
 
+pytestmark = pytest.mark.slow
+
 PIXELS = 128 * 128
+SIDE = 1024  # of the images
+TILE = Candidate(Layout(rows=2))
 
 
 def problem(
-    model: nn.Module | None = None, image: tuple[int, int, int] = (3, 1024, 1024), precision: str = "bf16"
+    model: nn.Module | None = None, image: tuple[int, int, int] = (3, SIDE, SIDE), precision: str = "bf16"
 ) -> Problem:
     config, ds = recipes.load("microboone-full", [f'train.ds_config="zero0_{precision}"'])
 
@@ -39,6 +43,16 @@ def traced(candidate: Candidate, hardware: Hardware | None = None, ranks_per_nod
     plan = plan_tiles(network, candidate.layout, asked.image, lean_norm=candidate.memory.lean_norm)
     (stage,) = trace_stages(asked, candidate, hardware or machine(), ranks_per_node, Partition(plan, None, ()))
     return stage
+
+
+@pytest.fixture(scope="module")
+def plain() -> StageTrace:
+    return traced(Candidate(Layout()))
+
+
+@pytest.fixture(scope="module")
+def tile() -> StageTrace:
+    return traced(TILE)
 
 
 class OneConvolution(nn.Module):
@@ -68,11 +82,9 @@ def test_a_convolution_by_hand() -> None:
     assert stage.forward_seconds < stage.backward_seconds
 
 
-def test_levers_and_tiles_save_what_they_are_for() -> None:
-    plain = traced(Candidate(Layout()))
+def test_levers_and_tiles_save_what_they_are_for(plain: StageTrace, tile: StageTrace) -> None:
     recompute = traced(Candidate(Layout(), memory=MemoryConfig(recompute="block")))
     lean = traced(Candidate(Layout(), memory=MemoryConfig(lean_norm=True)))
-    tile = traced(Candidate(Layout(rows=2)))
     assert recompute.peak.activations < 0.7 * plain.peak.activations
     assert lean.peak.activations < 0.7 * plain.peak.activations
     assert 0.4 * plain.peak.activations < tile.peak.activations < 0.6 * plain.peak.activations
@@ -82,14 +94,12 @@ def test_levers_and_tiles_save_what_they_are_for() -> None:
     assert plain.peak.halos == 0 < tile.peak.halos < 0.1 * tile.peak.activations
 
 
-def test_messages_hide_behind_computation_where_a_machine_can() -> None:
-    tile = Candidate(Layout(rows=2))
-    hidden = traced(tile, machine())
-    alone = traced(tile, machine().model_copy(update={"overlaps": False}))
-    far = traced(tile, machine(), ranks_per_node=1)
-    assert 0 < hidden.exposed_seconds < alone.exposed_seconds
-    assert hidden.exposed_seconds < far.exposed_seconds
-    assert hidden.forward_seconds == alone.forward_seconds == far.forward_seconds
+def test_messages_hide_behind_computation_where_a_machine_can(tile: StageTrace) -> None:
+    alone = traced(TILE, machine().model_copy(update={"overlaps": False}))
+    far = traced(TILE, machine(), ranks_per_node=1)
+    assert 0 < tile.exposed_seconds < alone.exposed_seconds
+    assert tile.exposed_seconds < far.exposed_seconds
+    assert tile.forward_seconds == alone.forward_seconds == far.forward_seconds
 
 
 def stages(pipe: int, accumulate: int, cuts: Sequence[str]) -> list[StageTrace]:
@@ -103,17 +113,16 @@ def stages(pipe: int, accumulate: int, cuts: Sequence[str]) -> list[StageTrace]:
     return trace_stages(asked, candidate, machine(), 4, Partition(plan, None, bounds))
 
 
-def test_stages_share_the_work_and_early_ones_keep_more() -> None:
-    whole = traced(Candidate(Layout()))
+def test_stages_share_the_work_and_early_ones_keep_more(plain: StageTrace) -> None:
     first, last = stages(2, 4, ["layer2_0"])
     alone, _ = stages(2, 1, ["layer2_0"])
-    assert first.parameters + last.parameters == whole.parameters
+    assert first.parameters + last.parameters == plain.parameters
     # DeepSpeed clones the images once and what a stage receives twice, each clone read and written
-    clones = 2 * (3 * 1024 * 1024 * 4 + 2 * first.output_bytes) / BYTES_PER_SECOND
-    assert first.forward_seconds + last.forward_seconds == pytest.approx(whole.forward_seconds + clones, rel=1e-3)
+    clones = 2 * (3 * SIDE * SIDE * 4 + 2 * first.output_bytes) / BYTES_PER_SECOND
+    assert first.forward_seconds + last.forward_seconds == pytest.approx(plain.forward_seconds + clones, rel=1e-3)
     assert first.peak.activations > 1.5 * alone.peak.activations
     # layer1 gives 64 channels of a quarter of the sides, in bf16
-    assert first.output_bytes == 64 * 256 * 256 * 2 and last.output_bytes == 0
+    assert first.output_bytes == 64 * (SIDE // 4) ** 2 * 2 and last.output_bytes == 0
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
@@ -137,7 +146,7 @@ def test_states_shrink_with_ranks(stage: int) -> None:
 
 
 def test_a_step_is_put_together() -> None:
-    asked, hardware = problem(), machine()
+    asked, hardware, cost = problem(), machine(), Costs()  # which makes no trace twice
     one = cost(asked, Candidate(Layout()), hardware, 4)
     four = cost(asked, Candidate(Layout(data=4)), hardware, 4)
     several = cost(asked, Candidate(Layout(data=4), accumulate=2), hardware, 4)

@@ -160,10 +160,10 @@ def test_half_precision_needs_one_loss_scale() -> None:
     check_zero(run, ds_config.read("zero0_fp16"), Layout(2))  # the stages share one loss scale
 
 
+@pytest.mark.slow
 def test_every_network_of_ours_can_be_cut() -> None:
-    for name in ("resnet34", "resnet50", "convnext"):
-        for planes in ("stacked", "towers"):
-            with torch.device("meta"):
-                model = build_model(name, planes=3, num_classes=4, width=8, plane_mode=planes)
-            bounds = planned(model, Layout(4))
-            assert len(bounds) == 5 and bounds[-1] == len(blocks(model))
+    for name, planes in (("resnet34", "stacked"), ("resnet50", "towers"), ("convnext", "towers")):
+        with torch.device("meta"):
+            model = build_model(name, planes=3, num_classes=4, width=8, plane_mode=planes)
+        bounds = planned(model, Layout(4))
+        assert len(bounds) == 5 and bounds[-1] == len(blocks(model))

@@ -10,6 +10,8 @@ import pytest
 
 from lartpc_ds.data.processes import kill_all, lives
 
+pytestmark = pytest.mark.slow
+
 POOL = """
 import time
 from lartpc_ds.data.processes import map_in_processes

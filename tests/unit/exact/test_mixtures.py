@@ -14,6 +14,8 @@ from lartpc_ds.layout import Layout
 from tests.strip_parity import IMAGE, TOLERANCE, difference, network
 from tests.tile_parity import image, whole
 
+pytestmark = pytest.mark.slow
+
 MIXTURES = [
     MemoryConfig(stream_strips=3, lean_norm=True),
     MemoryConfig(stream_strips=3, recompute="block"),

@@ -49,6 +49,7 @@ def _network(norm: str, kept: tuple[str, ...], act: Callable[[], nn.Module] = nn
     return nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), one, act(), nn.Conv2d(4, 2, 3)).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "kept"), CASES)
 def test_a_norm_without_a_weight_or_a_bias_is_that_of_one_device(norm: str, kept: str) -> None:
     x = image((2, 2, 13, 11))

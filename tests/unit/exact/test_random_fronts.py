@@ -98,6 +98,7 @@ def _outcome(seed: int) -> str:
     return "exact"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 def test_every_random_front_that_is_accepted_runs_and_is_exact() -> None:
     outcomes = [_outcome(seed) for seed in range(CASES)]

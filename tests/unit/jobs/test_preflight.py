@@ -36,6 +36,7 @@ class Refused:
         return ["sh", "-c", f"echo 'ssh: connect to host {host} port 22: Connection refused' >&2; exit 255"]
 
 
+@pytest.mark.slow
 def test_a_host_that_is_well(tmp_path: Path, environment: dict[str, str]) -> None:
     data = tmp_path / "a.h5"
     data.touch()

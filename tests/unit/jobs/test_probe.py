@@ -56,6 +56,7 @@ def test_an_old_python_still_says_its_version(tmp_path: Path) -> None:
     assert set(ast.literal_eval(done.stdout)) == {"time", "python"}
 
 
+@pytest.mark.slow
 def test_this_machine_as_seen_by_the_probe(tmp_path: Path) -> None:
     data = tmp_path / "events.h5"
     data.write_bytes(b"1234567")

@@ -153,6 +153,7 @@ def test_photons_convert_after_nine_sevenths_radiation_lengths(rng):
     assert np.std(gaps) == pytest.approx(np.mean(gaps), rel=0.15)
 
 
+@pytest.mark.slow
 def test_a_gamma_starts_with_twice_the_ionization_of_an_electron(rng, boundless):
     start = {}
     for pdg in (11, 22):

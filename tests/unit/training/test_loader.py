@@ -145,6 +145,7 @@ def test_evaluation_takes_every_event_once(event_file: Path, ranks: int, batch: 
     assert len(set(batches)) == 1, "collectives need as many on every rank"
 
 
+@pytest.mark.slow
 def test_reader_processes_change_nothing(event_file: Path) -> None:
     before = torch.random.get_rng_state()
     alone, helped = (
