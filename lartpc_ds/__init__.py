@@ -17,7 +17,7 @@ _HOMES = {
     "make_groups": "lartpc_ds.exact.grid.groups",
     "plan_tiles": "lartpc_ds.exact.spatialize",
     "spatialize": "lartpc_ds.exact.spatialize",
-    "sum_over_ranks": "lartpc_ds.exact.ops.reductions",
+    "sum_over_ranks": "lartpc_ds.exact.kernels.collectives",
 }
 
 

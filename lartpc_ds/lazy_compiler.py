@@ -1,10 +1,11 @@
-"""torch's compiler, imported when something is compiled.
+"""A delay that imports torch's compiler only when something is compiled.
 
-`torch._dynamo` takes more than half as long to import as all the rest of torch, and every optimizer, process group and
-meta tensor imports it, only to ask that it leave them alone. Until anything else is asked of it, a module without
-content answers them: nothing is compiled. Any other attribute, and any submodule, makes the very same module object the
-real one, so that `torch.compile` works as ever. Rejected: to import it in every process of a run, more than a second of
-CPU time each; to patch the functions of torch that import it, of which there are tens.
+Importing `torch._dynamo` takes more than half as long as importing all the rest of torch. Every optimizer, process
+group and meta tensor imports it, only to say that it must leave them alone. A module without content answers these
+calls, which are right as long as nothing is compiled. Any other attribute, and any submodule, turns the very same
+module object into the real module, so that `torch.compile` works as always. Rejected: importing the compiler in every
+process of a run, which takes more than a second of CPU time each; patching the functions of torch that import it, of
+which there are tens.
 """
 
 import functools
@@ -24,7 +25,7 @@ _COMPILER = "torch._dynamo"
 
 
 def defer_compiler() -> None:
-    """From now on torch's compiler is imported when it is needed; nothing changes where it is already there."""
+    """Import torch's compiler only when it is needed from now on; nothing changes where it is already imported."""
     torch = importlib.import_module("torch")
     spec = None if _COMPILER in sys.modules else importlib.util.find_spec(_COMPILER)
     if spec is not None and spec.loader is not None:
@@ -34,16 +35,16 @@ def defer_compiler() -> None:
 
 
 def is_loaded() -> bool:
-    """Is torch's compiler there, so that something may be compiled?"""
+    """Whether torch's compiler is imported, so that something may be compiled."""
     return type(sys.modules.get(_COMPILER)) is ModuleType
 
 
 class _Deferred(ModuleType):
-    """A module before it is one."""
+    """A module that has not been loaded yet."""
 
     def __init__(self, spec: ModuleSpec) -> None:
         super().__init__(spec.name)
-        # what a search through all modules looks at must not make this one real
+        # a search through all modules looks at these attributes, and must not load this module
         origin = {"__spec__": spec, "__loader__": spec.loader, "__package__": spec.parent, "__file__": spec.origin}
         vars(self).update(**origin, **_ANSWERS)
 
@@ -64,7 +65,7 @@ def _become_real(module: _Deferred) -> None:
 
 
 def _disable(fn: Callable[..., Any] | None = None, *args: Any, **options: Any) -> Callable[..., Any]:
-    """`torch._dynamo.disable`; torch's own as soon as there may be a compiler that must leave `fn` alone."""
+    """Stands for `torch._dynamo.disable`, and calls it as soon as there is a compiler that must leave `fn` alone."""
     if fn is None:
         return functools.partial(_disable, **options)
 
@@ -78,7 +79,7 @@ def _disable(fn: Callable[..., Any] | None = None, *args: Any, **options: Any) -
 
 
 def _nothing(*args: Any, **options: Any) -> None:
-    """There is no graph to break, and no cache to clear."""
+    """Do nothing: there is no graph to break and no cache to clear."""
 
 
 _ANSWERS: Mapping[str, Any] = {
@@ -89,15 +90,15 @@ _ANSWERS: Mapping[str, Any] = {
 
 
 class _Loaded:
-    """Finds submodules that came with the real module: a first `import torch._dynamo.x` asks for `x` after that."""
+    """Finds submodules that came with the real module; a first `import torch._dynamo.x` asks for `x` after that."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        found = sys.modules.get(name) if name.startswith(f"{_COMPILER}.") else None
-        return None if found is None else ModuleSpec(name, _Given(found), origin=getattr(found, "__file__", None))
+        module = sys.modules.get(name) if name.startswith(f"{_COMPILER}.") else None
+        return None if module is None else ModuleSpec(name, _Given(module), origin=getattr(module, "__file__", None))
 
 
 class _Given(Loader):
-    """A loader of what is loaded."""
+    """A loader of a module that is already loaded."""
 
     def __init__(self, module: ModuleType) -> None:
         self.module, self.spec = module, module.__spec__

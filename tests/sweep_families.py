@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.grid.cuts import EmptyTile
-from lartpc_ds.exact.ops.reductions import own_part
+from lartpc_ds.exact.kernels.collectives import own_part
 from lartpc_ds.exact.spatialize import TilePlan, plan_tiles
 from lartpc_ds.layout import Layout
 from tests import vision

@@ -17,8 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lartpc_ds.exact.grid.tiles import Clock, Group, Tiles, Wait
+from lartpc_ds.exact.kernels.collectives import own_part, sum_over_ranks
 from lartpc_ds.exact.memory.recompute import recompute
-from lartpc_ds.exact.ops.reductions import own_part, sum_over_ranks
 from lartpc_ds.exact.spatialize import TilePlan, convert, plan_tiles
 from lartpc_ds.layout import Layout
 

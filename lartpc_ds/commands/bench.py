@@ -120,7 +120,8 @@ def bench_planner(
     as_json: AsJson = False,
 ) -> None:
     """Compare what the planner says of a list of layouts with what they take on this machine."""
-    from lartpc_ds.advise.bench.planner import PlannerBench, bench
+    from lartpc_ds.advise.bench.planner import bench
     from lartpc_ds.costs.rank_cost import cost
 
-    _print_result(bench(PlannerBench(only or [], repeats, steps, hardware, measured), cost), as_json)
+    result = bench(cost, only=only or [], repeats=repeats, steps=steps, hardware=hardware, measured=measured)
+    _print_result(result, as_json)

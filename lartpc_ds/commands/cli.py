@@ -123,10 +123,9 @@ def calibrate(
     launcher: Launcher = None,
 ) -> None:
     """Measure kernels, memory, messages and the engine on this machine for the planner; takes a minute or two."""
-    from lartpc_ds.advise.calibrate.calibrate import CalibrateRequest
     from lartpc_ds.advise.calibrate.calibrate import calibrate as run_calibration
 
-    run_calibration(CalibrateRequest(out, devices, hostfile, launcher), _console())
+    run_calibration(out, _console(), devices=devices, hostfile=hostfile, launcher=launcher)
 
 
 @app.command()

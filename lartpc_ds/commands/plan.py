@@ -32,12 +32,12 @@ def plan(
     """Say which layout fits on so many devices, how fast it is, and why; needs no GPU."""
     from rich.console import Console
 
-    from lartpc_ds.advise.search.planner import PlanRequest
     from lartpc_ds.advise.search.planner import plan as run_plan
 
-    request = PlanRequest(
+    code = run_plan(
         run,
-        devices,
+        Console(),
+        devices=devices,
         memory=memory,
         per_node=per_node,
         hardware=hardware,
@@ -46,7 +46,7 @@ def plan(
         write=out if write else None,
         as_json=as_json,
     )
-    raise typer.Exit(run_plan(request, Console()))
+    raise typer.Exit(code)
 
 
 @plan_app.command()
@@ -68,12 +68,12 @@ def tune(
     """Train a few steps with the planner's best layouts and each ZeRO stage, and keep the fastest."""
     from rich.console import Console
 
-    from lartpc_ds.advise.tune.tune import TuneRequest
     from lartpc_ds.advise.tune.tune import tune as run_tuning
 
-    request = TuneRequest(
+    code = run_tuning(
         run,
-        steps,
+        Console(),
+        steps=steps,
         stages=stages,
         layouts=layouts,
         devices=devices,
@@ -82,4 +82,4 @@ def tune(
         resume=resume,
         overrides=overrides or [],
     )
-    raise typer.Exit(run_tuning(request, Console()))
+    raise typer.Exit(code)

@@ -10,7 +10,7 @@ reads these files compares them.
 
 import fcntl
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,33 @@ from lartpc_ds.config.run_record import RunRecord
 from lartpc_ds.data.integrity import Damage, FileRecord, sync, write_atomically
 from lartpc_ds.errors import UserError
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "claim_folder", "lock_held"]
+
+
+def claim_folder(path: Path, option: str, advice: str, inside: Sequence[Path] = ()) -> None:
+    """Make a folder, and those `inside` of it, for something new.
+
+    Raises:
+        UserError: it exists and holds something, and `advice` says what to do about it; or it cannot be made.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{option} {path}: already exists and is not empty; choose another, {advice}")
+    try:
+        for folder in (path, *inside):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{option} {path}: cannot be made: {error.strerror}") from None
+
+
+@contextmanager
+def lock_held(path: Path, refusal: str) -> Iterator[None]:
+    """Inside, no other process holds the lock file; UserError with the `refusal` if one does."""
+    with path.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(refusal) from None
+        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +119,8 @@ class RunFolder:
         Raises:
             UserError: it exists and holds something.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise UserError(
-                f"--run-dir {self.path}: already exists and is not empty; choose another, or continue it by --resume"
-            )
-        try:
-            self.logs.mkdir(parents=True)
-            self.checkpoints.mkdir()
-            self._lock_file.touch()
-        except OSError as error:
-            raise UserError(f"--run-dir {self.path}: cannot be made: {error.strerror}") from None
+        claim_folder(self.path, "--run-dir", "or continue it by --resume", (self.logs, self.checkpoints))
+        self._lock_file.touch()
 
     @property
     def is_run(self) -> bool:
@@ -157,11 +175,7 @@ class RunFolder:
             UserError: another process holds it.
         """
         self.logs.mkdir(exist_ok=True)
-        with self._lock_file.open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"--run-dir {self.path}: a job is running in it; wait for it or stop it") from None
+        with lock_held(self._lock_file, f"--run-dir {self.path}: a job is running in it; wait for it or stop it"):
             yield
 
     def write(self, config: RunConfig, ds: Mapping[str, Any], job: Mapping[str, Any]) -> None:

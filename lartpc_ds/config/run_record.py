@@ -7,7 +7,7 @@ there is one.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
@@ -35,8 +35,7 @@ class RunRecord:
 
     def write(self, path: Path) -> None:
         """Write `files.json`; the inverse of `read`."""
-        both = {key: {name: one.as_dict() for name, one in getattr(self, key).items()} for key in ("files", "replaced")}
-        write_atomically(path, seal({"run": self.run, **both}))
+        write_atomically(path, seal(asdict(self)))
 
     def faults(self, folder: Path, *names: str) -> list[str]:
         """Describe how the files called `names`, or all files of the record, differ from what was written."""

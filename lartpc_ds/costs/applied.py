@@ -21,7 +21,7 @@ _KEPT_OF_STAGE_3 = ("sub_group_size", "stage3_")
 
 
 def applied(config: RunConfig, ds: Mapping[str, Any], candidate: Candidate) -> tuple[RunConfig, AskedConfig]:
-    """The configurations that run `candidate`.
+    """Make the configurations that run `candidate`.
 
     Args:
         config: of the run, as the user wrote it.
@@ -58,7 +58,7 @@ def keys_of(candidate: Candidate) -> dict[str, dict[str, Any]]:
 
 
 def as_written(config: RunConfig, ds: Mapping[str, Any], layout: Layout) -> Candidate:
-    """What the user's own configurations ask for, on `layout`."""
+    """The candidate that the user's own configurations describe, on `layout`."""
     return Candidate(
         layout,
         config.data.batch,

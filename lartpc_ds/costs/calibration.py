@@ -1,6 +1,6 @@
-"""From measured seconds to a hardware file: pure functions, so that each figure can be checked without a machine.
+"""A hardware file is computed from measured seconds, by pure functions that can be checked without a machine.
 
-A link's two figures are those with which `planning.roofline` gives back the two messages that were timed.
+A link's two figures are those with which `costs.roofline` gives back the two messages that were timed.
 """
 
 import math
@@ -13,11 +13,11 @@ from lartpc_ds.costs.hardware import ConvolutionRate, Link, Links, Rates
 __all__ = ["ETHERNET", "links_of", "links_of_all_reduce", "rates_of"]
 
 _DIGITS = 4
-"""Of a figure in the file; measurements repeat to two or three."""
+"""How many digits a figure in the file has; measurements repeat to two or three."""
 
 _ASSUMED = Link(latency_seconds=50e-6, bytes_per_second=1.25e9)
 ETHERNET = Links(send=_ASSUMED, all_reduce=_ASSUMED, all_gather=_ASSUMED)
-"""10 Gbit/s: what stands for a network that nobody has measured."""
+"""A network of 10 Gbit/s, which stands for one that nobody has measured."""
 
 
 def rates_of(
@@ -26,13 +26,13 @@ def rates_of(
     scratch: Sequence[float],
     engine: Mapping[str, float],
 ) -> Rates:
-    """Of a rank while `ranks` share the machine.
+    """The rates of a rank while `ranks` of them share the machine.
 
     Args:
         ranks: how many shared it.
-        kernels: what `launch.calibration_rank.kernels` found on each of them; means are taken.
+        kernels: what `calibrate.calibration_rank.kernels` found on each of them; means are taken.
         scratch: the scratch share of each convolution.
-        engine: what `launch.calibration_rank.engine` found on the slowest of them.
+        engine: what `short_runs.rank.engine` found on the slowest of them.
     """
     first = kernels[0]
     convolutions = [
@@ -66,7 +66,7 @@ def rates_of(
 
 
 def links_of(seconds: Mapping[str, Sequence[float]], ranks: int, large_bytes: int) -> Links:
-    """Of `ranks` ranks of one machine: `seconds` of a small and of a large message by kind."""
+    """The links between `ranks` ranks of one machine; `seconds` are those of a small and a large message per kind."""
     tree = math.ceil(math.log2(ranks))
     ring = (ranks - 1) / ranks
     return Links(
@@ -77,7 +77,10 @@ def links_of(seconds: Mapping[str, Sequence[float]], ranks: int, large_bytes: in
 
 
 def links_of_all_reduce(latency_seconds: float, bytes_per_second: float, hosts: int) -> Links:
-    """Between machines, where an all-reduce alone was timed: its smallest sum, and its ring's bytes a second."""
+    """The links between machines, where only an all-reduce was timed.
+
+    Its smallest sum gives the latency, and the bytes per second are those of its ring.
+    """
     latency = latency_seconds / (2 * math.ceil(math.log2(hosts)))
     link = Link(latency_seconds=_rounded(latency), bytes_per_second=_rounded(bytes_per_second))
     return Links(send=link, all_reduce=link, all_gather=link)

@@ -1,7 +1,7 @@
 """An external look at the model of messages: CosmicTagger, trained data-parallel on nodes of four A100.
 
 The public rates are of ever more GPUs with the same work each, so a step is compute + all-reduce of the gradients, and
-`planning.roofline.all_reduce_seconds` says how the second term grows. Two unknowns, what a GPU computes and what the
+`costs.roofline.all_reduce_seconds` says how the second term grows. Two unknowns, what a GPU computes and what the
 network between the nodes carries, are fixed by the points of 4 and 8 GPUs; all others are predictions.
 Rejected: fitting every point, which would hide where the model ends.
 """
@@ -27,26 +27,28 @@ IMAGES_PER_SECOND: Mapping[int, float] = {
     1024: 1965.0,
     1700: 3097.0,
 }
-"""By GPUs, as published. Counted here as an image a GPU and step; more of them scale both terms of a step alike."""
+"""The published rates by number of GPUs.
+
+They are counted here as one image per GPU and step; more of them scale both terms of a step alike."""
 
 _GPUS_PER_NODE = 4
 _GRADIENT_BYTES = 32 << 20
-"""Not published with the rates, and of next to no consequence: the fitted bandwidth scales with it."""
+"""The size is not published with the rates; it hardly matters, because the fitted bandwidth scales with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What the two smallest points say."""
+    """The unknowns of the model, as the two smallest points fix them."""
 
     compute_seconds: float
-    """Of an image on a GPU, with all that does not grow with their number."""
+    """The time of an image on a GPU, with all that does not grow with the number of GPUs."""
     within: Links
     across: Links
-    """Between nodes; its bandwidth is the second unknown."""
+    """The links between nodes, whose bandwidth is the second unknown."""
 
 
 def fit() -> Fit:
-    """From the points of 4 and 8 GPUs; inside of a node messages are those of the preset a100-nvlink."""
+    """Fix the unknowns by the points of 4 and 8 GPUs; within a node, messages are those of the preset a100-nvlink."""
     within = hardware.load("a100-nvlink").within
     one_node, two_nodes = (gpus / IMAGES_PER_SECOND[gpus] for gpus in (_GPUS_PER_NODE, 2 * _GPUS_PER_NODE))
     compute = one_node - _all_reduce(_GPUS_PER_NODE, within, within)
@@ -56,7 +58,7 @@ def fit() -> Fit:
 
 
 def predicted_images_per_second(gpus: int, known: Fit) -> float:
-    """Of `gpus` GPUs, a multiple of four."""
+    """The rate that the model predicts for `gpus` GPUs, a multiple of four."""
     return gpus / (known.compute_seconds + _all_reduce(gpus, known.within, known.across))
 
 

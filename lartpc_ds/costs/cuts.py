@@ -1,4 +1,4 @@
-"""Where pipeline stages begin: pure integer functions of what each block costs.
+"""Pipeline stages begin where pure integer functions of what each block costs say.
 
 A step is as slow as its slowest stage, so `balanced` makes that one fast. It counts activations, because under 1F1B
 stage s of S keeps those of min(S - s, M) micro-batches at once: the early stages of a CNN, which have the large maps
@@ -17,21 +17,21 @@ __all__ = ["BlockCost", "choose_bounds", "stage_bytes", "stage_ns"]
 
 _GIB = 2**30
 
-Cost = Callable[[int, int, int], int | None]
-"""Of stage number s made of the blocks [start, stop); None: not allowed."""
+StageCost = Callable[[int, int, int], int | None]
+"""Given s, start and stop, what stage s costs if it has the blocks [start, stop); None: it may not have them."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockCost:
-    """What a micro-batch of one block costs; bytes are those of one rank."""
+    """What a micro-batch costs in one block; bytes are those of one rank."""
 
     name: str
     parameters: int
-    """That are trained."""
+    """How many parameters are trained."""
     state_bytes: int
-    """Weights, their gradients and what the optimizer keeps of them."""
+    """The bytes of weights, of their gradients and of what the optimizer keeps of them."""
     saved_bytes: int
-    """Kept for the backward pass, less what an earlier block has kept already."""
+    """The bytes kept for the backward pass, less what an earlier block has kept already."""
     input_bytes: int
     output_bytes: int
     saves_input: bool
@@ -39,18 +39,18 @@ class BlockCost:
     output_saved: bool
     """Is its output kept by it?"""
     transient_bytes: int
-    """The most that a single operator reads and writes."""
+    """The most bytes that a single operator reads and writes."""
     forward_ns: int
     backward_ns: int
 
 
 def stage_ns(costs: Sequence[BlockCost], start: int, stop: int) -> int:
-    """Of a forward and a backward pass of the blocks [start, stop)."""
+    """The time of a forward and a backward pass of the blocks [start, stop)."""
     return sum(cost.forward_ns + cost.backward_ns for cost in costs[start:stop])
 
 
 def stage_bytes(costs: Sequence[BlockCost], start: int, stop: int, copies: int) -> int:
-    """Peak of a stage made of the blocks [start, stop) that keeps `copies` micro-batches.
+    """The peak memory of a stage that has the blocks [start, stop) and keeps `copies` micro-batches.
 
     At the backward pass of a block what later blocks kept of that micro-batch is gone; of the other micro-batches all
     is there. DeepSpeed keeps what it received beside the clone that the stage works on, what it sent until the gradient
@@ -76,7 +76,7 @@ def choose_bounds(
     micro_batches: int,
     limit_bytes: int | None = None,
 ) -> Bounds:
-    """The blocks at which stages begin and end: stage s has [B_s, B_s+1).
+    """Choose the blocks at which stages begin and end: stage s has [B_s, B_s+1).
 
     Args:
         cuts: `balanced`, `parameters`, `uniform`, or the names of the first blocks of the second and later stages.
@@ -103,7 +103,7 @@ def choose_bounds(
 
 
 def _even(weights: Sequence[int], costs: Sequence[BlockCost], stages: int) -> Bounds:
-    """The largest sum of a stage as small as can be; of several such cuts, the one whose smallest is largest."""
+    """The cut whose largest stage is smallest; of several such cuts, the one whose smallest stage is largest."""
 
     def weight(stage: int, start: int, stop: int) -> int | None:
         return sum(weights[start:stop]) if any(cost.parameters for cost in costs[start:stop]) else None
@@ -121,7 +121,7 @@ def _even(weights: Sequence[int], costs: Sequence[BlockCost], stages: int) -> Bo
 
 
 def _balanced(costs: Sequence[BlockCost], stages: int, micro_batches: int, limit_bytes: int | None) -> Bounds:
-    """The fastest slowest stage within the limit; of several such cuts, the one whose fullest stage is emptiest."""
+    """The cut within the limit whose slowest stage is fastest; of several, the one whose fullest stage needs least."""
 
     def needs(stage: int, start: int, stop: int) -> int | None:
         if not any(cost.parameters for cost in costs[start:stop]):
@@ -154,7 +154,7 @@ def _balanced(costs: Sequence[BlockCost], stages: int, micro_batches: int, limit
     return smallest[1]
 
 
-def _minimax(cost: Cost, stages: int, blocks: int) -> tuple[int, Bounds] | None:
+def _minimax(cost: StageCost, stages: int, blocks: int) -> tuple[int, Bounds] | None:
     """The cut whose dearest stage is cheapest, and what that costs; None if every cut is forbidden.
 
     Exact: the best cut of the first `stop` blocks into `stage + 1` stages extends a best one into `stage`. Two aims at

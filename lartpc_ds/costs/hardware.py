@@ -1,9 +1,9 @@
-"""What a machine does: rates, latencies and sizes that `lartpc-ds calibrate` measures, or a preset gives.
+"""A machine is described by rates, latencies and sizes, which `lartpc-ds calibrate` measures or a preset gives.
 
-A file of TOML, so that a user reads and corrects it. Rates are those of one rank while `ranks` of them share the
-machine: two ranks on two cores have half the arithmetic each, but not half the memory traffic, so both are measured.
-Rejected: one peak figure with an efficiency, because a stem of three channels reaches a tenth of what a convolution of
-256 does, and the stem is where whole events spend their time.
+They lie in a file of TOML, so that a user reads and corrects it. Rates are those of one rank while `ranks` of them
+share the machine: two ranks on two cores have half the arithmetic each, but not half the memory traffic, so both are
+measured. Rejected: one peak figure with an efficiency, because a stem of three channels reaches a tenth of what a
+convolution of 256 does, and the stem is where whole events spend their time.
 
 On a CPU a large result costs its pages, too: glibc takes what is above 32 MiB from the kernel anew each time, gives the
 top of its heap back after each step, and the kernel fills what it gives with zeros, which takes longer than most
@@ -36,14 +36,14 @@ malloc's own 32 MiB (M_MMAP_THRESHOLD in mallopt(3)) steps of tiles came out a t
 
 
 class Link(Section):
-    """Messages of one kind: n bytes take latency_seconds + n / bytes_per_second."""
+    """Messages of one kind, of which n bytes take latency_seconds + n / bytes_per_second."""
 
     latency_seconds: Seconds
     bytes_per_second: Rate
 
 
 class Links(Section):
-    """Of `send` between two ranks; of collectives as `planning.roofline` counts them (ring: 2 (n - 1) / n)."""
+    """Messages between two ranks (`send`), and collectives as `costs.roofline` counts them (ring: 2 (n - 1) / n)."""
 
     send: Link
     all_reduce: Link
@@ -55,7 +55,7 @@ class ConvolutionRate(Section):
 
     precision: Precision
     way: Way
-    """Its forward pass, or the gradient of its input or of its weight."""
+    """The forward pass, or the gradient of the input or of the weight."""
     kernel: Positive
     in_channels: Positive
     out_channels: Positive
@@ -66,24 +66,24 @@ class ConvolutionRate(Section):
 
 
 class Rates(Section):
-    """Of one rank, while `ranks` ranks share a machine and all are busy."""
+    """The rates of one rank, while `ranks` ranks share a machine and all are busy."""
 
     ranks: Positive
     matmul_flops_per_second: dict[Precision, Rate]
     traffic_bytes_per_second: Rate
-    """Read and written, by an operator that is not in `operators`."""
+    """What an operator reads and writes per second, if it is not in `operators`."""
     operator_seconds: Seconds
-    """Of any operator, however small its tensors."""
+    """The time that any operator takes, however small its tensors are."""
     step_seconds: Seconds = 0.0
-    """Of an optimizer step beside forward and backward pass, in a network of few weights: the engine's own work."""
+    """The engine's own work: the time of an optimizer step beside its passes, in a network of few weights."""
     fresh_bytes_per_second: Rate | None = None
-    """At which the system gives memory for a result of more than `fresh_map_bytes`; none: it costs nothing."""
+    """The rate at which the system gives memory for a result of more than `fresh_map_bytes`; none: it costs nothing."""
     cached_gain: Annotated[float, Field(ge=1)] = 1.0
     """How much faster an operator is on what a cache holds."""
     fresh_map_bytes: NonNegative = _SMALLEST_MAP
     convolutions: tuple[ConvolutionRate, ...]
     operators: dict[Precision, dict[str, Rate]] = Field(default={})
-    """Bytes a second by the precision of the result and the operator's name in `planning.roofline.operator_name`."""
+    """Bytes per second by the precision of the result and the operator's name, `costs.roofline.OperatorCall.name`."""
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
@@ -95,7 +95,7 @@ class Rates(Section):
         return self
 
     def scaled(self, ranks: int) -> Self:
-        """For `ranks` ranks that share what `self.ranks` have."""
+        """The rates for `ranks` ranks that share what `self.ranks` have."""
         share = self.ranks / ranks
         fresh = self.fresh_bytes_per_second
         return self.model_copy(
@@ -128,18 +128,18 @@ class Hardware(Section):
     devices_per_node: Positive
     """On a CPU, how many ranks share the machine's cores well."""
     memory_bytes: Positive
-    """Of a device; on a CPU of the whole machine, which its ranks share."""
+    """The memory of a device; on a CPU that of the whole machine, which its ranks share."""
     process_bytes: NonNegative = 0
     """What a rank has at its peak beside tensors and scratch: libraries, buffers of messages, threads."""
     reserved_bytes: NonNegative = 0
-    """Of a device, that no tensor can have: a CUDA context."""
+    """The part of a device's memory that no tensor can have, such as a CUDA context."""
     overlaps: bool
     """Do messages travel while the device computes? On a CPU the same cores copy them."""
     rates: tuple[Rates, ...]
     within: Links
-    """Between ranks of one machine."""
+    """Messages between ranks of one machine."""
     across: Links
-    """Between machines; bytes_per_second are those of a whole machine, all its ranks together."""
+    """Messages between machines; bytes_per_second are those of a whole machine, all its ranks together."""
 
     @model_validator(mode="after")
     def _has_rates(self) -> Self:
@@ -161,7 +161,7 @@ def preset_names() -> list[str]:
 
 
 def load(name: str) -> Hardware:
-    """A preset by its name, or a file.
+    """Read a preset by its name, or a file.
 
     Raises:
         UserError: neither, or not what `Hardware` describes; names every problem.
@@ -185,7 +185,7 @@ def load(name: str) -> Hardware:
 
 
 def save(hardware: Hardware, path: Path) -> None:
-    """Write what `load` reads: a line a convolution, because people read it."""
+    """Write what `load` reads, with one line per convolution, because people read it."""
     tree = hardware.model_dump(mode="json", exclude_none=True)
     parts = [tomli_w.dumps({key: value for key, value in tree.items() if key != "rates"})]
     for rates in tree["rates"]:

@@ -1,7 +1,7 @@
 """How a device's convolutions and matrix products are timed, and what a convolution takes for itself.
 
 Everything is timed in memory that is in use already, at a size that no cache holds and that malloc keeps; fresh pages
-are timed by themselves (see `planning.hardware`). Rejected: a real network under a profiler, whose small layers say
+are timed by themselves (see `costs.hardware`). Rejected: a real network under a profiler, whose small layers say
 little of a whole event's.
 """
 
@@ -16,11 +16,11 @@ from torch import Tensor
 
 from lartpc_ds.costs.hardware import Precision, Way
 from lartpc_ds.costs.memory import PeakMemory
+from lartpc_ds.costs.roofline import DTYPES
 from lartpc_ds.exact.grid.pieces import CACHED_BYTES
 
 __all__ = [
     "CONVOLUTIONS",
-    "DTYPES",
     "SIZES",
     "Convolution",
     "Sizes",
@@ -32,20 +32,18 @@ __all__ = [
     "matmul_rate",
 ]
 
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How large the measured tensors are."""
+    """The sizes of the measured tensors."""
 
     map_bytes: int
-    """Of an operator's map, and of the larger one of a convolution; half of what malloc keeps."""
+    """The size of an operator's map, and of the larger map of a convolution: half of what malloc keeps."""
     convolution_flops: float
-    """The most of one call: more channels then mean a smaller map, as in a network."""
+    """The most arithmetic of one call: more channels then mean a smaller map, as in a network."""
     matmul_side: int
     fresh_bytes: int
-    """Of a tensor whose pages are new; 0: the device's allocator keeps what it has."""
+    """The size of a tensor whose pages are new; 0 where the device's allocator keeps what it has."""
     repeats: int
 
 
@@ -53,12 +51,12 @@ SIZES = {
     "cpu": Sizes(16 << 20, 2e9, 1024, 80 << 20, 3),
     "cuda": Sizes(256 << 20, 1e12, 8192, 0, 10),
 }
-"""By device; a GPU needs larger maps to be busy."""
+"""The sizes for each kind of device; a GPU needs larger maps to be busy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Convolution:
-    """Square, padded so that stride 1 keeps the size."""
+    """A convolution with a square kernel, padded so that stride 1 keeps the size."""
 
     kernel: int
     in_channels: int
@@ -75,17 +73,17 @@ CONVOLUTIONS = (
     *(Convolution(1, 4 * narrow, narrow) for narrow in (64, 128, 256, 512)),
     *(Convolution(7, channels, channels, depthwise=True) for channels in (96, 384)),
 )
-"""Those of ResNets, bottlenecks and ConvNeXts, in steps that no network is far from."""
+"""Convolutions of ResNets, bottlenecks and ConvNeXts, in steps that no network is far from."""
 
 
 class Stopwatch:
-    """Medians of calls after a warm-up; `before` each of them the ranks wait for each other, so that all are busy."""
+    """Times calls after a warm-up; `before` each call the ranks wait for each other, so that all are busy."""
 
     def __init__(self, device: torch.device, repeats: int, before: Callable[[], None] = lambda: None) -> None:
         self.device, self._repeats, self._before = device, repeats, before
 
     def seconds(self, call: Callable[[], object]) -> float:
-        """Of one call."""
+        """The median time of one call."""
         return statistics.median(list(self._samples(call))[1:])
 
     def _samples(self, call: Callable[[], object]) -> Iterator[float]:
@@ -114,7 +112,7 @@ class _Call:
 def convolution_seconds(
     one: Convolution, precision: Precision, way: Way, sizes: Sizes, watch: Stopwatch
 ) -> tuple[float, float]:
-    """Seconds of one call, and its FLOPs as torch counts them (two a multiplication and addition)."""
+    """The seconds of one call, and its FLOPs as torch counts them: two for a multiplication and an addition."""
     call = _call(one, precision, way, _side(one, DTYPES[precision], sizes), watch.device)
     return watch.seconds(call.run), call.flops
 
@@ -122,8 +120,8 @@ def convolution_seconds(
 def convolution_scratch(one: Convolution, precision: Precision, way: Way, sizes: Sizes, device: torch.device) -> float:
     """What the kernel takes for itself at its peak, over the bytes of its two maps.
 
-    The slope between two sizes, because copies of the weight do not grow with the map. On CPU it means something only
-    where malloc gives everything back at once (MALLOC_MMAP_THRESHOLD_=65536).
+    It is the slope between two sizes, because copies of the weight do not grow with the map. On a CPU it means
+    something only where malloc gives everything back at once (MALLOC_MMAP_THRESHOLD_=65536).
     """
     side = _side(one, DTYPES[precision], sizes)
     calls = [_call(one, precision, way, pixels, device) for pixels in (side, side + side // 2)]
@@ -145,7 +143,7 @@ def _flops_a_pixel(one: Convolution) -> float:
 
 
 def _side(one: Convolution, dtype: torch.dtype, sizes: Sizes) -> int:
-    """Rows of what it gives."""
+    """How many rows the result has."""
     bytes_a_pixel = dtype.itemsize * max(one.out_channels, one.in_channels * one.stride**2)
     pixels = min(sizes.map_bytes / bytes_a_pixel, sizes.convolution_flops / _flops_a_pixel(one))
     return max(8, math.isqrt(int(pixels)))
@@ -174,7 +172,7 @@ def _map(channels: int, side: int, dtype: torch.dtype, device: torch.device) -> 
 
 
 def matmul_rate(precision: Precision, sizes: Sizes, watch: Stopwatch) -> float:
-    """FLOPs a second of a square matrix product."""
+    """The FLOPs per second of a square matrix product."""
     a = torch.rand(sizes.matmul_side, sizes.matmul_side, device=watch.device).to(DTYPES[precision])
     return 2.0 * sizes.matmul_side**3 / watch.seconds(lambda: a @ a)
 
@@ -198,7 +196,7 @@ def cached_gain(sizes: Sizes, watch: Stopwatch) -> float:
 
 
 def fresh_rate(sizes: Sizes, watch: Stopwatch) -> float | None:
-    """Bytes a second at which the system gives pages; None where that takes no time that can be measured."""
+    """The bytes of pages that the system gives per second; None where that takes no time that can be measured."""
     if sizes.fresh_bytes == 0:
         return None
     kept = torch.zeros(sizes.fresh_bytes, dtype=torch.uint8, device=watch.device)

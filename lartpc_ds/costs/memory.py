@@ -17,7 +17,7 @@ _RESET_HIGH_WATER_MARK = "5"  # proc(5)
 
 
 class PeakMemory:
-    """Bytes above the baseline taken when this object was made."""
+    """Measures bytes above the baseline that was taken when this object was made."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -34,7 +34,7 @@ class PeakMemory:
             _CLEAR_REFS.write_text(_RESET_HIGH_WATER_MARK)
 
     def peak_bytes(self) -> int:
-        """Largest use since the last reset."""
+        """The largest use since the last reset."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
         return max(0, _status_bytes("VmHWM") - self._baseline_bytes)

@@ -1,22 +1,21 @@
 """The operators beside convolutions whose rates `lartpc-ds calibrate` measures: norms, ReLUs, pools, sums, copies.
 
-They are called as a network calls them. A dispatch mode says which ATen operator that became on this device and how
-many bytes it works on, by the words of `planning.roofline`, so a measured rate is found again under the same key.
+They are called as a network calls them. The meter says which ATen operator that became on this device and how
+many bytes it works on, in the words of `costs.roofline`, so a measured rate is found again under the same key.
 Chosen by the bytes that training steps of our networks move, plain, with lean norms, recomputed and in tiles.
 """
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lartpc_ds.costs.hardware import Precision
-from lartpc_ds.costs.kernels import DTYPES, Sizes, Stopwatch
-from lartpc_ds.costs.roofline import operator_name, precision_of, traffic_bytes
+from lartpc_ds.costs.kernels import Sizes, Stopwatch
+from lartpc_ds.costs.meter import Meter
+from lartpc_ds.costs.roofline import DTYPES
 
 __all__ = ["count_operators", "operator_rates"]
 
@@ -26,41 +25,22 @@ _GROUPS = 8
 Call = Callable[[], object]
 
 
-class _Watched(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own has no types
-    """Which operators run: (bytes, precision, name) of each that is no view."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.seen: list[tuple[int, Precision, str]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if not func.is_view and isinstance(_first(result), Tensor):
-            size = traffic_bytes(args, kwargs, result)
-            self.seen.append((size, precision_of(result), operator_name(func, args)))
-        return result
-
-
-def _first(result: Any) -> Any:
-    found = [one for one in result if one is not None] if isinstance(result, (tuple, list)) else [result]
-    return found[0] if found else None
-
-
 def count_operators(call: Call) -> int:
-    """How many a call runs, views apart; on CPU its backward pass counts, too."""
-    with _Watched() as watched:
+    """How many operators a call runs, views apart; on a CPU those of its backward pass count, too."""
+    meter = Meter()
+    with meter:
         call()
-    return len(watched.seen)
+    return meter.operators
 
 
 def operator_rates(precision: Precision, sizes: Sizes, watch: Stopwatch) -> dict[Precision, dict[str, float]]:
-    """Bytes read and written a second, by the precision of the result and `planning.roofline.operator_name`."""
+    """The bytes that operators read and write per second, by the precision of the result and the operator's name."""
     rates: dict[Precision, dict[str, float]] = {}
     for call in _calls(DTYPES[precision], sizes.map_bytes, watch.device):
-        with _Watched() as watched:
+        with Meter() as meter:
             call()
-        size, found, name = max(watched.seen)
-        rates.setdefault(found, {})[name] = size / watch.seconds(call)
+        moved_bytes, found, name = meter.largest
+        rates.setdefault(found, {})[name] = moved_bytes / watch.seconds(call)
     return rates
 
 
@@ -117,7 +97,7 @@ def _moving(x: Tensor, other: Tensor) -> Iterator[Call]:
 
 
 def _norms(x: Tensor) -> Iterator[Call]:
-    """Of batches, layers (of channels, as ConvNeXt has them) and groups; weights as autocast leaves them."""
+    """Batch, layer (over channels, as in ConvNeXt) and group norms; their weights are as autocast leaves them."""
     weight, bias = torch.ones(_CHANNELS, device=x.device), torch.zeros(_CHANNELS, device=x.device)
     mean, variance = torch.zeros_like(weight), torch.ones_like(weight)
 

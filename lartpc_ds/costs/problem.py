@@ -1,4 +1,4 @@
-"""What is asked of the planner, what it may choose, and what a choice costs: plain data for search and report."""
+"""A problem is what the planner is asked, a candidate is one answer, and a cost is what it takes: plain data."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -20,16 +20,16 @@ class Problem:
 
     config: RunConfig
     ds: Mapping[str, Any]
-    """The DeepSpeed JSON, checked, not completed."""
+    """The DeepSpeed JSON, checked but not completed."""
     image: tuple[int, int, int]
-    """(planes, rows, columns) that the network sees."""
+    """The image that the network sees: (planes, rows, columns)."""
     make_model: Callable[[], nn.Module]
-    """Of one device; called where weights have no memory (`parallel.dry_run`)."""
+    """Makes the network of one device; it is called where weights have no memory (`exact.trace.dry_run`)."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to run it. Every field but `zero` and `offload` has the meaning of its key in the run configuration."""
+    """One way to run a problem; every field but `zero` and `offload` means what its key in the run TOML means."""
 
     layout: Layout
     batch: int = 1
@@ -43,8 +43,13 @@ class Candidate:
     overlap: bool = True
 
     @property
+    def sharing_ranks(self) -> int:
+        """How many ranks have the same weights: ZeRO shares their states out among these."""
+        return self.layout.data * self.layout.tiles
+
+    @property
     def global_batch(self) -> int:
-        """Events of an optimizer step."""
+        """How many events an optimizer step has."""
         return self.batch * self.accumulate * self.layout.data
 
 
@@ -64,7 +69,7 @@ def trace_key(candidate: Candidate, norm_scope: str, ranks_per_node: int) -> tup
 
 @dataclass(frozen=True)
 class MemoryParts:
-    """Bytes of the fullest rank at its peak."""
+    """The bytes of the fullest rank at its peak, by what they are for."""
 
     weights: int
     gradients: int
@@ -72,35 +77,35 @@ class MemoryParts:
     activations: int
     halos: int
     workspace: int
-    """Scratch of kernels, buffers of collectives, and what a process has beside tensors."""
+    """The scratch of kernels, buffers of collectives, and what a process has beside tensors."""
 
     @property
     def total(self) -> int:
-        """The peak."""
+        """The peak: all parts together."""
         return sum(getattr(self, field.name) for field in fields(self))
 
 
 @dataclass(frozen=True)
 class TimeParts:
-    """Seconds of an optimizer step."""
+    """The seconds of an optimizer step, by what they are spent on."""
 
     compute: float
     halo: float
-    """Messages and statistics of tiles that no computation hides."""
+    """The time of messages and statistics of tiles that no computation hides."""
     reduction: float
-    """Gradients and, with ZeRO, weights."""
+    """The time in which gradients and, with ZeRO, weights travel."""
     bubble: float
-    """Of a pipeline: what its stages wait."""
+    """The time that the stages of a pipeline wait."""
 
     @property
     def total(self) -> float:
-        """The step."""
+        """The time of the step: all parts together."""
         return self.compute + self.halo + self.reduction + self.bubble
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a candidate takes."""
+    """What a candidate takes in memory and time."""
 
     memory: MemoryParts
     time: TimeParts
@@ -108,5 +113,5 @@ class Cost:
 
     @property
     def events_per_second(self) -> float:
-        """Of the whole job."""
+        """How many events the whole job trains per second."""
         return self.global_batch / self.time.total

@@ -7,12 +7,11 @@ DeepSpeed keeps (`states`), the order of a pipeline from `schedule`.
 from lartpc_ds.costs.applied import applied
 from lartpc_ds.costs.hardware import Hardware
 from lartpc_ds.costs.problem import Candidate, Cost, MemoryParts, Problem, TimeParts, trace_key
-from lartpc_ds.costs.reductions import reduction_seconds
 from lartpc_ds.costs.roofline import send_seconds
 from lartpc_ds.costs.schedule import step_ns
-from lartpc_ds.costs.stage_trace import Plans, StageTrace, trace_stages
+from lartpc_ds.costs.stage_trace import Partition, StageTrace, trace_stages
 from lartpc_ds.costs.stages import check_zero, cut_rates, plan_stages
-from lartpc_ds.costs.states import states_of
+from lartpc_ds.costs.zero import FLOAT_BYTES, reduction_seconds, states_of, updating_ranks
 from lartpc_ds.exact.memory.strip_plan import plan_strips
 from lartpc_ds.exact.spatialize import plan_tiles
 from lartpc_ds.exact.trace.dry_run import built_without_memory
@@ -20,11 +19,9 @@ from lartpc_ds.models.build import blocks
 
 __all__ = ["Costs", "cost"]
 
-_FLOAT = 4
-
 
 def cost(problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int) -> Cost:
-    """Memory of the fullest rank and time of a step.
+    """Predict the memory of the fullest rank and the time of a step.
 
     Args:
         problem: the run.
@@ -40,13 +37,16 @@ def cost(problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_n
 
 
 class Costs:
-    """`cost`, which traces once what differs in states and reductions only: nearly all of its time."""
+    """Predicts as `cost` does, but traces only once what differs in states and reductions alone.
+
+    Nearly all of the time of a prediction is its trace.
+    """
 
     def __init__(self) -> None:
         self._traces: dict[tuple[object, ...], list[StageTrace]] = {}
 
     def __call__(self, problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int) -> Cost:
-        """As `cost`; one object for one problem and one machine."""
+        """Predict what a candidate costs; an object serves one problem and one machine."""
         key = trace_key(candidate, problem.config.model.norm_scope, ranks_per_node)
         if key not in self._traces:
             self._traces[key] = _traced(problem, candidate, hardware, ranks_per_node)
@@ -54,7 +54,7 @@ class Costs:
 
 
 def _traced(problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int) -> list[StageTrace]:
-    return trace_stages(problem, candidate, hardware, ranks_per_node, _plans(problem, candidate))
+    return trace_stages(problem, candidate, hardware, ranks_per_node, _partition(problem, candidate))
 
 
 def _put_together(
@@ -64,8 +64,8 @@ def _put_together(
     return Cost(memory, _time(problem, candidate, hardware, ranks_per_node, stages), candidate.global_batch)
 
 
-def _plans(problem: Problem, candidate: Candidate) -> Plans:
-    """As a run makes them, and refuses what it refuses."""
+def _partition(problem: Problem, candidate: Candidate) -> Partition:
+    """Partition the network as a run does, and refuse what a run refuses."""
     config, ds = applied(problem.config, problem.ds, candidate)
     layout, memory, image = candidate.layout, candidate.memory, problem.image
     check_zero(config, ds, layout)
@@ -76,26 +76,25 @@ def _plans(problem: Problem, candidate: Candidate) -> Plans:
         strips = plan_strips(model, memory.stream_strips, memory.stream_until, image)
     if memory.recompute == "block":
         blocks(model)
-    return Plans(tiles, strips, plan_stages(config, ds, layout, model, image, tiles, cut_rates()))
+    return Partition(tiles, strips, plan_stages(config, ds, layout, model, image, tiles, cut_rates()))
 
 
 def _memory(problem: Problem, candidate: Candidate, hardware: Hardware, stage: StageTrace) -> MemoryParts:
-    """Of the passes, or of the update of the weights, whichever takes more."""
+    """The memory of the passes or of the update of the weights, whichever takes more."""
     on_host = hardware.device == "cpu"
     states = states_of(problem.ds, candidate, stage.parameters, on_host)
     peak = stage.peak
-    halos = min(peak.halos, peak.activations)
     passes = MemoryParts(
         weights=states.weights + peak.buffers,
         gradients=states.gradients_before + round(states.gradient_share * peak.gradients),
         optimizer=states.optimizer,
-        activations=peak.activations - halos,
-        halos=halos,
+        activations=peak.activations,
+        halos=peak.halos,
         workspace=peak.scratch + states.buffers + hardware.process_bytes,
     )
     if passes.total >= states.update + hardware.process_bytes:
         return passes
-    gradients = stage.parameters * _FLOAT
+    gradients = stage.parameters * FLOAT_BYTES
     rest = states.update - states.weights - states.optimizer - gradients
     return MemoryParts(
         states.weights, gradients, states.optimizer, 0, 0, workspace=max(rest, 0) + hardware.process_bytes
@@ -105,7 +104,7 @@ def _memory(problem: Problem, candidate: Candidate, hardware: Hardware, stage: S
 def _time(
     problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int, stages: list[StageTrace]
 ) -> TimeParts:
-    """Passes by the schedule; then the gradients' sum and the update, which all stages do at once."""
+    """The schedule gives the time of the passes; all stages then sum gradients and update weights at once."""
     near = candidate.layout.world_size <= ranks_per_node
     links = hardware.within if near else hardware.across
     # a map goes forward and its gradient comes back, neither of which DeepSpeed overlaps with anything
@@ -117,9 +116,7 @@ def _time(
     slowest = max(stages, key=lambda one: one.forward_seconds + one.backward_seconds + one.exposed_seconds)
     computed = candidate.accumulate * (slowest.forward_seconds + slowest.backward_seconds)
     waited = candidate.accumulate * slowest.exposed_seconds
-    ranks = candidate.layout.data * candidate.layout.tiles
-    share = ranks if candidate.zero else 1
-    update = max(stage.update_seconds for stage in stages) / share
+    update = max(stage.update_seconds for stage in stages) / updating_ranks(candidate)
     rates = hardware.shared_by(min(ranks_per_node, candidate.layout.world_size))
     return TimeParts(
         compute=computed + update + rates.step_seconds,

@@ -8,6 +8,7 @@ al., IJHPCA 19, 49, 2005; the same convention as the bus bandwidth of nccl-tests
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -18,87 +19,103 @@ from torch.utils.flop_counter import conv_flop_count, flop_registry
 from lartpc_ds.costs.hardware import ConvolutionRate, Link, Links, Precision, Rates, Way
 
 __all__ = [
+    "DTYPES",
+    "NO_WORK",
+    "OperatorCall",
     "Work",
     "all_gather_seconds",
     "all_reduce_seconds",
-    "operator_name",
-    "operator_work",
-    "precision_of",
     "send_seconds",
-    "traffic_bytes",
 ]
 
+DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""The number format of each precision that rates are kept for."""
 _PRECISIONS: dict[torch.dtype, Precision] = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 _CONVOLUTIONS = ("convolution", "convolution_backward")
 _WAYS: tuple[Way, ...] = ("input", "weight")
-"""What a backward pass gives, in the order of its output mask; a bias costs next to nothing beside them."""
+"""What a backward pass gives, in the order of its output mask; a bias costs next to nothing beside these."""
 
 
 class Work(NamedTuple):
-    """What one operator takes."""
+    """What one call of an operator takes."""
 
     seconds: float
     scratch_bytes: int
-    """Of its kernel, while it runs."""
+    """What its kernel takes for itself while it runs."""
 
 
-_NOTHING = Work(0.0, 0)
+NO_WORK = Work(0.0, 0)
 _WITHOUT_VALUES = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
 _TRAINING, _MASK = 5, 9
 """Places of an argument of native_batch_norm, and of its backward: are statistics its own, and what it gives."""
 
 
-def operator_name(func: Any, args: Any) -> str:
-    """What rates of an ATen operator go by: its name, in place or not; a norm that does half of its work has its own.
+class OperatorCall:
+    """One call of an ATen operator as a dispatch mode sees it; its tensors may be fake or on the meta device."""
 
-    `native_batch_norm-fixed` has its statistics already, `native_batch_norm_backward-sums` gives no map.
-    """
-    name: str = func.overloadpacket.__name__.removesuffix("_")
-    if name == "native_batch_norm" and not args[_TRAINING]:
-        return f"{name}-fixed"
-    if name == "native_batch_norm_backward" and not args[_MASK][0]:
-        return f"{name}-sums"
-    return name
+    def __init__(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        self._func, self._args, self._kwargs, self._result = func, args, kwargs, result
+        self.arguments = _tensors(args, kwargs)
+        self.results = _tensors(result)
+        self.is_view = bool(func.is_view)
+        moves = not self.is_view and any(value.nbytes for value in self.results)
+        self._fresh_bytes = self._bytes_of_fresh_results() if moves else []
+        self.works = moves and bool(self._fresh_bytes or func._schema.is_mutable)
+        """Does the call take any time? Views, also those by another name (_unsafe_view), and questions take none."""
+
+    def _bytes_of_fresh_results(self) -> list[int]:
+        """Bytes of each result that no argument holds: results in place need no memory."""
+        given = {value.untyped_storage()._cdata for value in self.arguments}
+        return [value.nbytes for value in self.results if value.untyped_storage()._cdata not in given]
+
+    @property
+    def name(self) -> str:
+        """The name that rates go by: ATen's, in place or not; a norm that does half of its work has a name of its own.
+
+        `native_batch_norm-fixed` has its statistics already, `native_batch_norm_backward-sums` gives no map.
+        """
+        name: str = self._func.overloadpacket.__name__.removesuffix("_")
+        if name == "native_batch_norm" and not self._args[_TRAINING]:
+            return f"{name}-fixed"
+        if name == "native_batch_norm_backward" and not self._args[_MASK][0]:
+            return f"{name}-sums"
+        return name
+
+    @property
+    def precision(self) -> Precision:
+        """The precision of the first result."""
+        return _precision(self.results[0])
+
+    @property
+    def moved_bytes(self) -> int:
+        """What the call reads and writes, each of its tensors once."""
+        return sum(value.nbytes for value in (*self.arguments, *self.results))
+
+    def work(self, rates: Rates, *, in_pieces: bool = False) -> Work:
+        """What the call takes by the rates of a machine; tensors without values take only the time of their pages.
+
+        `in_pieces` says that it works on pieces that a cache holds, whatever size it is seen with.
+        """
+        if not self.works:
+            return NO_WORK
+        pages = 0.0 if in_pieces else sum(_page_seconds(size, rates) for size in self._fresh_bytes)
+        name = self.name
+        if name in _WITHOUT_VALUES:
+            return Work(pages, 0)
+        if name in _CONVOLUTIONS:
+            seconds, scratch = _convolution(name, self._args, self._result, rates)
+            return Work(seconds + pages + (0.0 if in_pieces else _page_seconds(scratch, rates)), scratch)
+        count = flop_registry.get(self._func.overloadpacket)
+        flops = count(*self._args, **self._kwargs, out_val=self._result) if count else 0
+        arithmetic = flops / _matmul(rates, self.precision)
+        rate = rates.operators.get(self.precision, {}).get(name, rates.traffic_bytes_per_second)
+        if in_pieces:
+            rate *= rates.cached_gain
+        return Work(max(arithmetic, self.moved_bytes / rate) + rates.operator_seconds + pages, 0)
 
 
-def traffic_bytes(args: Any, kwargs: Any, result: Any) -> int:
-    """What an operator reads and writes, each of its tensors once."""
-    return _bytes_of((args, kwargs)) + _bytes_of(result)
-
-
-def operator_work(func: Any, args: Any, kwargs: Any, result: Any, rates: Rates, *, in_pieces: bool = False) -> Work:
-    """Of an ATen operator as a dispatch mode sees it; tensors may be fake or on the meta device.
-
-    Views and questions about a tensor cost nothing, and tensors without values only their pages. `in_pieces`: it is
-    made on pieces that a cache holds, whatever size it is seen with.
-    """
-    if func.is_view or not _bytes_of(result):
-        return _NOTHING
-    fresh = _fresh(args, kwargs, result)
-    if not fresh and not func._schema.is_mutable:
-        return _NOTHING  # a view by another name, such as _unsafe_view
-    pages = 0.0 if in_pieces else sum(_page_seconds(size, rates) for size in fresh)
-    name = operator_name(func, args)
-    if name in _WITHOUT_VALUES:
-        return Work(pages, 0)
-    if name in _CONVOLUTIONS:
-        seconds, scratch = _convolution(name, args, result, rates)
-        return Work(seconds + pages + (0.0 if in_pieces else _page_seconds(scratch, rates)), scratch)
-    precision = precision_of(result)
-    count = flop_registry.get(func.overloadpacket)
-    arithmetic = count(*args, **kwargs, out_val=result) / _matmul(rates, precision) if count else 0.0
-    rate = rates.operators.get(precision, {}).get(name, rates.traffic_bytes_per_second)
-    if in_pieces:
-        rate *= rates.cached_gain
-    traffic = traffic_bytes(args, kwargs, result) / rate
-    return Work(max(arithmetic, traffic) + rates.operator_seconds + pages, 0)
-
-
-def _fresh(args: Any, kwargs: Any, result: Any) -> list[int]:
-    """Bytes of each result that no argument holds: results in place need no memory."""
-    given = {value.untyped_storage()._cdata for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)}
-    results = [value for value in tree_leaves(result) if isinstance(value, Tensor)]
-    return [value.nbytes for value in results if value.untyped_storage()._cdata not in given]
+def _tensors(*trees: Any) -> list[Tensor]:
+    return [value for value in tree_leaves(trees) if isinstance(value, Tensor)]
 
 
 def _page_seconds(size: int, rates: Rates) -> float:
@@ -112,14 +129,9 @@ def _matmul(rates: Rates, precision: Precision) -> float:
     return known.get(precision) or min(known.values())
 
 
-def _bytes_of(tree: Any) -> int:
-    return sum(value.nbytes for value in tree_leaves(tree) if isinstance(value, Tensor))
-
-
-def precision_of(tree: Any) -> Precision:
-    """Of the first tensor in `tree`; what is neither of the two 16-bit formats counts as fp32."""
-    dtypes = [value.dtype for value in tree_leaves(tree) if isinstance(value, Tensor)]
-    return _PRECISIONS.get(dtypes[0], "fp32")
+def _precision(tensor: Tensor) -> Precision:
+    """The precision by which rates are kept; what is neither of the two 16-bit formats counts as fp32."""
+    return _PRECISIONS.get(tensor.dtype, "fp32")
 
 
 def _convolution(name: str, args: Any, result: Any, rates: Rates) -> Work:
@@ -134,7 +146,7 @@ def _convolution(name: str, args: Any, result: Any, rates: Rates) -> Work:
     flops = conv_flop_count(list(x.shape), list(weight.shape), list(y.shape), transposed)
     maps, seconds, scratch = x.nbytes + y.nbytes, 0.0, 0
     for way in wanted:
-        rate = _most_similar(rates, precision_of(x), way, weight, x.shape[1], y.shape[1])
+        rate = _most_similar(rates, _precision(x), way, weight, x.shape[1], y.shape[1])
         traffic = (maps + weight.nbytes) / rates.traffic_bytes_per_second
         seconds += max(flops / rate.flops_per_second, traffic) + rates.operator_seconds
         scratch = max(scratch, int(maps * rate.scratch_share))
@@ -156,12 +168,12 @@ def _most_similar(
 
 
 def send_seconds(size: int, links: Links) -> float:
-    """Of a message of `size` bytes to one peer."""
+    """How long a message of `size` bytes to one peer takes."""
     return _by(links.send, 1, size)
 
 
 def all_reduce_seconds(size: int, ranks: int, within: Links, across: Links, ranks_per_node: int) -> float:
-    """Until `size` bytes of each of `ranks` ranks are summed on all; the ranks of a machine come first.
+    """How long it takes until `size` bytes of each rank are summed on all ranks; the ranks of a machine come first.
 
     The machines' link carries a ring of machines, that inside of each one of its ranks; the slower one counts, and the
     latencies add up.
@@ -170,7 +182,7 @@ def all_reduce_seconds(size: int, ranks: int, within: Links, across: Links, rank
 
 
 def all_gather_seconds(size: int, ranks: int, within: Links, across: Links, ranks_per_node: int) -> float:
-    """Until every rank has what all have together, which is `size` bytes; a reduce-scatter takes as long."""
+    """How long it takes until every rank has what all have together: `size` bytes. A reduce-scatter takes as long."""
     return _collective(size, ranks, within.all_gather, across.all_gather, ranks_per_node, passes=1)
 
 

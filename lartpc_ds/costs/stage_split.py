@@ -18,27 +18,28 @@ from lartpc_ds.layout import Bounds, Layout
 __all__ = ["Split", "StageSplit", "Stages"]
 
 Split = tuple[float, float, float]
-"""Kept by the fullest stage, the slowest stage's time of a micro-batch, and the step's, over those of one rank that has
-the whole network and one micro-batch."""
+"""What the fullest stage keeps, the time of a micro-batch in the slowest stage, and the time of the step.
+
+Each is a share of that of one rank that has the whole network and one micro-batch."""
 
 StageSplit = Callable[[Candidate], Split]
 
 
 @dataclass
 class Stages:
-    """Profiles the blocks once for each way of recomputation, and cuts as often as it is asked."""
+    """Profiles the blocks once for each way of recomputation, and cuts them as often as it is asked."""
 
     problem: Problem
     hardware: Hardware
     ranks: int
-    """That share a machine."""
+    """How many ranks share a machine."""
     limit_bytes: int
-    """Of a rank, for what the blocks need."""
+    """What the blocks may need of a rank's memory."""
     _costs: dict[str, list[BlockCost]] = field(default_factory=dict)
     _splits: dict[tuple[int, str, int], Split] = field(default_factory=dict)
 
     def split(self, candidate: Candidate) -> Split:
-        """Of the cut that would be chosen for a whole image."""
+        """The split of the cut that would be chosen for a whole image."""
         pipe, kind, micro_batches = candidate.layout.pipe, candidate.memory.recompute, candidate.accumulate
         key = pipe, kind, micro_batches
         if key not in self._splits:
@@ -60,7 +61,7 @@ class Stages:
         return replace(candidate, cuts=tuple(costs[start].name for start in bounds[1:-1]))
 
     def _of(self, recompute: str) -> list[BlockCost]:
-        """Of a whole image, in micro-batches of one."""
+        """The costs of blocks for a whole image, in micro-batches of one."""
         if recompute not in self._costs:
             problem = self.problem
             plain = Candidate(Layout(), memory=MemoryConfig(recompute=recompute))  # type: ignore[arg-type]

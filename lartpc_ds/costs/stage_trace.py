@@ -1,4 +1,4 @@
-"""One rank of every pipeline stage, run on tensors without memory as its engine runs it.
+"""A trace runs one rank of every pipeline stage on tensors without memory, as its engine runs it.
 
 The order of passes is 1F1B's: as many forward passes as micro-batches are kept, a backward pass, and one more of each
 where there are more micro-batches. A model that is not cut is the only stage of its pipeline. What DeepSpeed's pipeline
@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 from lartpc_ds.config.ds_config import precision
 from lartpc_ds.costs.hardware import Hardware
+from lartpc_ds.costs.meter import Meter, Peak, traced_autocast
+from lartpc_ds.costs.peers import ImaginedPeers
 from lartpc_ds.costs.problem import Candidate, Problem
-from lartpc_ds.costs.rank_trace import ImaginedPeers, Peak, RankTrace
 from lartpc_ds.exact.apply import apply
 from lartpc_ds.exact.grid.tiles import Alone, Group, Tiles
 from lartpc_ds.exact.memory.strip_plan import StripPlan
@@ -27,64 +28,62 @@ from lartpc_ds.exact.trace.dry_run import ReadableConstants, told
 from lartpc_ds.layout import Bounds, Layout
 from lartpc_ds.models.build import blocks
 
-__all__ = ["Plans", "StageTrace", "trace_stages"]
-
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+__all__ = ["Partition", "StageTrace", "trace_stages"]
 
 
 @dataclass(frozen=True)
-class Plans:
-    """How the whole network runs: the same for all stages."""
+class Partition:
+    """How the network is divided into tiles, strips and pipeline stages."""
 
     tiles: TilePlan
     strips: StripPlan | None
     bounds: Bounds
-    """Of pipeline stages, in blocks; () for a network that is not cut."""
+    """The blocks at which pipeline stages begin and end; () for a network that is not cut."""
 
 
 @dataclass
 class StageTrace:
-    """What one rank of a stage does with a micro-batch, and has at its peak."""
+    """What one rank of a stage does with a micro-batch, and the memory that it has at its peak."""
 
     parameters: int
-    """That are trained."""
-    peak: Peak = field(default_factory=lambda: Peak({}))
+    """How many parameters the stage trains."""
+    peak: Peak = field(default_factory=Peak)
     forward_seconds: float = 0.0
     backward_seconds: float = 0.0
     exposed_seconds: float = 0.0
-    """That it waits for other tiles, in both passes."""
+    """How long the rank waits for other tiles, in both passes together."""
     update_seconds: float = 0.0
-    """Of an optimizer that has all of the stage's weights to itself."""
+    """How long an optimizer takes that has all of the stage's weights to itself."""
     output_bytes: int = 0
-    """Sent to the next stage."""
+    """What the rank sends to the next stage."""
 
 
 def trace_stages(
-    problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int, plans: Plans
+    problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int, partition: Partition
 ) -> list[StageTrace]:
-    """The fullest tile of each stage, in order."""
+    """Trace the fullest tile of each stage, in order."""
     layout = candidate.layout
-    dtype = _AUTOCAST.get(precision(problem.ds))
-    row, col = _fullest(plans.tiles, layout)
+    number = precision(problem.ds)
+    row, col = _fullest(partition.tiles, layout)
     rates = hardware.shared_by(min(ranks_per_node, layout.world_size))
     traces = []
     with FakeTensorMode(allow_non_fake_inputs=True), ReadableConstants():
         model = problem.make_model().train()
-        peers = ImaginedPeers(layout.tiles, row * layout.cols + col, hardware, ranks_per_node, RankTrace(rates))
+        peers = ImaginedPeers(layout.tiles, row * layout.cols + col, hardware, ranks_per_node, Meter(rates))
         norm, whole_norm = _norm_groups(problem, layout, peers)
         tiles = Tiles(layout.rows, layout.cols, peers, norm, whole_norm, candidate.overlap)
-        apply(model, candidate.memory, plans.tiles, tiles, plans.strips)
-        if hardware.device == "cuda":
-            _norms_in_float32(model, dtype)
-        sequence = [block for _, block in blocks(model)] if plans.bounds else [model]
-        bounds = plans.bounds or (0, 1)
-        (top, bottom), (left, right) = plans.tiles.tile(row, col)
+        apply(model, candidate.memory, partition.tiles, tiles, partition.strips)
+        if hardware.device == "cuda" and number != "fp32":
+            _norms_in_float32(model)
+        sequence = [block for _, block in blocks(model)] if partition.bounds else [model]
+        bounds = partition.bounds or (0, 1)
+        (top, bottom), (left, right) = partition.tiles.tile(row, col)
         shape: Any = (candidate.batch, problem.image[0], bottom - top, right - left)
         received: tuple[Sequence[int], torch.dtype] = shape, torch.float32
         for stage, (start, stop) in enumerate(pairwise(bounds)):
-            trace = RankTrace(rates)
-            peers.trace = trace
-            run = _StageRun(sequence[start:stop], trace, peers, received, dtype, stage, len(bounds) - 1)
+            meter = Meter(rates)
+            peers.meter = meter
+            run = _StageRun(sequence[start:stop], meter, peers, received, number, stage, len(bounds) - 1)
             with told(model):
                 traces.append(run.step(candidate.accumulate, problem.ds))
             received = run.sent
@@ -92,7 +91,7 @@ def trace_stages(
 
 
 def _fullest(plan: TilePlan, layout: Layout) -> tuple[int, int]:
-    """The tile that owns most and, of several such, has most neighbours."""
+    """The place of the tile that owns most pixels and, of several such, has most neighbours."""
 
     def fullness(place: tuple[int, int]) -> tuple[int, int]:
         (top, bottom), (left, right) = plan.tile(*place)
@@ -108,33 +107,32 @@ def _norm_groups(problem: Problem, layout: Layout, peers: ImaginedPeers) -> tupl
     return peers.of_size(layout.tiles * layout.data), peers.of_size(layout.data)
 
 
-def _norms_in_float32(model: nn.Module, dtype: torch.dtype | None) -> None:
-    """CUDA's autocast has these norms in float32; the CPU's, under which we trace, leaves them as they come."""
+def _norms_in_float32(model: nn.Module) -> None:
+    """Run these norms in float32, as CUDA's autocast does; the CPU's, under which we trace, does not."""
 
     def cast(module: nn.Module, args: Any) -> Any:
         return (args[0].float(), *args[1:])
 
-    if dtype is not None:
-        for module in model.modules():
-            if isinstance(module, nn.GroupNorm | nn.LayerNorm):
-                module.register_forward_pre_hook(cast)
+    for module in model.modules():
+        if isinstance(module, nn.GroupNorm | nn.LayerNorm):
+            module.register_forward_pre_hook(cast)
 
 
 class _StageRun:
-    """The passes of one stage; in flight are the micro-batches whose backward pass is not done."""
+    """Runs the passes of one stage; micro-batches are in flight until their backward pass is done."""
 
     def __init__(
         self,
         sequence: Sequence[nn.Module],
-        trace: RankTrace,
+        meter: Meter,
         peers: ImaginedPeers,
         received: tuple[Sequence[int], torch.dtype],
-        dtype: torch.dtype | None,
+        precision: str,
         stage: int,
         stages: int,
     ) -> None:
         self._modules = nn.ModuleList(sequence)
-        self._trace, self._peers, self._received, self._dtype = trace, peers, received, dtype
+        self._meter, self._peers, self._received, self._precision = meter, peers, received, precision
         self._stage, self._stages = stage, stages
         self._in_flight: list[tuple[Tensor | None, Tensor]] = []
         self._message: Tensor | None = None
@@ -142,24 +140,25 @@ class _StageRun:
         self.sent = received
 
     def step(self, micro_batches: int, ds: Any) -> StageTrace:
-        """All passes of a step that differ, and the optimizer."""
+        """Run every pass of a step that differs from others, and then the optimizer."""
         trained = [value for value in self._modules.parameters() if value.requires_grad]
         result = StageTrace(
             parameters=sum(value.numel() for value in trained),
         )
         copies = min(self._stages - self._stage, micro_batches)
-        with self._trace:
+        self._meter.hold(self._modules)
+        with self._meter:
             for _ in range(copies):
                 self._forward()
-            result.forward_seconds = self._trace.seconds / copies
-            started = self._trace.seconds
+            result.forward_seconds = self._meter.seconds / copies
+            started = self._meter.seconds
             self._backward()
-            result.backward_seconds = self._trace.seconds - started
+            result.backward_seconds = self._meter.seconds - started
             result.exposed_seconds = self._peers.take_exposed_seconds() * 2 / (copies + 1)
             if micro_batches > copies:
                 self._forward()
                 self._backward()
-        result.peak = self._trace.peak
+        result.peak = self._meter.peak
         result.update_seconds = self._update(trained, ds)
         result.output_bytes = _nbytes(self.sent) if self._stage < self._stages - 1 else 0
         return result
@@ -177,7 +176,7 @@ class _StageRun:
             self._message = _map(shape, dtype) if self._message is None else self._message
             kept = self._message.clone().requires_grad_(dtype.is_floating_point)
             x = kept.clone()
-        with torch.autocast("cpu", self._dtype or torch.bfloat16, enabled=self._dtype is not None):
+        with traced_autocast(self._precision):
             for module in self._modules:
                 x = module(x)
         if not last:
@@ -195,20 +194,20 @@ class _StageRun:
         del kept
 
     def _update(self, trained: Sequence[nn.Parameter], ds: Any) -> float:
-        """Clipping and the optimizer, on all weights of the stage."""
+        """Clip gradients and update all weights of the stage; the seconds that this takes."""
         kind = ds["optimizer"]["type"]
         kind = "AdamW" if kind in ("Adam", "AdamW") else kind
         for value in trained:
             value.grad = torch.zeros_like(value)
         optimizer = getattr(torch.optim, kind)(trained, lr=1e-3)
         optimizer.step()  # has no states before
-        trace = RankTrace(self._trace.rates)
-        with trace:
+        meter = Meter(self._meter.rates)
+        with meter:
             nn.utils.clip_grad_norm_(trained, 1.0, foreach=False)
             optimizer.step()
         for value in trained:
             value.grad = None
-        return trace.seconds
+        return meter.seconds
 
 
 def _map(shape: Sequence[int], dtype: torch.dtype) -> Tensor:

@@ -1,4 +1,4 @@
-"""The pipeline stages of a run: refuse what cannot work, find where they begin, say what each holds."""
+"""The pipeline stages of a run: what is refused, where each stage begins, and what it holds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from lartpc_ds.config.run import RunConfig
 from lartpc_ds.costs.cuts import BlockCost, choose_bounds, stage_bytes, stage_ns
 from lartpc_ds.costs.hardware import Rates, load
 from lartpc_ds.costs.profile import profile
-from lartpc_ds.costs.states import optimizer_maps
+from lartpc_ds.costs.zero import bytes_per_parameter
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.spatialize import TilePlan
 from lartpc_ds.layout import Bounds, Layout
@@ -24,11 +24,11 @@ _CUT_FOR = "a100-nvlink"
 
 
 def cut_rates() -> Rates:
-    """By which a job's stages are cut where its configuration does not name the cuts.
+    """The rates by which a job's stages are cut where its configuration does not name the cuts.
 
-    Those of one preset, because the cut is made before any rank runs, on a login node as well as on the device, and the
-    same command must give the same stages on both. `lartpc-ds plan` cuts for the machine that it is asked about and
-    names the blocks.
+    They are those of one preset, because the cut is made before any rank runs, on a login node as well as on the
+    device, and the same command must give the same stages on both. `lartpc-ds plan` cuts for the machine that it is
+    asked about and names the blocks.
     """
     return load(_CUT_FOR).shared_by(1)
 
@@ -66,7 +66,7 @@ def plan_stages(
     rates: Rates,
     limit_bytes: int | None = None,
 ) -> Bounds:
-    """Which blocks each stage has; () for a model that is not cut.
+    """Find which blocks each stage has; () for a model that is not cut.
 
     Args:
         config: of the run.
@@ -92,7 +92,7 @@ def plan_stages(
 
 
 def _check_shared(sequence: Sequence[tuple[str, nn.Module]], bounds: Bounds) -> None:
-    """Each stage trains its own parameters: none may be in two."""
+    """Refuse a parameter in two stages, because each stage trains its own."""
     held: dict[int, tuple[int, str]] = {}
     for stage, (start, stop) in enumerate(pairwise(bounds)):
         for name, block in sequence[start:stop]:
@@ -106,7 +106,7 @@ def _check_shared(sequence: Sequence[tuple[str, nn.Module]], bounds: Bounds) -> 
 
 
 def _check_outside(model: nn.Module, sequence: Sequence[tuple[str, nn.Module]], plan: TilePlan) -> None:
-    """A stage runs blocks only; whatever the tiles need elsewhere in the model would silently be left out."""
+    """Refuse what the tiles need outside of the blocks: a stage runs blocks only, and would silently leave it out."""
     inside = {module for _, block in sequence for module in block.modules()}
     names = {name for name, module in model.named_modules() if module in inside}
     for call in plan.calls:
@@ -126,9 +126,9 @@ def block_costs(
     image: tuple[int, int, int],
     rates: Rates,
 ) -> list[BlockCost]:
-    """What each block costs a rank for a micro-batch; an even share of the whole image's, where it has tiles."""
-    per_parameter = _bytes_per_parameter(ds, layout.data * layout.tiles)
-    whole = profile(blocks(model), (config.data.batch, *image), precision(ds), per_parameter, rates)
+    """What each block costs a rank for a micro-batch: with tiles, an even share of the cost of the whole image."""
+    state_bytes = bytes_per_parameter(ds, layout.data * layout.tiles)
+    whole = profile(blocks(model), (config.data.batch, *image), precision(ds), state_bytes, rates)
     if config.memory.recompute == "block":
         whole = [_recomputed(cost) for cost in whole]
     return scaled(whole, 1 / layout.tiles)
@@ -142,7 +142,7 @@ def scaled(costs: Sequence[BlockCost], share: float) -> list[BlockCost]:
 
 
 def _recomputed(cost: BlockCost) -> BlockCost:
-    """A block that keeps its input only, and makes all else once more before its backward pass."""
+    """The cost of a block that keeps its input only, and makes all else again before its backward pass."""
     return replace(
         cost,
         saved_bytes=cost.input_bytes,
@@ -153,12 +153,6 @@ def _recomputed(cost: BlockCost) -> BlockCost:
     )
 
 
-def _bytes_per_parameter(ds: Mapping[str, Any], ranks: int) -> float:
-    """An fp32 weight and its gradient; and the optimizer's state, which ZeRO-1 shares with a second copy of weights."""
-    maps = optimizer_maps(ds)
-    return 8 + (4 * (maps + 1) / ranks if ds["zero_optimization"]["stage"] == 1 else 4 * maps)
-
-
 @dataclass(frozen=True)
 class StageShare:
     """One stage's part of a step."""
@@ -167,15 +161,15 @@ class StageShare:
     last: str
     blocks: int
     time: float
-    """Of the time of all stages."""
+    """The stage's share of the time of all stages."""
     copies: int
-    """Micro-batches whose activations it keeps."""
+    """How many micro-batches' activations it keeps."""
     bytes: int
-    """At its peak, on one rank."""
+    """The bytes of one of its ranks at its peak."""
 
 
 def stage_shares(costs: Sequence[BlockCost], bounds: Bounds, micro_batches: int) -> list[StageShare]:
-    """What each stage has."""
+    """The part of a step that each stage has."""
     stages = len(bounds) - 1
     total = stage_ns(costs, 0, len(costs))
     shares = []

@@ -1,9 +1,9 @@
-"""Mirrored and shifted images on global coordinates, as integers: which pixels of the source a wanted tile is made of.
+"""Mirrored and shifted images on global coordinates: the pixels of the source that a wanted tile is made of.
 
-An augmented image is the source mirrored, then moved, zeros coming in. Because the draw is keyed by (seed, step, index
-in the global batch) and the geometry counts in pixels of the whole image, every tile of any layout, and a resumed run,
-cut their part out of the same augmented image. Rejected: augmenting a batch after it is read, which on a tile mirrors
-the tile.
+An augmented image is the source mirrored, then moved, with zeros coming in. The random draw depends on the seed, the
+step and the event's index in the global batch only, and the geometry counts in pixels of the whole image. So every tile
+of any layout, and a resumed run, cut their part out of the same augmented image. Rejected: augmenting a batch after it
+is read, which on a tile mirrors the tile.
 """
 
 from dataclasses import dataclass
@@ -14,28 +14,28 @@ from numpy.typing import NDArray
 
 from lartpc_ds.data.source import Range, Source
 
-__all__ = ["Augmentation", "Axis", "Place", "Window", "augmented_read"]
+__all__ = ["Augmentation", "Axis", "AxisRead", "Place", "augmented_read"]
 
-_KEY = 0xF11B  # draws of other purposes use the same seed
+_KEY = 0xF11B  # keeps these draws apart from draws of other purposes with the same seed
 
 
 class Place(NamedTuple):
-    """Where an event stands in training: what a random draw is keyed by."""
+    """The place of an event in training, on which its random draw depends."""
 
     step: int
     slot: int
-    """Index in the global batch."""
+    """The event's index in the global batch."""
 
 
 class Axis(NamedTuple):
-    """What happens to one axis: mirrored first, then moved towards larger positions."""
+    """How one axis is augmented: it is mirrored first, then moved towards larger positions."""
 
     mirrored: bool = False
     shift: int = 0
 
 
-class Window(NamedTuple):
-    """How [start, stop) of the augmented axis is made: read, mirror, take the first `taken`, pad."""
+class AxisRead(NamedTuple):
+    """How a range of the augmented axis is made: read, mirror, take the first `taken` pixels, and pad with zeros."""
 
     read: Range
     taken: int
@@ -43,10 +43,10 @@ class Window(NamedTuple):
     after: int
 
     @classmethod
-    def of(cls, wanted: Range, size: int, axis: Axis) -> "Window":
-        """For an axis of `size` pixels."""
+    def of(cls, wanted: Range, size: int, axis: Axis) -> "AxisRead":
+        """How the range `wanted` of an axis of `size` pixels is made."""
         start, stop = (min(max(end - axis.shift, 0), size) for end in wanted)
-        if start == stop:  # all of it has come in from outside; a source need not be able to read nothing
+        if start == stop:  # all of it lies outside the source, which need not be able to read an empty range
             return cls((0, 1), 0, wanted[1] - wanted[0], 0)
         read = (size - stop, size - start) if axis.mirrored else (start, stop)
         before = start + axis.shift - wanted[0]
@@ -62,7 +62,7 @@ class Augmentation:
     seed: int
 
     def draw(self, place: Place) -> tuple[Axis, Axis]:
-        """Rows and columns of one event, each drawn independently of the other."""
+        """How the rows and the columns of one event are augmented, each drawn independently of the other."""
         if self.flip == (False, False) and self.shift == (0, 0):
             return Axis(), Axis()
         rng = np.random.default_rng([_KEY, self.seed, place.step, place.slot])
@@ -75,17 +75,17 @@ class Augmentation:
 def augmented_read(
     source: Source, index: int, rows: Range, cols: Range, axes: tuple[Axis, Axis]
 ) -> tuple[NDArray[np.float32], Any]:
-    """The tile [rows) x [cols) of the augmented image; a target of pixels goes with it, -1 where zeros came in."""
+    """The tile [rows) x [cols) of the augmented image, and its target; a target of pixels is -1 where zeros came in."""
     if axes == (Axis(), Axis()):
         return source.read(index, rows, cols)
     sizes = source.image_shape[1:]
-    down, across = (Window.of(*one) for one in zip((rows, cols), sizes, axes, strict=True))
+    down, across = (AxisRead.of(*axis) for axis in zip((rows, cols), sizes, axes, strict=True))
     image, target = source.read(index, down.read, across.read)
     image = _placed(image, down, across, axes, 0)
     return image, _placed(target, down, across, axes, -1) if source.task == "pixels" else target
 
 
-def _placed(pixels: NDArray[Any], down: Window, across: Window, axes: tuple[Axis, Axis], fill: int) -> NDArray[Any]:
+def _placed(pixels: NDArray[Any], down: AxisRead, across: AxisRead, axes: tuple[Axis, Axis], fill: int) -> NDArray[Any]:
     if pixels.dtype.kind == "u":
         pixels = pixels.astype(np.int64)
     if axes[0].mirrored:

@@ -15,18 +15,19 @@ from lartpc_ds.data.source import Range, Source
 __all__ = ["EventDataset", "Item"]
 
 Item = tuple[int, Place]
-"""A position, and where in training it stands."""
+"""A position in the dataset, and its place in training."""
 
 _NO_AUGMENTATION = Augmentation((False, False), (0, 0), 0)
 
 
 class EventDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Item k is (image, target, k): float32 (channels, rows, cols) of this rank's tile, target, int64 scalar.
+    """Images as items (image, target, k): float32 (channels, rows, cols) of this rank's tile, target, int64 scalar k.
 
-    `indices[k]` is the image's index in `source`; `rows` and `cols` bound this rank's tile, whole by default. A target
-    of pixels is cut at `target_tile` where the network gives its scores at other bounds than it takes its images. An
-    item with its `Place` is augmented, a bare position is not. A rank that needs no `images`, or no `targets`, gets
-    empty ones and does not make them. Safe in worker processes: sources open files where they read.
+    `indices[k]` is the image's index in `source`; `rows` and `cols` bound this rank's tile, which is the whole image by
+    default. A target of pixels is cut at `target_tile` where the network gives its scores at other bounds than it takes
+    its images. An item with its `Place` is augmented, a bare position is not. A rank that needs no `images`, or no
+    `targets`, gets empty ones without making them. A dataset is safe in worker processes, because sources open files
+    where they read.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class EventDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     @property
     def reads(self) -> bool:
-        """Does an item take more than a look at the labels?"""
+        """Whether an item needs more than a look at the labels."""
         return self._images or (self._targets and self.source.task != "events")
 
     def __len__(self) -> int:
@@ -74,13 +75,13 @@ class EventDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return image, target, torch.tensor(int(position))
 
     def _read(self, index: int, axes: tuple[Axis, Axis]) -> tuple[Tensor, Tensor]:
-        """Both, of the smallest rectangle that holds what is wanted of them."""
+        """Image and target, read once for the smallest rectangle that holds what is wanted of both."""
         if self.source.task != "pixels":
             image, target = augmented_read(self.source, index, *self._tile, axes)
             return _tensor(image, np.float32), torch.as_tensor(target)
         tiles = [self._tile] * self._images + [self._target_tile] * self._targets
         axes_of_tiles = zip(*tiles, strict=True)
-        hull = [(min(start for start, _ in one), max(stop for _, stop in one)) for one in axes_of_tiles]
+        hull = [(min(start for start, _ in axis), max(stop for _, stop in axis)) for axis in axes_of_tiles]
         image, target = augmented_read(self.source, index, hull[0], hull[1], axes)
         image, target = (
             pixels[..., rows[0] - hull[0][0] : rows[1] - hull[0][0], cols[0] - hull[1][0] : cols[1] - hull[1][0]]
@@ -90,5 +91,5 @@ class EventDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
 
 def _tensor(pixels: NDArray[Any], dtype: type) -> Tensor:
-    # a user may hand out a view, reversed or of a file that is open for reading: torch takes neither
+    # a user may give a reversed view, or a view of a file that is open for reading, and torch takes neither
     return torch.from_numpy(np.require(pixels, dtype, ["C", "W"]))

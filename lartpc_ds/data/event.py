@@ -1,7 +1,8 @@
-"""One detector event, as every reader yields it and every later step takes it.
+"""One detector event, as every reader gives it and every later step takes it.
 
-Wires stay sparse (flat voxel ids and values) until a rank densifies its own tile: a whole MicroBooNE event is 415 MB
-dense and about 1 MB sparse. Ids count in C order over (wire, tick), as larcv3 does, so reading needs no re-indexing.
+Wires stay sparse (flat voxel ids and values) until a rank makes its own tile dense, because a whole MicroBooNE event is
+415 MB dense and about 1 MB sparse. Ids count in C order over (wire, tick), as in larcv3, so that reading needs no new
+indices.
 """
 
 from dataclasses import dataclass
@@ -9,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Event", "EventId", "Plane"]
+__all__ = ["Event", "EventId", "Plane", "Voxels"]
 
 
 @dataclass(frozen=True, slots=True)
 class EventId:
-    """Who an event is: the detector's numbers, and where it lies."""
+    """The identity of an event: the detector's numbers, and the place of the event in its file."""
 
     file: str
     index: int
@@ -23,11 +24,14 @@ class EventId:
     event: int
 
     @property
+    def has_numbers(self) -> bool:
+        """Whether the detector has numbered the event; all three numbers are -1 where it has not."""
+        return (self.run, self.subrun, self.event) != (-1, -1, -1)
+
+    @property
     def key(self) -> str:
-        """Identity for splits and joins: the detector's numbers, or (file, index) where all of them are -1."""
-        if (self.run, self.subrun, self.event) == (-1, -1, -1):
-            return f"{self.file}:{self.index}"
-        return f"{self.run}/{self.subrun}/{self.event}"
+        """The event's identity for splits and joins: the detector's numbers, or else its file and index."""
+        return f"{self.run}/{self.subrun}/{self.event}" if self.has_numbers else f"{self.file}:{self.index}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +54,16 @@ class Event:
     id: EventId
     planes: tuple[Plane, ...]
     particles: NDArray[np.void]
+
+
+@dataclass(frozen=True, slots=True)
+class Voxels:
+    """The voxels of consecutive events, plane after plane, with ascending ids in each; `counts` is (events, planes).
+
+    A damaged event has no voxels here; `faults` has a sentence about it, by its place among the events.
+    """
+
+    counts: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    values: NDArray[np.float32]
+    faults: dict[int, str]

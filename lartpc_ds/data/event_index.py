@@ -1,15 +1,14 @@
-"""The table of a run's events: where each lies, its label and its split. Saved as events.csv with the run.
+"""The table of a run's events: the place, the label and the split of each. It is saved with the run as events.csv.
 
-Row k is the event at global index k of the run's files. The label is written by name, so that the table reads without
-the config. Where events have classes, one of no class has an empty label and an empty split, and nobody uses it; nor
-does anybody use one that repeats another and is dropped, which has a label and an empty split. Where pixels have
-classes, every event has an empty label.
+Row k is the event at global index k of the run's files. The label is written by name, so that the table can be read
+without the configuration. Where events have classes, an event of no class has an empty label and an empty split, and is
+not used. An event that repeats another and is dropped has a label and an empty split, and is not used either. Where
+pixels have classes, every event has an empty label.
 """
 
 import csv
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from lartpc_ds.data.duplicates import Policy, first_of_each, refuse_duplicates
 from lartpc_ds.data.event import EventId
-from lartpc_ds.data.integrity import write_atomically
+from lartpc_ds.data.integrity import write_csv
 from lartpc_ds.data.source import Source
 from lartpc_ds.data.split import SPLITS, assign
 from lartpc_ds.data.survey import Survey
@@ -30,7 +29,7 @@ _COLUMNS = ("file", "index", "run", "subrun", "event", "label", "split")
 
 @dataclass(frozen=True, slots=True)
 class EventIndex:
-    """Events in global order: identity, label (-1 = of no class) and split ("" = not used)."""
+    """Events in global order: identity, label (-1: the event is of no class) and split ("": the event is not used)."""
 
     ids: tuple[EventId, ...]
     label: NDArray[np.int64]
@@ -41,17 +40,17 @@ class EventIndex:
         return len(self.ids)
 
     def positions(self, split: str) -> NDArray[np.int64]:
-        """Global indices of the events of `split`, ascending."""
+        """The global indices of the events of `split`, ascending."""
         return np.flatnonzero(self.split == split).astype(np.int64)
 
 
 def build_index(
     source: Source, shares: Mapping[str, float], seed: int, duplicates: Policy = "error", look: Survey | None = None
 ) -> EventIndex:
-    """Split the events that have a class, or all where none has one.
+    """Split the events that have a class, or all events where images have no class as a whole.
 
     Raises:
-        UserError: as `split.assign`; an event that repeats another, unless `duplicates` says what to do with it.
+        UserError: as `split.assign`; or an event repeats another, and `duplicates` does not say what to do with it.
     """
     ids = source.ids()
     split = np.full(len(ids), "", f"<U{max(map(len, SPLITS))}")
@@ -72,18 +71,18 @@ def build_index(
 
 
 def write_index(index: EventIndex, path: Path) -> None:
-    """Write `path` as CSV with a header; an existing file is replaced, the run folder guards itself."""
-    text = io.StringIO(newline="")
-    rows = csv.writer(text)
-    rows.writerow(_COLUMNS)
-    for event, label, split in zip(index.ids, index.label.tolist(), index.split.tolist(), strict=True):
-        name = index.class_names[label] if label >= 0 else ""
-        rows.writerow((event.file, event.index, event.run, event.subrun, event.event, name, split))
-    write_atomically(path, text.getvalue())
+    """Write `path` as CSV with a header; an existing file is replaced, since the run folder guards itself."""
+    rows = zip(index.ids, index.label.tolist(), index.split.tolist(), strict=True)
+    names = (*index.class_names, "")  # the last for label -1
+    write_csv(path, _COLUMNS, ([*astuple(who), names[label], split] for who, label, split in rows))
 
 
 def read_index(path: Path, class_names: Sequence[str]) -> EventIndex:
-    """Read what `write_index` wrote; UserError if it is another table or holds a label that is not in `class_names`."""
+    """Read what `write_index` has written.
+
+    Raises:
+        UserError: it is another table, or it holds a label that is not in `class_names`.
+    """
     codes = {"": -1, **{name: label for label, name in enumerate(class_names)}}
     ids, labels, splits = [], [], []
     with path.open(newline="", encoding="utf-8") as stream:

@@ -1,6 +1,7 @@
 """Many event files as one sequence of events, addressed by (file, index) or by one global index.
 
-Files are kept in sorted order of their paths, never merged or copied. A new format joins by one entry in `FORMATS`.
+Files are kept in the sorted order of their paths, and are never merged or copied. A new format needs a `Reader` and one
+entry in `FORMATS`.
 """
 
 import glob
@@ -11,20 +12,26 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lartpc_ds.data.block import Block
-from lartpc_ds.data.event import Event, EventId
+from lartpc_ds.data.event import Event, EventId, Voxels
 from lartpc_ds.data.larcv3 import Larcv3Reader
 from lartpc_ds.data.truth import Primaries
 from lartpc_ds.errors import UserError
 
-__all__ = ["FORMATS", "EventFiles", "Reader", "expand", "make_reader", "notes_of", "open_files"]
+__all__ = ["FORMATS", "Block", "EventFiles", "Reader", "expand", "make_reader", "notes_of", "open_files"]
 
-# one process keeps at most so many files open; a thousand files would meet the usual limit of 1024 descriptors
 _MAX_OPEN_FILES = 64
+"""One process keeps at most so many files open; a thousand would meet the usual limit of 1024 descriptors."""
+
+
+class Block(Protocol):
+    """Consecutive events of one file. It can be pickled, and it holds no open file."""
+
+    def read(self) -> Voxels:
+        """All voxels in one go, checked as when the events are read one by one."""
 
 
 class Reader(Protocol):
-    """Events of one file. Construction checks the whole structure and raises UserError; it must be picklable."""
+    """The events of one file. Its construction checks the whole structure and raises UserError. It can be pickled."""
 
     format: str
     path: Path
@@ -33,14 +40,14 @@ class Reader(Protocol):
     product: str
     truth: str | None
     notes: tuple[str, ...]
-    """What a user should know of the file and nothing stops for, such as unset event ids."""
+    """Sentences that a user should know and that stop nothing, for example about unset event ids."""
 
     @property
     def num_planes(self) -> int:
-        """Wire planes of each event."""
+        """The number of wire planes of each event."""
 
     def event_id(self, index: int) -> EventId:
-        """Identity of event `index`."""
+        """The identity of event `index`."""
 
     @property
     def plane_numbers(self) -> tuple[int, ...]:
@@ -48,16 +55,16 @@ class Reader(Protocol):
 
     @property
     def num_voxels(self) -> NDArray[np.int64]:
-        """Of each event: what reading it costs."""
+        """The number of voxels of each event, which says what reading it costs."""
 
     def block(self, first: int, stop: int) -> Block:
-        """The wires of events [first, stop), to be read in one go."""
+        """The block of events [first, stop)."""
 
     def read(self, index: int) -> Event:
-        """Event `index`; UserError if it is damaged."""
+        """Event `index`; raises UserError if it is damaged."""
 
     def primaries(self) -> Primaries:
-        """The first particle of every event; UserError if the file has no truth."""
+        """The first particle of every event; raises UserError if the file has no truth."""
 
     def close(self) -> None:
         """Release the file; the next read opens it again."""
@@ -67,10 +74,10 @@ FORMATS: Mapping[str, Callable[..., Reader]] = {"larcv3": Larcv3Reader}
 
 
 def expand(patterns: Sequence[str]) -> list[Path]:
-    """Paths that match the glob patterns, sorted, each file once; UserError if a pattern matches no file."""
+    """The paths that match the glob patterns, sorted, each file once; raises UserError if a pattern matches no file."""
     if not patterns:
         raise UserError("data.files: no file given; expected paths or patterns, such as ['events/*.h5']")
-    found: dict[Path, Path] = {}
+    path_of_file: dict[Path, Path] = {}
     for pattern in patterns:
         expanded = str(Path(pattern).expanduser())
         # a file whose name holds glob characters is meant literally
@@ -80,12 +87,12 @@ def expand(patterns: Sequence[str]) -> list[Path]:
             hint = f"; it is a folder, did you mean {pattern.rstrip('/')}/*.h5?" if Path(expanded).is_dir() else ""
             raise UserError(f"data.files: {pattern!r} matches no file{hint}")
         for path in files:
-            found.setdefault(path.resolve(), path)
-    return sorted(found.values())
+            path_of_file.setdefault(path.resolve(), path)
+    return sorted(path_of_file.values())
 
 
 def make_reader(path: Path, format: str = "auto", product: str = "auto", truth: str = "auto") -> Reader:
-    """A reader for one file; `format` "auto" is larcv3, the only one so far."""
+    """A reader for one file; the format "auto" is larcv3, the only one so far."""
     name = "larcv3" if format == "auto" else format
     if name not in FORMATS:
         raise UserError(f"data.format: {format!r} is unknown; expected one of: auto, {', '.join(FORMATS)}")
@@ -93,7 +100,7 @@ def make_reader(path: Path, format: str = "auto", product: str = "auto", truth: 
 
 
 class EventFiles:
-    """The events of all readers in a row; UserError if the files differ in their number of planes."""
+    """The events of all readers, one after the other; raises UserError if files differ in their number of planes."""
 
     def __init__(self, readers: Sequence[Reader]) -> None:
         self.readers = tuple(readers)
@@ -109,12 +116,12 @@ class EventFiles:
 
     @property
     def num_planes(self) -> int:
-        """Wire planes of each event."""
+        """The number of wire planes of each event."""
         return self.readers[0].num_planes
 
     @property
     def largest_plane(self) -> tuple[int, int]:
-        """(wires, ticks) that hold every plane of every file."""
+        """The (wires, ticks) that hold every plane of every file."""
         shapes = [shape for reader in self.readers for shape in reader.plane_shapes]
         return max(wires for wires, _ in shapes), max(ticks for _, ticks in shapes)
 
@@ -122,18 +129,13 @@ class EventFiles:
         return int(self._stops[-1])
 
     def locate(self, position: int) -> tuple[int, int]:
-        """(number of the file, index in it) of the event at global index `position`."""
+        """The number of the file, and the index in it, of the event at global index `position`."""
         assert 0 <= position < len(self), f"event {position} of {len(self)}"
         file = int(np.searchsorted(self._stops, position, side="right"))
         return file, position - (int(self._stops[file - 1]) if file else 0)
 
-    def event_id(self, position: int) -> EventId:
-        """Identity of the event at global index `position`."""
-        file, index = self.locate(position)
-        return self.readers[file].event_id(index)
-
     def event_ids(self) -> list[EventId]:
-        """Identities of all events, in global order."""
+        """The identities of all events, in global order."""
         return [reader.event_id(index) for reader in self.readers for index in range(reader.num_events)]
 
     def read(self, position: int) -> Event:
@@ -147,7 +149,7 @@ class EventFiles:
         return self.readers[file].read(index)
 
     def primaries(self) -> Primaries:
-        """The first particle of every event, in global order; UserError if a file has no truth."""
+        """The first particle of every event, in global order; raises UserError if a file has no truth."""
         return Primaries.concatenate([reader.primaries() for reader in self.readers])
 
     def close(self) -> None:
@@ -158,7 +160,7 @@ class EventFiles:
 
 
 def notes_of(readers: Sequence[Reader]) -> list[str]:
-    """The readers' notes, each once with the files that it is about."""
+    """The notes of all readers, each once, with the files that it is about."""
     paths: dict[str, list[Path]] = {}
     for reader in readers:
         for note in reader.notes:
@@ -172,5 +174,5 @@ def _some(files: Sequence[Path]) -> str:
 
 
 def open_files(patterns: Sequence[str], format: str = "auto", product: str = "auto", truth: str = "auto") -> EventFiles:
-    """Check and open every file that `patterns` match, sorted by path."""
+    """Check and open all files that match `patterns`, sorted by path."""
     return EventFiles([make_reader(path, format, product, truth) for path in expand(patterns)])

@@ -1,9 +1,9 @@
-"""Opening and reading HDF5 so that every fault ends in one sentence for the user.
+"""Opening and reading HDF5 files, so that every fault becomes one sentence for the user.
 
-h5py reports a broken file by half a dozen kinds of exception, depending on the byte that is wrong, and often only at
-the read of one chunk. Everything that touches a file goes through these functions, which turn all of that
-into UserError and hand out numpy arrays only. Field offsets and padding are free (they differ between compilers, HDF5
-converts by field name); field names, kinds and sizes are not.
+h5py reports a broken file by half a dozen kinds of exception, depending on the byte that is wrong, and often only when
+it reads one chunk. All access to a file goes through these functions, which turn every such exception into UserError
+and return numpy arrays only. Field names, kinds and sizes must be as expected; field offsets and padding may differ, as
+they do between compilers, since HDF5 converts by field name.
 """
 
 import os
@@ -21,25 +21,24 @@ from lartpc_ds.errors import UserError
 __all__ = ["Table", "child_names", "open_for_reading"]
 
 _LOCKING: dict[str, bool | str] = {"TRUE": True, "FALSE": False, "BEST_EFFORT": "best-effort"}
-"""The library looks at HDF5_USE_FILE_LOCKING when it is loaded only, and the run's configuration is read later."""
+"""Values of HDF5_USE_FILE_LOCKING. The library reads it when it is loaded, before we read the run's configuration."""
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 _FILTER_NAMES = {
+    4: "szip",
     305: "LZO",
     307: "bzip2",
-    4: "szip",
     32000: "LZF",
     32001: "Blosc",
     32004: "LZ4",
     32008: "bitshuffle",
-} | {
     32013: "ZFP",
     32015: "Zstandard",
     32017: "SZ",
     32026: "Blosc2",
 }
-"""Of the HDF Group's registry, the ones that are met."""
+"""The filters of the HDF Group's registry that files of events are packed with."""
 
 
 @contextmanager
@@ -48,13 +47,17 @@ def _faults_named(where: str) -> Iterator[None]:
     try:
         yield
     except (OSError, KeyError, ValueError, RuntimeError, TypeError, MemoryError) as error:
-        # damaged names end in TypeError, a damaged size in the wish for an exabyte
+        # damaged names raise TypeError, and a damaged size asks for an exabyte
         reason = str(error).strip("'\"")
         raise UserError(f"{where}: cannot be read, the file is damaged or incomplete ({reason})") from None
 
 
 def open_for_reading(path: Path) -> h5py.File:
-    """Open `path` read-only; UserError if it is absent, not HDF5 or cut off."""
+    """Open `path` read-only.
+
+    Raises:
+        UserError: it is absent, not HDF5, cut off, locked, or was not closed by its writer.
+    """
     if not path.exists():
         raise UserError(f"{path}: no such file")
     if not path.is_file():
@@ -93,7 +96,7 @@ def _is_lfs_pointer(path: Path) -> bool:
 
 
 def child_names(file: h5py.File, group: str) -> list[str]:
-    """Names in `group`, sorted; UserError if there is no such group."""
+    """The names in `group`, sorted; raises UserError if there is no such group."""
     where = f"{file.filename}: group {group}"
     with _faults_named(where):
         if isinstance(file.get(group), h5py.Group):
@@ -104,25 +107,26 @@ def child_names(file: h5py.File, group: str) -> list[str]:
 class Table:
     """A one-dimensional dataset read as `dtype`, whose fields it must have by name, kind and size.
 
-    `len(table)` is its number of rows; `packed_rows` are unpacked for each that is read, 0 where HDF5 keeps what it has
-    unpacked. Raises UserError if the dataset is missing, of another type, or packed with a filter that is not there.
+    `len(table)` is its number of rows. `packed_rows` is the number of rows that every read of a row unpacks, or 0 where
+    HDF5 keeps what it has unpacked. Raises UserError if the dataset is missing, has another type, or is packed with a
+    filter that this library lacks.
     """
 
     def __init__(self, file: h5py.File, name: str, dtype: np.dtype[np.void]) -> None:
         self.where = f"{file.filename}: {name}"
         with _faults_named(self.where):
             dataset = file.get(name)
-            found = (dataset.dtype, dataset.shape) if isinstance(dataset, h5py.Dataset) else None
-        if found is None:
+            type_and_shape = (dataset.dtype, dataset.shape) if isinstance(dataset, h5py.Dataset) else None
+        if type_and_shape is None:
             raise UserError(f"{self.where} is missing or unreadable")
-        found_dtype, shape = found
+        given_dtype, shape = type_and_shape
         if len(shape) != 1:
             raise UserError(f"{self.where} has {len(shape)} dimensions, expected 1")
-        problem = _type_problem(found_dtype, dtype)
+        problem = _type_problem(given_dtype, dtype)
         if problem:
             raise UserError(f"{self.where} has the wrong type: {problem}")
-        # h5py re-reads the type at every access through astype(), which costs 1 ms for particles: only where it must
-        self._rows = dataset if found_dtype == dtype else dataset.astype(dtype)
+        # through astype() h5py reads the type again at every access, which takes 1 ms for particles
+        self._rows = dataset if given_dtype == dtype else dataset.astype(dtype)
         self._num_rows = int(shape[0])
         with _faults_named(self.where):
             missing = _missing_filter(dataset)
@@ -138,14 +142,14 @@ class Table:
         return self._num_rows
 
     def read(self, first: int = 0, stop: int | None = None, where: str = "") -> NDArray[np.void]:
-        """Rows [first, stop); `where` opens an error's message, by default the table's name."""
+        """The rows [first, stop); `where` begins the message of an error and is by default the table's name."""
         with _faults_named(where or self.where):
             rows: NDArray[np.void] = self._rows[first:stop]
         return rows
 
 
 def _missing_filter(dataset: h5py.Dataset) -> str:
-    """The filter that the first chunk needs and this library lacks; empty if there is none."""
+    """The filter that the first chunk needs and that this library lacks; empty if it lacks none."""
     if dataset.chunks is None or dataset.id.get_num_chunks() == 0:
         return ""
     properties, skipped = dataset.id.get_create_plist(), dataset.id.get_chunk_info(0).filter_mask
@@ -164,15 +168,15 @@ def _packed_rows(dataset: h5py.Dataset) -> int:
     return rows if rows * dataset.dtype.itemsize > cache_bytes else 0
 
 
-def _type_problem(found: np.dtype[Any], wanted: np.dtype[Any]) -> str:
-    """What keeps `found` from being read as `wanted`; empty if nothing does. Byte order and offsets are free."""
+def _type_problem(given: np.dtype[Any], wanted: np.dtype[Any]) -> str:
+    """Why `given` cannot be read as `wanted`; empty if it can. Byte order and offsets may differ."""
     if wanted.names is None:
-        same = found.names is None and found.newbyteorder("=") == wanted.newbyteorder("=")
-        return "" if same else f"{found}, expected {wanted}"
-    if found.names is None:
-        return f"{found}, expected a compound of {', '.join(wanted.names)}"
-    missing = [name for name in wanted.names if name not in found.names]
+        same = given.names is None and given.newbyteorder("=") == wanted.newbyteorder("=")
+        return "" if same else f"{given}, expected {wanted}"
+    if given.names is None:
+        return f"{given}, expected a compound of {', '.join(wanted.names)}"
+    missing = [name for name in wanted.names if name not in given.names]
     if missing:
         return f"no field {', '.join(missing)}"
-    problems = ((name, _type_problem(found[name], wanted[name])) for name in wanted.names)
+    problems = ((name, _type_problem(given[name], wanted[name])) for name in wanted.names)
     return next((f"field {name} is {problem}" for name, problem in problems if problem), "")

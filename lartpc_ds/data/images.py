@@ -1,8 +1,9 @@
 """Dense images on the fly: any tile of an event, without making the rest of it.
 
-One image size serves all planes, because a network takes one. A plane with fewer wires is centred in it, as SBND's own
-files do (its collection plane sits at wires 191 to 1856 of 2048); a plane with fewer ticks starts at tick 0, because
-ticks are times and must agree between planes. The rejected way, stretching U and V to Y's wires, would bend angles.
+One image size serves all planes, because a network takes one size. A plane with fewer wires is centred in the image, as
+in SBND's own files, whose collection plane is at wires 191 to 1856 of 2048. A plane with fewer ticks starts at tick 0,
+because ticks are times and must agree between planes. Rejected: stretching U and V to Y's wires, which would bend
+angles.
 """
 
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ __all__ = ["Preprocessing", "densify"]
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """What happens between the file's pixels and the network's.
+    """How the network's pixels are made from the file's.
 
-    `image_shape` (wires, ticks) before downsampling; `downsample` pixels of each axis are summed to one, a last partial
-    block is kept; then values below `threshold` become 0 (0 switches this off) and values above `saturate` become it.
+    `image_shape` is (wires, ticks) before downsampling. `downsample` pixels of each axis are summed to one, and a last
+    partial block is kept. Then values below `threshold` become 0 (a threshold of 0 switches this off), and values above
+    `saturate` become `saturate`.
     """
 
     image_shape: tuple[int, int]
@@ -31,7 +33,7 @@ class Preprocessing:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(rows, cols) of the image the network sees."""
+        """The (rows, cols) of the image that the network sees."""
         rows, cols = (-(-size // block) for size, block in zip(self.image_shape, self.downsample, strict=True))
         return rows, cols
 
@@ -39,9 +41,9 @@ class Preprocessing:
 def densify(
     event: Event, pre: Preprocessing, rows: tuple[int, int] | None = None, cols: tuple[int, int] | None = None
 ) -> NDArray[np.float32]:
-    """The tile [rows) x [cols) of the preprocessed image, whole by default: (planes, rows, cols).
+    """The tile [rows) x [cols) of the preprocessed image, by default all of it: (planes, rows, cols).
 
-    Equal, bit for bit, to the same slice of the whole image. UserError if a plane is larger than the image.
+    The tile equals the same slice of the whole image bit for bit. Raises UserError if a plane is larger than the image.
     """
     (row0, row1), (col0, col1) = rows or (0, pre.shape[0]), cols or (0, pre.shape[1])
     assert 0 <= row0 <= row1 <= pre.shape[0], f"rows {rows} of {pre.shape}"
@@ -69,7 +71,7 @@ def _check_fits(event: Event, plane: Plane, pre: Preprocessing) -> None:
 def _pixels_in_rows(
     plane: Plane, pre: Preprocessing, row0: int, row1: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Row and column (after downsampling) and value of the plane's pixels in rows [row0, row1)."""
+    """The row and column (after downsampling) and the value of the plane's pixels in rows [row0, row1)."""
     wires, ticks = plane.shape
     offset = (pre.image_shape[0] - wires) // 2
     # ids ascend, so the wires of the tile are one slice of them
@@ -82,7 +84,7 @@ def _pixels_in_rows(
 def _summed(
     flat: NDArray[np.int64], values: NDArray[np.float32], pre: Preprocessing
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Values of equal flat index added up, in the order of the file, so that a tile and the whole agree exactly."""
+    """Values with the same flat index added up in the order of the file, so that a tile and the whole agree exactly."""
     if pre.downsample == (1, 1) or len(flat) == 0:
         return flat, values
     order = np.argsort(flat, kind="stable")

@@ -1,42 +1,51 @@
-"""Files that survive a crash when they are written, and that are told from damaged ones when they are read.
+"""Files that survive a crash while they are written, and that are checked for damage when they are read.
 
-A disk, a copy or a hand may change a file without an error: a flipped byte of a weight is still a weight. So whoever
-writes what shapes numbers notes its size and checksum (`FileRecord`), and whoever reads it compares. The notes stand in
-JSON files that carry a checksum of their own content (`seal`, `unseal`).
+A disk, a copy or a person may change a file without an error: a flipped byte of a weight is still a weight. So code
+that writes a file that shapes numbers also notes its size and checksum (`FileRecord`), and code that reads the file
+compares them. The notes are kept in JSON files that carry a checksum of their own content (`seal`, `unseal`).
 
 BLAKE2b is in the standard library, is twice as fast as SHA-256 where the processor has no instructions for the latter,
-and `b2sum -l 256 FILE` prints the same digits. Rejected: xxhash, a further dependency for time that nobody notices
-beside that of a training step; checksums inside each format, which neither TOML, CSV nor DeepSpeed's files have.
+and `b2sum -l 256 FILE` prints the same digits. Rejected: xxhash, which is one more dependency for time that nobody
+notices beside a training step; checksums inside each format, which neither TOML, CSV nor DeepSpeed's files have.
 """
 
+import csv
 import hashlib
+import io
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from lartpc_ds.errors import UserError
 
-__all__ = ["Damage", "FileRecord", "fault", "seal", "sync", "unseal", "write_atomically"]
+__all__ = ["Damage", "FileRecord", "fault", "seal", "sync", "unseal", "write_atomically", "write_csv"]
 
 _SEAL = "blake2b"
 _blake2b = partial(hashlib.blake2b, digest_size=32)
 
 
 class Damage(UserError):
-    """A file is not what was written there; the message names the file and says how it differs."""
+    """Says that a file is not what was written there; the message names the file and says how it differs."""
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write beside, wait for the disk, and rename: neither a reader nor a crash ever meets half a file."""
+    """Write another file, wait for the disk, and rename it, so that neither a reader nor a crash meets half a file."""
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     partial.write_text(text, encoding="utf-8")
     sync(partial)
     partial.replace(path)
     sync(path.parent)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file with a line of column names, as `write_atomically` does."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([header, *rows])
+    write_atomically(path, text.getvalue())
 
 
 def sync(path: Path) -> None:
@@ -50,27 +59,23 @@ def sync(path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """What a file was when it was written."""
+    """What a file was when it was written; plain data."""
 
     size_bytes: int
     blake2b: str
 
     @classmethod
     def of(cls, path: Path) -> Self:
-        """Of a file, in one pass that keeps none of it in memory."""
+        """The record of a file, made in one pass that keeps none of it in memory."""
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, _blake2b).hexdigest()
             return cls(stream.tell(), digest)
 
     @classmethod
     def of_text(cls, text: str) -> Self:
-        """Of a file with this content."""
+        """The record of a file with this content."""
         content = text.encode()
         return cls(len(content), _digest(content))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; the inverse is `FileRecord(**tree)`."""
-        return asdict(self)
 
 
 def _digest(content: bytes) -> str:
@@ -78,7 +83,7 @@ def _digest(content: bytes) -> str:
 
 
 def fault(path: Path, *accepted: FileRecord) -> str | None:
-    """How the file differs from all of `accepted`, named by its own name; None if it is one of them."""
+    """A clause that says how the file differs from all of `accepted`; None if it equals one of them."""
     try:
         size = path.stat().st_size
         if any(record.size_bytes == size for record in accepted):
@@ -94,15 +99,15 @@ def fault(path: Path, *accepted: FileRecord) -> str | None:
 
 
 def seal(tree: Mapping[str, Any]) -> str:
-    """A JSON text of `tree` with a checksum of its content."""
+    """A JSON text of `tree`, with a checksum of its content."""
     return json.dumps({**tree, _SEAL: _content_digest(tree)}, indent=2) + "\n"
 
 
 def unseal(path: Path) -> dict[str, Any]:
-    """The tree of a file that `seal` made.
+    """The tree of a file that holds a text of `seal`.
 
     Raises:
-        Damage: it is missing, no such file, or changed.
+        Damage: the file is missing, cannot be read, is not such a file, or has changed.
     """
     try:
         tree = json.loads(path.read_bytes())

@@ -16,7 +16,7 @@ __all__ = ["SCHEMES", "SPECIES", "check_labels", "class_names", "label_classes",
 
 SCHEMES = ("particle", "neutrino")
 NEUTRINO_CLASSES = ("nue", "numu", "nc", "cosmic")
-# Monte Carlo numbers of the Particle Data Group; both charges are one species, the detector has no magnet
+# Monte Carlo numbers of the Particle Data Group; both charges are one species, because the detector has no magnet
 SPECIES: Mapping[str, tuple[int, ...]] = {
     "electron": (11, -11),
     "gamma": (22,),
@@ -32,7 +32,11 @@ Classes = Sequence[str] | Mapping[str, Sequence[int]]
 
 
 def class_names(scheme: str, classes: Classes) -> tuple[str, ...]:
-    """Names in the order of `classes`, the order of the labels; UserError if they are no classes of `scheme`."""
+    """The names in the order of `classes`, which is the order of the labels.
+
+    Raises:
+        UserError: they are not classes of `scheme`.
+    """
     names = tuple(classes)
     if scheme not in SCHEMES:
         raise UserError(f"data.labels: {scheme!r} is unknown; expected one of: {', '.join(SCHEMES)}")
@@ -50,7 +54,7 @@ def class_names(scheme: str, classes: Classes) -> tuple[str, ...]:
 
 
 def label_classes(primaries: Primaries, scheme: str, classes: Classes) -> NDArray[np.int64]:
-    """The label of each event: its place in `class_names(scheme, classes)`, -1 where it belongs to none of them."""
+    """The label of each event: its place in `class_names(scheme, classes)`, or -1 where it belongs to no class."""
     names = class_names(scheme, classes)
     labels = np.full(len(primaries), -1, np.int64)
     if scheme == "neutrino":
@@ -65,7 +69,7 @@ def label_classes(primaries: Primaries, scheme: str, classes: Classes) -> NDArra
 
 
 def truth_names(primaries: Primaries) -> list[str]:
-    """A name for each event whatever the scheme: its neutrino class, else the primary's species, else its pdg code."""
+    """A name for each event under any scheme: its neutrino class, else its primary's species, else its pdg code."""
     species = {code: name for name, codes in SPECIES.items() for code in codes}
     names = [species.get(code, f"pdg {code}") for code in primaries.pdg.tolist()]
     for name, mask in _neutrino_masks(primaries).items():
@@ -75,20 +79,20 @@ def truth_names(primaries: Primaries) -> list[str]:
 
 
 def label_counts(labels: NDArray[np.int64], names: Sequence[str]) -> dict[str, int]:
-    """Events of each class."""
+    """The number of events of each class."""
     counts = np.bincount(labels[labels >= 0], minlength=len(names))
     return dict(zip(names, counts.tolist(), strict=True))
 
 
 def check_labels(labels: NDArray[np.int64], names: Sequence[str]) -> None:
-    """UserError if a class has no events."""
+    """Raise UserError if a class has no events."""
     counts = label_counts(labels, names)
     empty = [name for name, count in counts.items() if count == 0]
     if empty:
-        found = ", ".join(f"{name} {count}" for name, count in counts.items())
+        numbers = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise UserError(
-            f"data.classes: no events of {', '.join(empty)}; found {found} and {int(np.sum(labels < 0))} of no class; "
-            "remove the class or add files that have it"
+            f"data.classes: no events of {', '.join(empty)}; found {numbers} and {int(np.sum(labels < 0))} of no "
+            "class; remove the class or add files that have it"
         )
 
 
@@ -105,7 +109,10 @@ def _neutrino_masks(primaries: Primaries) -> dict[str, NDArray[np.bool_]]:
 
 
 def _refuse_neutral_currents(primaries: Primaries, name: str, codes: Sequence[int]) -> None:
-    """Codes say nothing of the current; only a class of both flavours may hold neutral currents, which show neither."""
+    """Refuse neutral currents, which show no flavour, in a class that does not hold both flavours.
+
+    The pdg codes that make the class say nothing about the current.
+    """
     flavours = {abs(code) for code in codes}
     chosen = primaries.has_particle & np.isin(primaries.pdg, codes)
     neutral = chosen & (primaries.current_type == 1) & np.isin(np.abs(primaries.pdg), NEUTRINOS)
@@ -119,7 +126,7 @@ def _refuse_neutral_currents(primaries: Primaries, name: str, codes: Sequence[in
 
 
 def _pdg_codes(classes: Classes) -> dict[str, tuple[int, ...]]:
-    """Codes of each class; a name must be a species unless its codes are given, and no code may serve two classes."""
+    """The codes of each class; a name without codes must be a species, and no code may be in two classes."""
     if isinstance(classes, Mapping):
         codes = {name: tuple(given) for name, given in classes.items()}
     else:

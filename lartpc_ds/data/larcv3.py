@@ -1,9 +1,9 @@
 """Reading events from larcv3's HDF5 layout with h5py alone.
 
 A file is checked as a whole when a reader is made (groups, types, every extent), so that training never starts on a
-file that cannot work; voxels are checked event by event as they are read, because reading all of them first would take
-as long as an epoch. Handles are opened at the first read of each process and never pickled, so a reader may be handed
-to forked or spawned workers. Written against files of larcv3 itself; larcv3 is not needed.
+file that cannot work. Voxels are checked event by event as they are read, because reading all of them first would take
+as long as an epoch. Handles are opened at the first read in each process and are never pickled, so a reader may be
+given to forked or spawned workers. This module was written against files of larcv3 itself; larcv3 is not needed.
 
 Layout: `extents` gives each event a range of rows in `image_meta` and `voxel_extents` (row j of one pairs with row j of
 the other, ID is the plane), each of those a range in `voxels`.
@@ -38,17 +38,17 @@ __all__ = ["Larcv3Reader", "Larcv3Writer"]
 _PRIMARY_AND_PROCESS = np.dtype([*PRIMARY.descr, ("process", PARTICLE["process"])])
 _TRUTH_ROWS = 1_000_000
 _SLOW_EVENTS = 10
-"""From so many events a chunk on, a note says that reading is slow."""
+"""If a chunk holds at least so many events, a note says that reading is slow."""
 
 _NUMBER_OF_VOXELS = np.dtype([("number_of_voxels", "<u8", (2,))])
 
 
 class Larcv3Reader:
-    """Events of one file, by index.
+    """A reader of the events of one file, by index.
 
     `product` and `truth` are the names inside `sparse2d_<product>_group` and `particle_<truth>_group`; "auto" chooses
     them as `choose_product` and `choose_truth` say. `truth` is None in a file without particles. `notes` are sentences
-    about what a user should know and nothing stops for. Raises UserError for every fault of the file's structure.
+    that a user should know and that stop nothing. Raises UserError for every fault of the file's structure.
     """
 
     format = "larcv3"
@@ -75,7 +75,7 @@ class Larcv3Reader:
 
     @property
     def num_planes(self) -> int:
-        """Wire planes of each event."""
+        """The number of wire planes of each event."""
         return len(self.plane_shapes)
 
     @property
@@ -84,13 +84,13 @@ class Larcv3Reader:
         return tuple(self._voxel_extents["ID"][0].tolist())
 
     def event_id(self, index: int) -> EventId:
-        """Identity of event `index`, with the path as it was given; -1 for numbers that nobody set."""
+        """The identity of event `index`, with the path as it was given; a number that nobody has set is -1."""
         assert 0 <= index < self.num_events, f"event {index} of {self.num_events}"
         run, subrun, event = self._event_ids[index].tolist()
         return EventId(str(self.path), index, run, subrun, event)
 
     def read(self, index: int) -> Event:
-        """Event `index`, ids ascending (unsorted ones are sorted); UserError if its voxels are impossible."""
+        """Event `index`, with unsorted ids sorted; raises UserError if its voxels are impossible."""
         voxels, _ = self._tables()
         identity = self.event_id(index)
         planes = []
@@ -103,16 +103,16 @@ class Larcv3Reader:
 
     @property
     def num_voxels(self) -> NDArray[np.int64]:
-        """Non-zero pixels of each event, or nearly so: what reading it costs."""
+        """The number of voxels of each event, which says what reading it costs."""
         count: NDArray[np.int64] = self._voxel_extents["N"].sum(axis=1, dtype=np.int64)
         return count
 
     def block(self, first: int, stop: int) -> Larcv3Block:
-        """The wires of events [first, stop), to be read in one go."""
+        """The block of events [first, stop)."""
         return Larcv3Block(self.path, self._images, self.plane_shapes, first, self._voxel_extents[first:stop])
 
     def particles(self, index: int) -> NDArray[np.void]:
-        """Truth of event `index`: `schema.PARTICLE` rows, the primary first; empty in a file without truth."""
+        """The truth of event `index`: `schema.PARTICLE` rows, the primary first; empty in a file without truth."""
         _, table = self._tables()
         if table is None or self._particle_extents is None:
             return np.zeros(0, PARTICLE)
@@ -123,9 +123,9 @@ class Larcv3Reader:
         return rows[np.r_[neutrino, np.delete(np.arange(count), neutrino)]]
 
     def primaries(self) -> Primaries:
-        """The primary of every event, in one pass; UserError if the file has no truth."""
+        """The primary of every event, read in one pass; raises UserError if the file has no truth."""
         if self._particle_extents is None:
-            raise UserError(f"{self.path}: no particle_<name>_group, so events have no labels; see data.truth")
+            raise UserError(f"{self.path}: there is no particle_<name>_group, so events have no labels; see data.truth")
         with open_for_reading(self.path) as file:
             table = Table(file, f"{self._truth_group}/particles", _PRIMARY_AND_PROCESS)
             rows, neutrinos = np.zeros(len(table), PRIMARY), [np.zeros(0, np.int64)]
@@ -150,7 +150,7 @@ class Larcv3Reader:
         return {**self.__dict__, "_handle": None, "_open_tables": None}
 
     def _tables(self) -> tuple[Table, Table | None]:
-        """Voxels and particles, opened once a process: a handle inherited through fork shares the parent's caches."""
+        """Voxels and particles, opened once per process: a handle inherited by fork would share the parent's caches."""
         if self._handle is None or self._open_tables is None or self._process != os.getpid():
             self._handle, self._process = open_for_reading(self.path), os.getpid()
             voxels = Table(self._handle, f"{self._images}/voxels", VOXEL)
@@ -159,7 +159,7 @@ class Larcv3Reader:
         return self._open_tables
 
     def _read_planes(self, file: h5py.File) -> tuple[NDArray[np.void], tuple[tuple[int, int], ...]]:
-        """`voxel_extents` as (events, planes), planes by ascending ID, and each plane's (wires, ticks)."""
+        """`voxel_extents` as (events, planes), with planes by ascending ID, and each plane's (wires, ticks)."""
         extents = Table(file, f"{self._images}/extents", EXTENTS).read()
         metas = Table(file, f"{self._images}/image_meta", _NUMBER_OF_VOXELS).read()
         voxel_extents = Table(file, f"{self._images}/voxel_extents", ID_EXTENTS).read()
@@ -189,7 +189,7 @@ class Larcv3Reader:
         return voxel_extents[rows], tuple((int(wires), int(ticks)) for wires, ticks in shapes[0])
 
     def _slow_chunks(self, packed_rows: int) -> str:
-        """A sentence where reading one event unpacks many."""
+        """A sentence about slow reading, where reading one event unpacks many; otherwise empty."""
         events = packed_rows * self.num_events // max(int(self.num_voxels.sum()), 1)
         if events < _SLOW_EVENTS:
             return ""

@@ -1,4 +1,4 @@
-"""What a larcv3 file may hold: which of its products to read, and which ranges and voxels are possible."""
+"""Checks of what a larcv3 file holds: which of its products to read, and which ranges and voxels are possible."""
 
 import re
 from collections.abc import Sequence
@@ -13,21 +13,22 @@ __all__ = ["check_extents", "check_same", "checked_ids", "checked_voxels", "choo
 
 _LIKE_WIRES = re.compile(r"(wires|adc|charge|caldata|rawdigits?|deconv)$")
 
-# what writers leave in a number that nobody set: -1, or the largest of a type (larcv3: of int64)
+# what writers leave in a number that nobody has set: -1, or the largest of a type (in larcv3 of int64)
 _UNSET = (-1, 2**31 - 1, 2**32 - 1, 2**63 - 1)
 
 
 def choose_product(file: str, groups: Sequence[str], product: str) -> str:
-    """With "auto": `wire`, else the only name that ends with `wire`, else the only one that ends as wire images may.
+    """The sparse2d product to read.
 
-    What has no such name is never chosen: labels of pixels lie in the same groups.
+    With "auto" it is `wire`, else the only name that ends with `wire`, else the only name that ends as names of wire
+    images do. A product without such a name is never chosen, because labels of pixels lie in such groups, too.
     """
     names = [match[1] for name in groups if (match := re.fullmatch(r"sparse2d_(.+)_group", name))]
     key = "data.product (inspect and display: --product)"
-    found = f"the file has {', '.join(name.removesuffix('_group') for name in groups) or 'no product'}"
+    contents = f"the file has {', '.join(name.removesuffix('_group') for name in groups) or 'no product'}"
     unread = "; this version reads sparse2d alone, no dense images (image2d) and no clusters (cluster2d)"
     if not names:
-        raise UserError(f"{file}: Data has no sparse2d_<product>_group, so no wire images to read; {found}{unread}")
+        raise UserError(f"{file}: Data has no sparse2d_<product>_group, so no wire images to read; {contents}{unread}")
     if product != "auto":
         return _given(file, names, product, key)
     wires = [name for name in names if name.endswith("wire")]
@@ -36,13 +37,17 @@ def choose_product(file: str, groups: Sequence[str], product: str) -> str:
         dense = unread if any(name.startswith(("image2d_", "cluster2d_")) for name in groups) else ""
         raise UserError(
             f"{file}: no sparse2d product is named like wire images (such as wire, sbndwire, adc, charge), so none is "
-            f"chosen, for it may hold labels; {found}{dense}; if {' or '.join(names)} is meant, set {key} to it"
+            f"chosen, for it may hold labels; {contents}{dense}; if {' or '.join(names)} is meant, set {key} to it"
         )
     return _the_only(file, candidates, key)
 
 
 def choose_truth(file: str, groups: Sequence[str], truth: str) -> str | None:
-    """With "auto": `mctruth`, else the only name ending with `neutrino`, else the only one, None if there is none."""
+    """The particle product to read.
+
+    With "auto" it is `mctruth`, else the only name that ends with `neutrino`, else the only name, or None if there is
+    no name.
+    """
     names = [match[1] for name in groups if (match := re.fullmatch(r"particle_(.+)_group", name))]
     key = "data.truth (inspect and display: --truth)"
     if truth != "auto":
@@ -66,10 +71,10 @@ def _the_only(file: str, candidates: Sequence[str], key: str) -> str:
 
 
 def checked_ids(event_ids: NDArray[np.void]) -> tuple[NDArray[np.void], str]:
-    """Rows of (run, subrun, event) with -1 in all three where nobody set them, and a sentence about those, if any.
+    """Rows of (run, subrun, event), with -1 in all three where nobody has set them, and a sentence about those, if any.
 
-    Unset are events whose three numbers all are what a writer leaves, a whole file of zeros, and a whole file of at
-    least three events that all have the same numbers.
+    Three cases count as unset: events whose numbers all are what a writer leaves, a whole file of zeros, and a whole
+    file of at least three events with the same numbers.
     """
     numbers = np.stack([event_ids[name] for name in ("run", "subrun", "event")])
     constant = bool((numbers == numbers[:, :1]).all()) and (len(event_ids) >= 3 or not numbers.any())
@@ -87,7 +92,7 @@ def checked_ids(event_ids: NDArray[np.void]) -> tuple[NDArray[np.void], str]:
 
 
 def check_extents(extents: NDArray[np.void], table_rows: int, expected: int, where: str, unit: str) -> None:
-    """Every range must lie inside a table of `table_rows`; compared so that a wrapped negative number is caught too."""
+    """Check that every range lies inside a table of `table_rows`; this also catches a wrapped negative number."""
     if len(extents) != expected:
         raise UserError(f"{where} has {len(extents)} rows, expected {expected}, one for each {unit}")
     first, count = extents["first"], extents["N"].astype(np.uint64)
@@ -100,18 +105,18 @@ def check_extents(extents: NDArray[np.void], table_rows: int, expected: int, whe
 
 
 def check_same(values: NDArray[Any], expected: Any, where: str, what: str) -> None:
-    """All events (first axis) must agree with event 0: one file is one detector."""
+    """Check that all events (first axis) agree with event 0, because one file is of one detector."""
     differs = (values != expected).reshape(len(values), -1).any(axis=1)
     if differs.any():
         bad = int(np.argmax(differs))
-        found, wanted = np.asarray(values[bad]).tolist(), np.asarray(expected).tolist()
-        raise UserError(f"{where}: {what} of event {bad}: {found}, of event 0: {wanted}; expected the same in all")
+        given, wanted = np.asarray(values[bad]).tolist(), np.asarray(expected).tolist()
+        raise UserError(f"{where}: {what} of event {bad}: {given}, of event 0: {wanted}; expected the same in all")
 
 
 def checked_voxels(
     voxels: NDArray[np.void], shape: tuple[int, int], where: str
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Ascending int64 ids and float32 values, or UserError."""
+    """Ascending int64 ids and float32 values; raises UserError if they are impossible."""
     size = shape[0] * shape[1]
     raw_ids, values = voxels["id"], np.ascontiguousarray(voxels["value"])
     if len(raw_ids) and raw_ids.max() >= size:

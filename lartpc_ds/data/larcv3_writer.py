@@ -1,8 +1,8 @@
 """Writing events in larcv3's HDF5 layout with h5py alone.
 
-The chunks (10 to 1000 rows) and filter are larcv3's own, so that its reader finds what it would have written itself.
-They are small, and one HDF5 call per plane costs more than its bytes, so rows are gathered and appended in blocks. The
-file grows as OUT.partial and gets its name on a clean exit: whatever bears the name is complete.
+The chunks (10 to 1000 rows) and the filter are larcv3's own, so that its reader finds what it would have written
+itself. The chunks are small, and one HDF5 call per plane costs more than its bytes, so rows are gathered and appended
+in blocks. The file grows as OUT.partial and gets its name on a clean exit, so that a file with that name is complete.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ _FLUSH_VOXELS = 500_000
 
 
 class _Table:
-    """An appendable dataset and the rows that wait for it; `rows` counts both."""
+    """A dataset that grows, and the rows that wait for it; `rows` counts both."""
 
     def __init__(self, file: h5py.File, name: str, dtype: np.dtype[np.void], chunk: int) -> None:
         self.dataset = file.create_dataset(
@@ -42,7 +42,7 @@ class _Table:
         if self.waiting:
             done = self.dataset.shape[0]
             self.dataset.resize((self.rows,))
-            # zeros first: what C++ pads would else hold old memory, and equal events would make unequal files
+            # zeros first, because the padding of C++ would hold old memory, and equal events would make unequal files
             block = np.zeros(self.rows - done, self.dtype)
             for name in self.dtype.names or ():
                 block[name] = np.concatenate([rows[name] for rows in self.waiting])
@@ -95,7 +95,7 @@ class Larcv3Writer:
                 self._partial.unlink(missing_ok=True)
 
     def write(self, event: Event) -> None:
-        """Append one event; its (file, index) are dropped, run, subrun and event numbers are kept."""
+        """Append one event; its numbers (run, subrun, event) are kept, its (file, index) is dropped."""
         first_plane = self._metas.rows
         for plane in event.planes:
             self._write_plane(plane)

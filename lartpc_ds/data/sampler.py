@@ -1,9 +1,9 @@
-"""Which events a step uses: pure functions of the step, so that a resumed run needs no state but its step number.
+"""Which events a step uses, as pure functions of the step, so that a resumed run needs no state but its step number.
 
-Training sees an endless stream of events, epoch after epoch, each shuffled by (seed, epoch); a global batch is the
-next stretch of it and runs on across the end of an epoch, so no event is dropped and no batch is short. How a global
-batch is shared among data ranks and accumulated micro-batches does not change it: 1 rank that accumulates 2 sees what 2
-ranks see.
+Training sees an endless stream of events, epoch after epoch, each shuffled by (seed, epoch). A global batch is the next
+stretch of this stream and continues across the end of an epoch, so no event is dropped and no batch is short. How a
+global batch is shared among data ranks and accumulated micro-batches does not change it: one rank that accumulates two
+micro-batches sees what two ranks see.
 """
 
 from functools import lru_cache
@@ -11,11 +11,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["evaluation_shard", "global_batch", "micro_batch"]
+__all__ = ["evaluation_shard", "global_batch", "slots"]
 
 
 def global_batch(step: int, global_batch_size: int, num_events: int, seed: int) -> NDArray[np.int64]:
-    """Positions in [0, num_events) of the events of optimizer step `step` (from 0): (global_batch_size,)."""
+    """The positions in [0, num_events) of the events of optimizer step `step`, counted from 0: (global_batch_size,)."""
     stream = np.arange(step * global_batch_size, (step + 1) * global_batch_size)
     epochs, within = np.divmod(stream, num_events)
     parts = [
@@ -27,34 +27,23 @@ def global_batch(step: int, global_batch_size: int, num_events: int, seed: int) 
 
 @lru_cache(maxsize=2)  # a batch meets at most the end of one epoch and the start of the next, unless epochs are tiny
 def _shuffled(seed: int, epoch: int, num_events: int) -> NDArray[np.int64]:
-    """The order of one epoch; for a million events it takes longer than reading the batch."""
+    """The order of one epoch; for a million events this takes longer than reading the batch."""
     return np.random.default_rng([seed, epoch]).permutation(num_events).astype(np.int64)
 
 
-def micro_batch(
-    step: int,
-    accumulation_index: int,
-    data_rank: int,
-    *,
-    data_ranks: int,
-    batch: int,
-    accumulate: int,
-    num_events: int,
-    seed: int,
-) -> NDArray[np.int64]:
-    """The (batch,) positions that `data_rank` takes in micro-step `accumulation_index` of `accumulate`."""
-    assert 0 <= accumulation_index < accumulate and 0 <= data_rank < data_ranks
-    start = (accumulation_index * data_ranks + data_rank) * batch
-    return global_batch(step, batch * data_ranks * accumulate, num_events, seed)[start : start + batch]
+def slots(part: int, data_rank: int, data_ranks: int, batch: int) -> range:
+    """The places in a global batch that `data_rank` takes as micro-batch number `part` of a step."""
+    first = (part * data_ranks + data_rank) * batch
+    return range(first, first + batch)
 
 
 def evaluation_shard(
     num_events: int, data_rank: int, data_ranks: int, batch: int
 ) -> list[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
-    """Batches (positions, valid) of one data rank; over all ranks each event is valid exactly once.
+    """The batches (positions, valid) of one data rank; over all ranks each event is valid exactly once.
 
-    Every rank gets the same number of batches of the same size, as collectives need; the surplus repeats the last event
-    and is not valid.
+    Every rank gets the same number of batches of the same size, as collectives need. What is left over repeats the last
+    event and is not valid.
     """
     num_batches = -(-num_events // (data_ranks * batch))
     starts = [(number * data_ranks + data_rank) * batch for number in range(num_batches)]

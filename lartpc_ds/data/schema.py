@@ -1,7 +1,7 @@
 """The HDF5 types of larcv3 files, byte for byte as its C++ compiler lays them out.
 
-Offsets and item sizes are spelled out where C++ pads; a packed numpy type would read the same, but tools that compare
-types see a difference. Checked against a file written by larcv3 3.x (tests/unit/data/test_schema.py).
+Offsets and item sizes are given where C++ pads. A packed numpy type would read the same, but tools that compare types
+would see a difference. The types are checked against a file written by larcv3 3.x (tests/unit/data/test_schema.py).
 """
 
 from typing import Any
@@ -32,7 +32,7 @@ IMAGE_META = _padded(
     72,
 )
 _VERTEX = np.dtype([("x", "<f8"), ("y", "<f8"), ("z", "<f8"), ("t", "<f8")])
-# itemsize 72 and 344 hold trailing bytes that larcv3's structs carry beyond their last field
+# item sizes of 72 and 344 include trailing bytes that larcv3's structs have beyond their last field
 PARTICLE = _padded(
     [
         ("id", "<u2", 0),

@@ -1,7 +1,7 @@
-"""Where images come from: one small interface for event files and for a user's own images.
+"""One small interface of images, for event files and for a user's own images.
 
-A source reads one tile of one image and the target that belongs to it; whatever trains or evaluates knows nothing else
-of events. `Images` is what a user writes, `Source` what `lartpc_ds` makes of it or of event files.
+A source reads one tile of one image and the target that belongs to it; the code that trains and evaluates knows nothing
+else about events. A user writes `Images`, and `lartpc_ds` makes a `Source` of them or of event files.
 """
 
 from collections.abc import Sequence
@@ -17,31 +17,32 @@ from lartpc_ds.data.images import Preprocessing, densify
 __all__ = ["TASKS", "EventSource", "Images", "Range", "Source"]
 
 Range = tuple[int, int]
-"""[start, stop) on one axis, in pixels of the whole image."""
+"""A range [start, stop) on one axis, in pixels of the whole image."""
 
 TASKS = ("events", "pixels", "own")
-"""What a target is: a class of the event, a class of every pixel, or what only a user's own loss understands."""
+"""The kinds of target: a class of the event, a class of every pixel, or what only a user's own loss understands."""
 
 
 class Images(Protocol):
     """A user's own images, which `data.target` names: such an object, or a callable that makes one.
 
-    `image_shape` is (channels, rows, columns) of every image, `classes` the names of the classes. An optional
-    `labels`, one int an image, makes it a classification of whole images (negative: not used); then the splits, class
-    counts and class weights are those of events. Ranks and reader processes each make their own object.
+    `image_shape` is (channels, rows, columns) of every image, and `classes` are the names of the classes. With the
+    optional `labels`, one int per image, whole images are classified; an image with a negative label is not used.
+    Splits, class counts and class weights are then those of events. Every rank and every reader process makes its own
+    object.
     """
 
     image_shape: tuple[int, int, int]
     classes: Sequence[str]
 
     def __len__(self) -> int:
-        """Number of images."""
+        """The number of images."""
 
     def read(self, index: int, rows: Range, cols: Range) -> tuple[NDArray[np.float32], Any]:
         """One tile and its target, the same at every call.
 
-        The image is float32 (channels, rows, columns of the tile); the target an int class, or an int array (rows,
-        columns of the tile) with a class a pixel, negative where it is not counted.
+        The image is float32 (channels, rows, columns of the tile). The target is an int class, or an int array (rows,
+        columns of the tile) with a class per pixel, which is negative where the pixel is not counted.
         """
 
 
@@ -49,21 +50,21 @@ class Source(Protocol):
     """Images that are ready for a network."""
 
     image_shape: tuple[int, int, int]
-    """(channels, rows, columns) that the network sees."""
+    """The (channels, rows, columns) that the network sees."""
     recorded_shape: Range
-    """(rows, columns) before any downsampling."""
+    """The (rows, columns) before any downsampling."""
     classes: tuple[str, ...]
     task: str
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
-        """The class of each image, negative for none; None where images have no class as a whole."""
+        """The class of each image, negative where it has none; None where images have no class as a whole."""
 
     def __len__(self) -> int:
-        """Number of images."""
+        """The number of images."""
 
     def ids(self) -> list[EventId]:
-        """Who each image is, for splits and tables."""
+        """The identity of each image, for splits and tables."""
 
     def read(self, index: int, rows: Range, cols: Range) -> tuple[NDArray[np.float32], Any]:
         """One tile of one image, and its target."""
@@ -86,9 +87,9 @@ class EventSource:
         return len(self.files)
 
     def ids(self) -> list[EventId]:
-        """Of the detector."""
+        """The identities of the events."""
         return self.files.event_ids()
 
     def read(self, index: int, rows: Range, cols: Range) -> tuple[NDArray[np.float32], int]:
-        """Makes the tile dense; UserError if the event is damaged."""
+        """The tile, made dense, and the class; raises UserError if the event is damaged."""
         return densify(self.files.read(index), self.pre, rows, cols), int(self.labels[index])

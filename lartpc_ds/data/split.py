@@ -1,9 +1,9 @@
-"""Which event trains, validates or tests: a hash of the event's identity, and nothing else.
+"""Which events train, validate or test: a hash of the event's identity decides, and nothing else.
 
 So an event keeps its split when files are added, reordered or converted, and two people with the same files and seed
-train on the same events. The rejected way, shuffling a list of indices, moves events from test to train as soon as one
-file is added. Where the detector's numbers are all -1, the name of the file and the index stand for them; the folder is
-left out, so that moving the data changes no split.
+train on the same events. Where the detector's numbers are all -1, the name of the file and the index stand for them;
+the folder is left out, so that moving the data changes no split. Rejected: shuffling a list of indices, which moves
+events from test to train as soon as one file is added.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ SPLITS = ("train", "validation", "test")
 
 
 def assign(ids: Sequence[EventId], shares: Mapping[str, float], seed: int) -> NDArray[np.str_]:
-    """The split of each event, one of `SPLITS`.
+    """The split of each event, one of `SPLITS`; `shares` are a checked `data.split`, which sums to 1.
 
-    Raises UserError if the shares do not sum to 1, or if a split with a share above 0 gets no event.
+    Raises:
+        UserError: a split with a share above 0 gets no event.
     """
-    _check_shares(shares)
     names = [name for name in SPLITS if shares.get(name, 0) > 0]
     edges = np.cumsum([shares[name] for name in names])
     edges[-1] = 1.0
@@ -42,22 +42,7 @@ def assign(ids: Sequence[EventId], shares: Mapping[str, float], seed: int) -> ND
 
 def _uniform(seed: int, event: EventId) -> float:
     """A number in [0, 1) that depends on the seed and the event's identity only."""
-    identity = event.key if _has_numbers(event) else f"{PurePath(event.file).name}:{event.index}"
+    identity = event.key if event.has_numbers else f"{PurePath(event.file).name}:{event.index}"
     digest = hashlib.blake2b(f"{seed}:{identity}".encode(), digest_size=8).digest()
     # 53 bits, what a double holds: 64 could round up to 1.0
     return (int.from_bytes(digest, "big") >> 11) / 2**53
-
-
-def _has_numbers(event: EventId) -> bool:
-    return (event.run, event.subrun, event.event) != (-1, -1, -1)
-
-
-def _check_shares(shares: Mapping[str, float]) -> None:
-    unknown = sorted(set(shares) - set(SPLITS))
-    if unknown:
-        raise UserError(f"data.split: {', '.join(unknown)} unknown; expected some of: {', '.join(SPLITS)}")
-    for name, share in shares.items():
-        if not 0 <= share <= 1:
-            raise UserError(f"data.split.{name} = {share}; expected 0 to 1")
-    if abs(sum(shares.values()) - 1) > 1e-6:
-        raise UserError(f"data.split: the shares {dict(shares)} sum to {sum(shares.values()):g}; expected 1")

@@ -1,7 +1,7 @@
-"""Copies of event files on a host's own disk: read once over the network, however many epochs and ranks follow.
+"""Copies of event files on a host's own disk, which are read over the network once and not once per epoch and rank.
 
-The ranks of a host agree by a lock on a file of that disk, so nobody has to be the first. Copies stay there for the
-next job with the same files; where the disk is a job's own, the batch system clears it.
+The ranks of a host take turns by a lock on a file of that disk, and the first rank makes the copy. Copies stay there
+for the next job with the same files; where the disk belongs to a job, the batch system clears it.
 """
 
 import fcntl
@@ -18,14 +18,14 @@ __all__ = ["stage"]
 
 
 def stage(patterns: Sequence[str], folder: str) -> tuple[str, ...]:
-    """Copy the files below `folder` unless they are there already, unchanged; the copies sort as their originals.
+    """Copy the files into `folder`, unless unchanged copies are there already; the copies sort as their originals.
 
     Raises:
-        UserError: no such file or variable, or the folder cannot take them.
+        UserError: there is no such file or variable, or the folder cannot hold the copies.
     """
     home = Path(os.path.expandvars(folder)).expanduser()
     if "$" in str(home):
-        raise UserError(f"launch.stage_to = {folder!r}: names a variable that is not set on this host")
+        raise UserError(f"launch.stage_to = {folder!r}: it names a variable that is not set on this host")
     files = expand(patterns)
     key = hashlib.sha256("\n".join(str(path.resolve()) for path in files).encode()).hexdigest()[:12]
     home = home / f"lartpc-ds-{os.getuid()}-{key}"
@@ -36,8 +36,8 @@ def stage(patterns: Sequence[str], folder: str) -> tuple[str, ...]:
             _copy_once(path, copy)
     except OSError as error:
         raise UserError(
-            f"launch.stage_to = {folder!r}: cannot hold the event files: {error}; give another folder, or leave it out "
-            "to read them where they are"
+            f"launch.stage_to = {folder!r}: the folder cannot hold the event files: {error}; give another folder, or "
+            "leave the key out to read the files where they are"
         ) from None
     return tuple(map(str, copies))
 
@@ -52,5 +52,5 @@ def _copy_once(path: Path, copy: Path) -> None:
         partial.replace(copy)
 
 
-def _same(one: os.stat_result, other: os.stat_result) -> bool:
-    return (one.st_size, int(one.st_mtime)) == (other.st_size, int(other.st_mtime))
+def _same(original: os.stat_result, copy: os.stat_result) -> bool:
+    return (original.st_size, int(original.st_mtime)) == (copy.st_size, int(copy.st_mtime))

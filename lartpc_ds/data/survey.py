@@ -1,7 +1,12 @@
-"""One look at every event before training: the extent of its values, and a digest by which copies are found.
+"""A survey looks at every event before training: the extent of its values, and a digest by which copies are found.
 
-Every voxel is read once, in blocks of a bounded size, by several processes where that pays. Rejected: to look at each
-event when it is first trained on, which finds a broken one after hours, and never those that are held out.
+Every voxel is read once, in blocks of a bounded size, by several processes where that pays. Rejected: looking at each
+event when it is first trained on, which finds a broken event after hours, and a broken held-out event never.
+
+A survey refuses absurd values, and its limit is far from both sides. A pixel of the field's files holds at most 16384
+counts of a digitiser, some 10^7 electrons or 10^8 eV. The squares of values below 10^9, summed over 10^8 pixels, are
+far below the 3.4 x 10^38 of float32, so no norm overflows. Rejected: a tighter limit relative to other events, which
+would refuse a rare shower.
 """
 
 import hashlib
@@ -11,28 +16,45 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lartpc_ds.data.block import Block, Voxels
-from lartpc_ds.data.files import Reader
+from lartpc_ds.data.event import Voxels
+from lartpc_ds.data.files import Block, EventFiles, Reader
 from lartpc_ds.data.processes import map_in_processes
+from lartpc_ds.errors import UserError
 
-__all__ = ["EXTENT", "Survey", "survey"]
+__all__ = [
+    "ABSURD",
+    "EXTENT",
+    "LARGEST_HALF",
+    "Survey",
+    "absurd_values",
+    "check_survey",
+    "describe_values",
+    "survey",
+]
 
 EXTENT = np.dtype([("pixels", "<i8"), ("charge", "<f8"), ("lowest", "<f4"), ("highest", "<f4")])
-"""Of one plane of one event: non-zero pixels, sum, smallest and largest value; zeros where there is no pixel."""
+"""The extent of one plane of one event: non-zero pixels, sum, smallest and largest value; zeros without pixels."""
 
 _BLOCK_VOXELS = 1_000_000  # 16 MB of a larcv3 file
 _BLOCK_EVENTS = 10_000
-_PARALLEL_VOXELS = 20_000_000  # some seconds of one process; others take a second to start
+_PARALLEL_VOXELS = 20_000_000  # one process takes some seconds for these; further processes take a second to start
 _COPY_PIXELS = 8
-"""An event of fewer may equal another by chance."""
+"""An event of fewer pixels may equal another by chance."""
+
+ABSURD = 1e9
+LARGEST_HALF = 65504.0
+"""The largest number of fp16; a larger pixel is infinite there."""
+
+_FAR = 1000.0
+"""A value this many times the median of the events' largest values gets a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What was seen of all events, in order; nothing of an event that was left out or is damaged.
+    """What was seen of all events, in order; for an event that was left out or is damaged this is zeros.
 
-    `extents` is (events, planes) of `EXTENT`; `digests` are equal for events of the same pixels, empty for those of
-    too few to tell; `faults` says what is wrong with a damaged event, by its position.
+    `extents` is (events, planes) of `EXTENT`. `digests` are equal for events of the same pixels, and empty for events
+    of too few pixels. `faults` says what is wrong with a damaged event, by its position.
     """
 
     extents: NDArray[np.void]
@@ -40,7 +62,7 @@ class Survey:
     faults: dict[int, str]
 
     def part(self, start: int, stop: int) -> "Survey":
-        """Of the events [start, stop), counted from `start`."""
+        """The survey of the events [start, stop), with positions counted from `start`."""
         faults = {place - start: fault for place, fault in self.faults.items() if start <= place < stop}
         return Survey(self.extents[start:stop], self.digests[start:stop], faults)
 
@@ -51,8 +73,8 @@ def survey(
     workers: int = 1,
     on_events: Callable[[int], None] = lambda _: None,
 ) -> Survey:
-    """Look at the `wanted` events of all files; `on_events` is told how many events have been passed."""
-    found = Survey(
+    """Look at the `wanted` events of all files; `on_events` gets the number of events that have been passed."""
+    result = Survey(
         np.zeros((len(wanted), readers[0].num_planes), EXTENT), np.zeros(len(wanted), "S16"), dict[int, str]()
     )
     blocks = list(_blocks(readers, wanted))
@@ -61,15 +83,15 @@ def survey(
     looks = map_in_processes(_look, (block for _, _, block in blocks), max(min(workers, len(blocks)), 1))
     for (start, stop, _), part in zip(blocks, looks, strict=True):
         mine = wanted[start:stop]
-        found.extents[start:stop][mine] = part.extents[mine]
-        found.digests[start:stop][mine] = part.digests[mine]
-        found.faults.update({start + place: fault for place, fault in part.faults.items() if mine[place]})
+        result.extents[start:stop][mine] = part.extents[mine]
+        result.digests[start:stop][mine] = part.digests[mine]
+        result.faults.update({start + place: fault for place, fault in part.faults.items() if mine[place]})
         on_events(stop)
-    return found
+    return result
 
 
 def _blocks(readers: Sequence[Reader], wanted: NDArray[np.bool_]) -> Iterator[tuple[int, int, Block]]:
-    """(first position, stop, block) of every part of a file that has a wanted event."""
+    """The (first position, stop, block) of every part of a file that has a wanted event."""
     offset = 0
     for reader in readers:
         stops = np.cumsum(reader.num_voxels)
@@ -89,7 +111,7 @@ def _look(block: Block) -> Survey:
     extents = np.zeros(voxels.counts.shape, EXTENT)
     filled = voxels.counts.ravel() > 0
     if filled.any():
-        # planes without voxels take no room, so the others begin where the one before ends
+        # planes without voxels take no room, so each other plane begins where the plane before it ends
         starts = (np.cumsum(voxels.counts.ravel()) - voxels.counts.ravel())[filled]
         rows = extents.reshape(-1)
         rows["pixels"][filled] = np.add.reduceat((voxels.values != 0).astype(np.int64), starts)
@@ -110,3 +132,77 @@ def _digests(voxels: Voxels) -> NDArray[np.bytes_]:
             digest.update(voxels.values[start:stop].data)
             digests[event] = digest.hexdigest().encode()
     return digests
+
+
+def check_survey(
+    look: Survey, files: EventFiles, saturate: float | None, threshold: float, limit: float = ABSURD
+) -> None:
+    """Refuse damaged events, and absurd values that neither `data.saturate` nor `data.threshold` takes out.
+
+    Raises:
+        UserError: naming the first damaged event, or the first absurd value, and how many events have one.
+    """
+    if look.faults:
+        first, *others = (look.faults[position] for position in sorted(look.faults))
+        more = f" ({len(others)} more event(s) are damaged; lartpc-ds inspect lists them)" if others else ""
+        raise UserError(f"{first}{more}; mend the file, or leave it out of data.files")
+    high = (look.extents["highest"] > limit) & (saturate is None)
+    low = (look.extents["lowest"] < -limit) & (threshold <= 0)
+    if not (high | low).any():
+        return
+    event, plane = np.argwhere(high | low)[0].tolist()
+    number, index = files.locate(event)
+    end = "highest" if high[event, plane] else "lowest"
+    finding = _held_value(files.readers[number], index, plane, look.extents[end][event, plane])
+    fix = (
+        "data.saturate = X bounds values above X" if high[event, plane] else "data.threshold above 0 drops values below"
+    )
+    why = f"{limit:g}, the largest number of fp16" if limit == LARGEST_HALF else f"{limit:g}"
+    raise UserError(
+        f"{finding}; expected at most {why} ({int((high | low).any(axis=1).sum())} event(s) have such a value): "
+        f"mend the file, or {fix}"
+    )
+
+
+def absurd_values(look: Survey, reader: Reader) -> list[str]:
+    """A sentence for each plane of one file's events that holds an absurd value."""
+    return [
+        f"{_held_value(reader, event, plane, look.extents[end][event, plane])}; expected at most {ABSURD:g}"
+        for end in ("lowest", "highest")
+        for event, plane in np.argwhere(np.abs(look.extents[end]) > ABSURD).tolist()
+    ]
+
+
+def describe_values(look: Survey, files: EventFiles, used: NDArray[np.bool_]) -> list[str]:
+    """Sentences for the user about each plane's values, empty events, negative pixels and values far from others."""
+    extents = look.extents[used]
+    pixels, lowest, highest = (extents[name] for name in ("pixels", "lowest", "highest"))
+    filled = pixels > 0
+    if not filled.any():
+        return [f"none of {len(extents)} events has a pixel"]
+    planes = ", ".join(
+        f"{lowest[filled[:, plane], plane].min():.6g} to {highest[filled[:, plane], plane].max():.6g} in plane {number}"
+        for plane, number in enumerate(files.readers[0].plane_numbers)
+        if filled[:, plane].any()
+    )
+    lines = [f"pixels hold {planes}"]
+    if empty := int((~filled).all(axis=1).sum()):
+        lines.append(f"{empty} of {len(extents)} events have no pixel")
+    if negative := int((lowest < 0).any(axis=1).sum()):
+        lines.append(f"{negative} of {len(extents)} events have negative pixels")
+    typical = float(np.median(highest.max(axis=1)[filled.any(axis=1)]))
+    largest = look.extents["highest"].max(axis=1)
+    position = int(np.argmax(largest))
+    if typical > 0 and largest[position] > _FAR * typical:
+        number, index = files.locate(position)
+        plane = int(np.argmax(look.extents["highest"][position]))
+        lines.append(
+            f"{_held_value(files.readers[number], index, plane, largest[position])}, "
+            f"{largest[position] / typical:.0f} times the median of the events' largest ({typical:.6g}); data.saturate "
+            "bounds such values"
+        )
+    return lines
+
+
+def _held_value(reader: Reader, index: int, plane: int, value: float) -> str:
+    return f"{reader.path}: event {index}, plane {reader.plane_numbers[plane]} holds the value {value:g}"

@@ -1,6 +1,7 @@
 """The primary of every event as arrays, so that labels of a million events are one numpy expression.
 
-The primary is the first particle, or the neutrino that interacted wherever it stands: some writers list it last.
+The primary is the neutrino that interacted, wherever it stands, since some writers list it last; else it is the first
+particle.
 """
 
 from collections.abc import Sequence
@@ -15,23 +16,23 @@ from lartpc_ds.data.schema import PARTICLE
 __all__ = ["NEUTRINOS", "PRIMARY", "Primaries", "interacting_neutrinos"]
 
 NEUTRINOS = (12, 14, 16)
-"""Codes of the Particle Data Group, without the sign."""
+"""The codes of neutrinos by the Particle Data Group, without the sign."""
 _PROCESSES = (b"", b"primary")
 
 PRIMARY = np.dtype([(name, PARTICLE[name]) for name in ("pdg", "current_type", "px", "py", "pz", "energy_init")])
 
 
 def interacting_neutrinos(particles: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Which rows are neutrinos that interacted: no daughters of a decay, and with a current, charged or neutral."""
+    """Which rows are neutrinos that interacted: they have a current, charged or neutral, and come from no decay."""
     is_neutrino = np.isin(np.abs(particles["pdg"]), NEUTRINOS) & np.isin(particles["current_type"], (0, 1))
     return is_neutrino & np.isin(np.char.lower(particles["process"]), _PROCESSES)
 
 
 @dataclass(frozen=True, slots=True)
 class Primaries:
-    """The primary of each event; where there is none: pdg 0, current_type -1, momentum and energy NaN.
+    """The primary of each event; without a primary, pdg is 0, current_type -1, and momentum and energy are NaN.
 
-    `current_type` is 0 for charged, 1 for neutral current, -1 for a particle that is not a neutrino.
+    `current_type` is 0 for a charged current, 1 for a neutral current, and -1 for a particle that is not a neutrino.
     """
 
     pdg: NDArray[np.int64]
@@ -45,7 +46,7 @@ class Primaries:
 
     @classmethod
     def of_rows(cls, rows: NDArray[np.void], has_particle: NDArray[np.bool_]) -> Self:
-        """From one row (fields of `PRIMARY` at least) for each True of `has_particle`."""
+        """Primaries from one row, with at least the fields of `PRIMARY`, for each True of `has_particle`."""
 
         def over_events(values: NDArray[Any], absent: float, dtype: type) -> NDArray[Any]:
             result: NDArray[Any] = np.full(len(has_particle), absent, dtype)

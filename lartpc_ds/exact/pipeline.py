@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lartpc_ds.layout import Bounds, Layout
 
-__all__ = ["Names", "Stage", "cut", "pipeline_module"]
+__all__ = ["Names", "Stage", "cut_stage", "pipeline_module"]
 
 
 class Stage(nn.Module):
@@ -61,7 +61,7 @@ class Names:
         return {name: state[own] for name, own in self.of_stage.items()} | self.outside
 
 
-def cut(
+def cut_stage(
     model: nn.Module, sequence: Sequence[tuple[str, nn.Module]], bounds: Bounds, number: int, tick: Callable[[], None]
 ) -> tuple[Stage, Names]:
     """Take stage `number` out of a model, which keeps nothing of it alive when it is let go.

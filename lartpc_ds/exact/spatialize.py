@@ -19,9 +19,11 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.exact.grid.cuts import Call, Cut, EmptyTile, Run, tensors_of
 from lartpc_ds.exact.grid.groups import Groups
 from lartpc_ds.exact.grid.tiles import Clock, Tiles
-from lartpc_ds.exact.ops.operators import Convolution, MaxPool, Remake
+from lartpc_ds.exact.ops.convolution import Convolution, Remake
+from lartpc_ds.exact.ops.norms import BatchNorm
+from lartpc_ds.exact.ops.pooling import MaxPool
 from lartpc_ds.exact.ops.randomness import Draw, Dropout
-from lartpc_ds.exact.ops.statistics import BatchNorm, relu_norm
+from lartpc_ds.exact.ops.table import OPERATORS
 from lartpc_ds.exact.trace.dry_run import dry_run, shadow_of
 from lartpc_ds.exact.trace.followers import Followers, followers
 from lartpc_ds.exact.trace.imitation import TRACED_EVENTS, TilePlan, compare, images_of, imagined, refuse_ambiguous
@@ -63,8 +65,7 @@ def plan_tiles(
     """
     shadow = shadow_of(model)
     bounds = tile_bounds(image[1], layout.rows), tile_bounds(image[2], layout.cols)
-    lean = followers(shadow, images_of(shadow, (TRACED_EVENTS, *image))) if lean_norm else None
-    wish = _Wish(layout, image, bounds, norm_scope, lean)
+    wish = _Wish(layout, image, bounds, norm_scope, lean_norm)
     if gather_at not in ("auto", "never") and gather_at not in dict(shadow.named_modules()):
         names = ", ".join(name for name, _ in shadow.named_children())
         raise UserError(f'layout.gather_at = {gather_at!r}: no such block; "auto", "never" or a module such as {names}')
@@ -81,25 +82,28 @@ class _Wish:
     image: tuple[int, int, int]
     bounds: tuple[Bounds, Bounds]
     norm_scope: str
-    lean: Followers | None
+    lean_norm: bool
 
-    def run_of(self, call: Call) -> Run | None:
+    def run_of(self, call: Call, lean: Followers) -> Run | None:
         """What stands for a call: torch's own where there is one tile, but for masks, statistics over data, levers."""
         run, layout = call.run, self.layout
         random = isinstance(run, Dropout | Draw)
         norm = isinstance(run, BatchNorm) and self.norm_scope == "all" and layout.data > 1
         whole_norm = isinstance(run, BatchNorm) and run.whole and not norm
         needed = random or norm or (layout.tiles > 1 and not whole_norm)
-        return self._lean(call, needed) if self.lean is not None else run if needed else None
+        run = run if needed else None
+        return self._lean(call, run, lean) if self.lean_norm else run
 
-    def _lean(self, call: Call, needed: bool) -> Run | None:
-        assert self.lean is not None
-        run, key = call.run if needed else None, (call.owner, call.name)
-        if key in self.lean.norms and len(call.tensors[0][0]) == 4:
-            return relu_norm(call.name, whole=not call.is_cut, owns_gradient=key in self.lean.owners)
+    def _lean(self, call: Call, run: Run | None, lean: Followers) -> Run | None:
+        key = call.owner, call.name
+        if key in lean.norms and len(call.tensors[0][0]) == 4:
+            with_relu = OPERATORS[call.name].with_relu
+            assert with_relu is not None
+            made: Run = with_relu(whole=not call.is_cut, owns_gradient=key in lean.owners)
+            return made
         if isinstance(call.run, Convolution | MaxPool):
             run = call.run  # ours keep less, also of the only tile
-        return Remake(run) if key in self.lean.convolutions else run
+        return Remake(run) if key in lean.convolutions else run
 
 
 def _gathered_in_time(model: nn.Module, wish: _Wish) -> TilePlan:
@@ -120,23 +124,25 @@ def _checked(model: nn.Module, wish: _Wish, gather_at: str | None, refuse_thin: 
     layout = wish.layout
     traces: list[tuple[Call, ...]] = []
     results: list[list[tuple[tuple[int, ...], Cut | None]]] = []
-    output = None
+    output, lean = None, Followers()
     with both_modes(model) as modes:
         for _ in modes:
-            tracer = Tracer(refuse_thin, layout.tiles == 1)
+            tracer = Tracer(refuse_thin=refuse_thin, one_tile=layout.tiles == 1)
             images = tracer.mark(images_of(model, (TRACED_EVENTS, *wish.image)), Cut((2, 3), wish.bounds))
-            followed = layout.tiles > 1
+            followed = layout.tiles > 1 or (wish.lean_norm and not traces)
             with torch.no_grad(), unchanged(model), dry_run(model, followed=followed), tracer.inside(model, gather_at):
                 result = model(images)
             output = tracer.cut_of(result)
-            traces.append(tuple(replace(call, run=wish.run_of(call)) for call in tracer.calls))
+            if not traces:  # the mode that the model trains in
+                lean = followers(tracer.calls, [tracer.number_of(one) for one in tensors_of(result, {})])
+            traces.append(tuple(replace(call, run=wish.run_of(call, lean)) for call in tracer.calls))
             results.append([(tuple(one.shape), tracer.cut_of(one)) for one in tensors_of(result, {})])
             if not isinstance(result, Tensor) and layout.tiles > 1 and any(cut for _, cut in results[-1]):
                 raise UserError(
                     f"the model gives a {type(result).__name__} with maps that are cut into tiles; on tiles its result "
                     "must be one tensor, or whole ones"
                 )
-    plan = TilePlan(wish.image, wish.bounds, tuple(traces), output, wish.lean is not None)
+    plan = TilePlan(wish.image, wish.bounds, tuple(traces), output, wish.lean_norm)
     if layout.tiles > 1:
         refuse_ambiguous(plan, layout)
         with both_modes(model) as modes:

@@ -8,7 +8,7 @@ from rich.console import Console
 from lartpc_ds.config.run import RunConfig
 from lartpc_ds.errors import UserError
 from lartpc_ds.jobs.progress_bar import event_bar
-from lartpc_ds.simulation import ANYWHERE, Aim, SimulationSummary, simulate_file
+from lartpc_ds.simulation.generate import ANYWHERE, Aim, SimulationSummary, simulate_file
 from lartpc_ds.training.prepare import with_files
 
 __all__ = ["simulate_with_progress", "simulated_events"]

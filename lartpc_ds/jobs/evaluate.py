@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from lartpc_ds.config.ds_config import DeepSpeedConfig
 from lartpc_ds.config.run import RunConfig, SplitConfig
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.data.event_index import EventIndex, write_index
-from lartpc_ds.data.integrity import write_atomically
 from lartpc_ds.errors import UserError
 from lartpc_ds.jobs.site import Site, apply_file_locking, with_environment
 from lartpc_ds.jobs.site_checks import HostOptions, asked_site, reached_site
@@ -24,7 +23,9 @@ from lartpc_ds.jobs.surveyed import print_findings, surveyed_index
 from lartpc_ds.layout import Layout
 from lartpc_ds.report.summary import print_evaluation
 from lartpc_ds.training import checkpoint_files
-from lartpc_ds.training.loop import Run
+from lartpc_ds.training.evaluation import EvaluationRequest
+from lartpc_ds.training.metrics import Evaluation
+from lartpc_ds.training.prepare import Run
 from lartpc_ds.training.session import open_run
 from lartpc_ds.training.sources import open_source
 
@@ -58,16 +59,15 @@ def evaluate_checkpoint(
     predictions = folder.path / f"{logs.name}.csv"
     figures_file = folder.path / f"{predictions.stem.replace('predictions', 'evaluation')}.json"
     write_index(index, logs / "events.csv")
-    ask: dict[str, Any] = {
-        "checkpoint": str(chosen),
-        "files": config.data.files,
-        "events": str(logs / "events.csv"),
-        "positions": positions,
-        "layout": asdict(layout),
-        "predictions": str(predictions),
-        "evaluation": str(figures_file),
-    }
-    write_atomically(logs / "request.json", json.dumps(ask))
+    EvaluationRequest(
+        checkpoint=chosen,
+        files=config.data.files,
+        events=logs / "events.csv",
+        positions=tuple(positions),
+        layout=layout,
+        predictions=predictions,
+        evaluation=figures_file,
+    ).write(logs / "request.json")
     command = command_of(site, "evaluate", folder.path, logs, ["--request", str(logs / "request.json")])
     with console.status(f"evaluating {chosen.name} on {len(positions)} events", spinner="line"):
         end = run_job(
@@ -76,8 +76,7 @@ def evaluate_checkpoint(
     if end.report is not None:
         print(end.report, file=sys.stderr)
     if end.code == 0:
-        figures: dict[str, Any] = json.loads(figures_file.read_text())
-        print_evaluation(console, figures)
+        print_evaluation(console, Evaluation.from_dict(json.loads(figures_file.read_text())))
         scores = f"scores: {predictions}\n" if predictions.exists() else ""
         console.print(f"checkpoint: {chosen}\n{scores}figures: {figures_file}", soft_wrap=True, highlight=False)
     return end.code

@@ -7,9 +7,9 @@ from rich.console import Console
 
 from lartpc_ds.config.ds_config import precision
 from lartpc_ds.config.run import RunConfig
-from lartpc_ds.data.absurd import ABSURD, LARGEST_HALF
 from lartpc_ds.data.event_index import EventIndex
 from lartpc_ds.data.source import Source
+from lartpc_ds.data.survey import ABSURD, LARGEST_HALF
 from lartpc_ds.jobs.progress_bar import event_bar
 from lartpc_ds.report.say import say
 from lartpc_ds.training.sources import index_events, survey_events

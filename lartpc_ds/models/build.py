@@ -1,13 +1,14 @@
-"""From the names in a run TOML to a network, and from a network to its flat list of blocks.
+"""The network that a run TOML names, and the flat list of blocks of a network.
 
-A network is any nn.Module of one device. Ours are plain `nn.Sequential`s: a registry with decorators or a base class
-would buy nothing for four names.
+A network is any nn.Module of one device. Ours are plain `nn.Sequential`s. Rejected: a registry with decorators, or a
+base class, which four names do not need.
 """
 
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 from torch import nn
 
@@ -15,18 +16,17 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.models.convnext import convnext_trunk
 from lartpc_ds.models.resnet import resnet_trunk
 from lartpc_ds.models.towers import tower_blocks
-from lartpc_ds.user_code import import_target
+from lartpc_ds.user_code import import_function
 
-__all__ = ["MODELS", "PLANE_MODES", "blocks", "build_model"]
+__all__ = ["MODELS", "blocks", "build_model"]
 
-# name: (trunk, its own width, its own norm)
 MODELS: dict[str, tuple[Callable[..., tuple[dict[str, nn.Module], int]], int, str]] = {
     "resnet18": (partial(resnet_trunk, 18), 64, "batch"),
     "resnet34": (partial(resnet_trunk, 34), 64, "batch"),
     "resnet50": (partial(resnet_trunk, 50), 64, "batch"),
     "convnext": (convnext_trunk, 96, "layer"),
 }
-PLANE_MODES = ("stacked", "towers")
+"""Each network's trunk, width and norm, by the name of the network."""
 
 
 def build_model(
@@ -36,24 +36,24 @@ def build_model(
     num_classes: int,
     width: int | None = None,
     norm: str | None = None,
-    plane_mode: str = "stacked",
+    plane_mode: Literal["stacked", "towers"] = "stacked",
     stem_stride: tuple[int, int] | None = None,
     target: str | None = None,
 ) -> nn.Module:
     """A network from (N, planes, wires, ticks) to scores (N, num_classes), for images of any size.
 
     Args:
-        name: one of MODELS; of no consequence when `target` is given.
-        planes: wire planes of an event.
-        num_classes: scores per event.
-        width: channels of the first stage; None takes the network's own (64, ConvNeXt 96).
+        name: one of MODELS; has no effect if `target` is given.
+        planes: number of wire planes of an event.
+        num_classes: number of scores per event.
+        width: number of channels of the first stage; None takes the network's own (64, ConvNeXt 96).
         norm: batch, group or layer; None takes the network's own (batch, ConvNeXt layer).
         stem_stride: (wires, ticks) of a ResNet's first convolution; None takes 2 x 2.
-        plane_mode: planes stacked as channels, or towers of shared weights.
-        target: "my_pkg.module:function", called as function(planes=..., num_classes=...) in place of all this.
+        plane_mode: "stacked" makes planes channels, "towers" gives each plane a tower of shared weights.
+        target: "my_pkg.module:function", called as function(planes=..., num_classes=...) instead of all this.
 
     Raises:
-        UserError: an unknown name, norm or plane mode, a width below 1, or a target that yields no nn.Module.
+        UserError: a name or norm is unknown, or a target gives no nn.Module.
     """
     if target is not None:
         if (width, norm, plane_mode, stem_stride) != (None, None, "stacked", None):
@@ -64,10 +64,6 @@ def build_model(
         return _from_target(target, planes, num_classes)
     if name not in MODELS:
         raise UserError(f"model.name = {name!r} is not known; choose one of {', '.join(MODELS)}, or set model.target")
-    if plane_mode not in PLANE_MODES:
-        raise UserError(f"model.planes = {plane_mode!r} is not known; choose one of {', '.join(PLANE_MODES)}")
-    if width is not None and width < 1:
-        raise UserError(f"model.width = {width} must be at least 1; leave it out for the network's own")
     make_trunk, own_width, own_norm = MODELS[name]
     towers = plane_mode == "towers"
     if stem_stride is not None and not name.startswith("resnet"):
@@ -85,12 +81,12 @@ def build_model(
 
 
 def blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The flat sequence of named blocks of a model: run in order, they compute model(x).
+    """The flat sequence of named blocks of a model; run in this order, they compute model(x).
 
-    An nn.Sequential is its own sequence; any other model supplies it by a method `blocks()`.
+    An nn.Sequential is such a sequence itself; any other model gives it by a method `blocks()`.
 
     Raises:
-        UserError: the model has no such method, or what it gives is not a sequence that holds every parameter once.
+        UserError: the model has no such method, or what it gives is not a sequence that holds every parameter.
     """
     name = type(model).__name__
     supplied = getattr(model, "blocks", None)
@@ -124,16 +120,13 @@ def _check_blocks(name: str, model: nn.Module, sequence: list[tuple[str, nn.Modu
 
 
 def _from_target(target: str, planes: int, num_classes: int) -> nn.Module:
-    told = f"model.target = {target!r}"
-    advice = "name a function of (planes, num_classes)"
-    function = import_target("model.target", target, "function", advice)
-    if not callable(function):
-        raise UserError(f"{told}: holds a {type(function).__name__}, which is not callable; {advice}")
+    setting = f"model.target = {target!r}"
+    function = import_function("model.target", target, "planes, num_classes")
     try:
         inspect.signature(function).bind(planes=planes, num_classes=num_classes)
     except TypeError as error:
-        raise UserError(f"{told}: must accept function(planes=..., num_classes=...) ({error})") from error
+        raise UserError(f"{setting}: must accept function(planes=..., num_classes=...) ({error})") from error
     model = function(planes=planes, num_classes=num_classes)
     if not isinstance(model, nn.Module):
-        raise UserError(f"{told}: returned a {type(model).__name__}; it must return a torch.nn.Module")
+        raise UserError(f"{setting}: returned a {type(model).__name__}; it must return a torch.nn.Module")
     return model

@@ -1,8 +1,8 @@
 """A ConvNeXt-style network (arXiv:2201.03545, the tiny one at width 96) as a flat trunk of blocks.
 
-Differences from the paper, each for whole events: pointwise layers are 1x1 convolutions, so that a spatial conversion
-meets convolutions only; the last norm stands before the global pool, not after, because a BatchNorm of one pooled event
-has no variance; no stochastic depth.
+Three things differ from the paper, each for the sake of whole events. Pointwise layers are 1x1 convolutions, so that a
+spatial conversion meets convolutions only. The last norm stands before the global pool, because after it a BatchNorm of
+one pooled event would have no variance. There is no stochastic depth.
 """
 
 import torch
@@ -16,7 +16,7 @@ _REPEATS_OF_STAGE = (3, 3, 9, 3)
 
 
 def _conv(channels_in: int, channels_out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """With bias; overlapping kernels (stride 1) are padded to keep the size, patches (stride = kernel) are not."""
+    """A convolution with bias; overlapping kernels (stride 1) are padded to keep the size, patches are not."""
     padding = kernel // 2 if stride == 1 else 0
     conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding=padding, groups=groups)
     nn.init.trunc_normal_(conv.weight, std=0.02)
@@ -25,7 +25,7 @@ def _conv(channels_in: int, channels_out: int, kernel: int, stride: int = 1, gro
 
 
 class ConvNeXtBlock(nn.Module):
-    """x + scale * pointwise(gelu(pointwise(norm(depthwise7x7(x))))), shapes unchanged."""
+    """The block x + scale * pointwise(gelu(pointwise(norm(depthwise7x7(x))))), which keeps the shape."""
 
     def __init__(self, channels: int, norm: str) -> None:
         super().__init__()
@@ -37,13 +37,16 @@ class ConvNeXtBlock(nn.Module):
         self.scale = nn.Parameter(torch.full((channels, 1, 1), 1e-6))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The scale takes the dtype of the map: a float32 one would promote a bfloat16 map to twice its memory."""
+        """Apply the block.
+
+        The scale takes the dtype of the map, because a float32 scale would make a bfloat16 map float32, twice as large.
+        """
         y: Tensor = self.reduce(self.gelu(self.expand(self.norm(self.depthwise(x)))))
         return x + self.scale.to(y.dtype) * y
 
 
 def convnext_trunk(*, planes: int, width: int, norm: str) -> tuple[dict[str, nn.Module], int]:
-    """Named blocks from (N, planes, H, W) to (N, 8 * width, H // 32, W // 32), and 8 * width."""
+    """The named blocks from (N, planes, H, W) to (N, 8 * width, H // 32, W // 32), and the number 8 * width."""
     trunk: dict[str, nn.Module] = {"stem": nn.Sequential(_conv(planes, width, 4, 4), make_norm(norm, width))}
     for stage, repeats in enumerate(_REPEATS_OF_STAGE):
         channels = width << stage

@@ -1,8 +1,9 @@
-"""The three normalisations, told apart by what a statistic runs over.
+"""The three normalisations, which differ in what a statistic runs over.
 
-`batch`: one channel, all images and pixels. `group`: one image, a group of channels, all pixels; independent of the
-batch, so 1 rank and N data ranks train identically. `layer`: one pixel, all channels; needs no neighbour at all.
-Each is torch's own module or a subclass of it, so that a conversion can recognise it by type.
+`batch` runs over all images and pixels of one channel. `group` runs over all pixels of a group of channels of one
+image; it does not depend on the batch, so 1 rank and N data ranks train identically. `layer` runs over all channels of
+one pixel and needs no neighbour. Each is torch's own module or a subclass of it, so that a conversion recognises it by
+type.
 """
 
 import math
@@ -19,17 +20,20 @@ __all__ = ["NORMS", "PixelLayerNorm", "make_norm"]
 class PixelLayerNorm(nn.LayerNorm):
     """LayerNorm over the channels of each pixel, (N, C, H, W) -> (N, C, H, W) (ConvNeXt, arXiv:2201.03545).
 
-    Both permutes are views when x is channels-last in memory, and the output always is.
+    Both permutes are views if x is channels-last in memory, and the output always is channels-last.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keep the dtype of x: autocast on CUDA would hand on float32, twice the memory of the feature map."""
+        """Normalise and keep the dtype of x.
+
+        Autocast on CUDA would give float32, which takes twice the memory of the feature map.
+        """
         y = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
         return y.permute(0, 3, 1, 2).to(x.dtype)
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
-    """32 groups (arXiv:1803.08494), or the most of its divisors that divide the channels."""
+    """A group norm with 32 groups (arXiv:1803.08494), or with the largest divisor of 32 that divides the channels."""
     return nn.GroupNorm(math.gcd(32, channels), channels)
 
 
@@ -41,11 +45,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group"
 
 
 def make_norm(kind: str, channels: int) -> nn.Module:
-    """The normalisation `kind` of an (N, channels, H, W) map.
-
-    Raises:
-        UserError: `kind` is none of NORMS.
-    """
+    """The normalisation `kind` of an (N, channels, H, W) map; raises UserError if `kind` is not one of NORMS."""
     if kind not in NORMS:
         raise UserError(f"model.norm = {kind!r} is not known; choose one of {', '.join(NORMS)}")
     return NORMS[kind](channels)

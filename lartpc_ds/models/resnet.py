@@ -1,7 +1,8 @@
 """ResNet-18, -34 and -50 (arXiv:1512.03385; a bottleneck strides on its 3x3, as torchvision) as a flat trunk of blocks.
 
-Flat, because pipeline cuts, streaming and recomputation need one list to cut, and nested `layer1..4` would need a rule
-to flatten them. The last norm of a block starts at 1, not 0: runs here are short, and a zero mutes the block at first.
+The trunk is flat, because pipeline cuts, streaming and recomputation need one list to cut. Rejected: nested
+`layer1..4`, which would need a rule to flatten them. The weight of a block's last norm starts at 1, because runs here
+are short, and a 0 would mute the block at first.
 """
 
 from torch import Tensor, nn
@@ -31,8 +32,8 @@ def _shortcut(channels_in: int, channels_out: int, stride: int, norm: str) -> nn
     project = (_conv(channels_in, channels_out, 1), make_norm(norm, channels_out))
     if stride == 1:
         return nn.Sequential(*project)
-    # a pool of one pixel is the stride of a 1x1 convolution, exactly; torch 2.13 on CPU writes past its memory in the
-    # backward of a channels-last 1x1 convolution with a stride and fewer than 16 channels
+    # a pool of one pixel is exactly the stride of a 1x1 convolution; torch 2.13 on CPU writes past its memory in the
+    # backward pass of a channels-last 1x1 convolution with a stride and fewer than 16 channels
     return nn.Sequential(nn.AvgPool2d(1, stride), *project)
 
 
@@ -93,11 +94,12 @@ _STAGES: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] 
 def resnet_trunk(
     depth: int, *, planes: int, width: int, norm: str, stem_stride: tuple[int, int] | None = None
 ) -> tuple[dict[str, nn.Module], int]:
-    """Named blocks from (N, planes, H, W) to (N, channels, ~H/32, ~W/32), and `channels`.
+    """The named blocks from (N, planes, H, W) to (N, channels, ~H/32, ~W/32), and the number `channels`.
 
-    `width` is the channels of the first stage; each later stage doubles it and halves the map. `stem_stride` (wires,
-    ticks) replaces the first convolution's 2 x 2: detectors whose ticks are far finer than their wires get nearly
-    square pixels at once, from every tick. Its kernel is 2 s + 3 wide, 7 x 7 for the usual stride.
+    `width` is the number of channels of the first stage; each later stage doubles it and halves the map. `stem_stride`
+    (wires, ticks) replaces the stride 2 x 2 of the first convolution: where ticks are far finer than wires, the network
+    then gets nearly square pixels at once, and still reads every tick. Its kernel is 2 s + 3 wide, so 7 x 7 for the
+    usual stride.
     """
     block, repeats_of_stage = _STAGES[depth]
     trunk: dict[str, nn.Module] = {

@@ -1,9 +1,9 @@
 """The wire planes as towers of shared weights, joined late.
 
-A wire plane is one projection of the event: a pixel of one plane has only its tick in common with the same pixel of
-another. Stacking planes as channels mixes them in the first convolution; towers mix them after the global pool. The
-towers are one trunk with the planes folded into the batch, so that the network stays a flat sequence of blocks; a
-loop over planes would hide that.
+A wire plane is one projection of the event, so a pixel of one plane has only its tick in common with the same pixel of
+another plane. Planes that are stacked as channels mix in the first convolution; towers mix after the global pool. The
+towers are one trunk with the planes folded into the batch, so that the network stays a flat sequence of blocks.
+Rejected: a loop over planes, which would hide that sequence.
 """
 
 from torch import Tensor, nn
@@ -12,10 +12,10 @@ __all__ = ["FoldPlanes", "JoinPlanes", "tower_blocks"]
 
 
 class FoldPlanes(nn.Module):
-    """(N, planes, H, W) -> (N * planes, 1, H, W), the planes of an event side by side.
+    """Folds planes into the batch, side by side: (N, planes, H, W) -> (N * planes, 1, H, W).
 
-    The result has channels-last strides: with one channel they cannot be told from contiguous ones later, and torch
-    would go on in the slower layout.
+    The result has channels-last strides. With one channel these cannot be told from contiguous strides later, and torch
+    would continue in the slower layout.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ class FoldPlanes(nn.Module):
 
 
 class JoinPlanes(nn.Module):
-    """Pooled features (N * planes, C, 1, 1) -> (N, planes * C), in the order of the planes."""
+    """Joins pooled features, in the order of the planes: (N * planes, C, 1, 1) -> (N, planes * C)."""
 
     def __init__(self, planes: int) -> None:
         super().__init__()
@@ -37,6 +37,6 @@ class JoinPlanes(nn.Module):
 
 
 def tower_blocks(trunk: dict[str, nn.Module], channels: int, planes: int, num_classes: int) -> dict[str, nn.Module]:
-    """The trunk of a one-plane network between a folding first and a joining last block."""
+    """The blocks of a network of towers: a block that folds the planes, the trunk, and a head that joins the planes."""
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), JoinPlanes(planes), nn.Linear(planes * channels, num_classes))
     return {"fold": FoldPlanes(), **trunk, "head": head}

@@ -1,13 +1,14 @@
-"""What is in these files, and what is wrong with them: the check to run before training.
+"""What event files hold, and what is wrong with them: the check to run before training.
 
-Every event is read, because a damaged one is found in no cheaper way. A broken file or event is a line under "problems"
-and the rest is still shown; the command then ends with exit code 2.
+Every event is read, because there is no cheaper way to find a damaged one. A broken file or event becomes a line under
+"problems" while everything else is still shown, and the command ends with exit code 2.
 """
 
 import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,10 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from lartpc_ds.data.absurd import absurd_values
 from lartpc_ds.data.duplicates import refuse_duplicates
 from lartpc_ds.data.files import Reader, expand, make_reader, notes_of
 from lartpc_ds.data.labels import truth_names
-from lartpc_ds.data.survey import Survey, survey
+from lartpc_ds.data.survey import Survey, absurd_values, survey
 from lartpc_ds.errors import UserError
 
 __all__ = ["inspect_files", "print_inspection"]
@@ -32,11 +32,11 @@ Report = dict[str, Any]
 def inspect_files(
     patterns: Sequence[str], product: str = "auto", truth: str = "auto", console: Console | None = None
 ) -> Report:
-    """`{files, events, problems, notes}`, fit for JSON; a progress bar on `console` if one is given.
+    """Inspect files and return `{files, events, problems, notes}`, fit for JSON, with a progress bar on a `console`.
 
     files: `[{file, format, events, planes, product, truth, problems}]`; events: `[{file, index, run, subrun, event,
-    label, planes: [{plane, shape, nonzero, sum, min, max}]}]`, label None without truth; problems: sentences, all of
-    them; notes: what a user should know and nothing stops for.
+    label, planes: [{plane, shape, nonzero, sum, min, max}]}]`, where label is None without truth; problems: sentences
+    about all files; notes: sentences that a user should know and that stop nothing.
     """
     report: Report = {"files": [], "events": [], "problems": [], "notes": []}
     opened = [_open(path, product, truth) for path in _paths(patterns, report["problems"])]
@@ -49,15 +49,15 @@ def inspect_files(
         report["problems"] += entry["problems"]
     planes = {entry["planes"]: entry["file"] for entry in report["files"] if entry["planes"]}
     if len(planes) > 1:
-        found = ", ".join(f"{count} in {file}" for count, file in planes.items())
-        report["problems"].append(f"files differ in their number of planes ({found}); they cannot be used together")
+        counts = ", ".join(f"{count} in {file}" for count, file in planes.items())
+        report["problems"].append(f"files differ in their number of planes ({counts}); they cannot be used together")
     if readers:
         report["notes"] = [*notes_of(readers), *_duplicates(readers, looks)]
     return report
 
 
 def _paths(patterns: Sequence[str], problems: list[str]) -> list[Path]:
-    """Files of all patterns, each once; a sentence in `problems` for a pattern without files."""
+    """The files of all patterns, each once; `problems` gets a sentence for a pattern without files."""
     paths: dict[Path, Path] = {}
     for pattern in patterns:
         try:
@@ -68,7 +68,7 @@ def _paths(patterns: Sequence[str], problems: list[str]) -> list[Path]:
 
 
 def _open(path: Path, product: str, truth: str) -> tuple[Report, Reader | None]:
-    """The line of a file, and its reader unless it is broken."""
+    """The report of a file, and its reader unless the file is broken."""
     line: Report = {"file": str(path), **dict.fromkeys(("format", "events", "planes", "product", "truth"))}
     try:
         reader = make_reader(path, product=product, truth=truth)
@@ -79,7 +79,7 @@ def _open(path: Path, product: str, truth: str) -> tuple[Report, Reader | None]:
 
 
 def _looks(readers: Sequence[Reader], console: Console | None) -> dict[Path, Survey]:
-    """What a look at every event of each file finds; files of as many planes are looked at together."""
+    """What a look at every event of each file has found; files with the same number of planes are read together."""
     looks: dict[Path, Survey] = {}
     with Progress(console=console, transient=True, disable=console is None) as bar:
         for planes in sorted({reader.num_planes for reader in readers}):
@@ -100,7 +100,7 @@ def _show(bar: Progress, task: TaskID, count: int) -> None:
 
 
 def _duplicates(readers: Sequence[Reader], looks: Mapping[Path, Survey]) -> list[str]:
-    """The sentence of a refusal, but it is no fault of a file, and data.duplicates decides."""
+    """A note about repeated events; they are no fault of a file, since data.duplicates decides about them."""
     ids = [reader.event_id(index) for reader in readers for index in range(reader.num_events)]
     try:
         refuse_duplicates(ids, np.concatenate([looks[reader.path].digests for reader in readers]))
@@ -110,7 +110,7 @@ def _duplicates(readers: Sequence[Reader], looks: Mapping[Path, Survey]) -> list
 
 
 def _inspect_events(reader: Reader, look: Survey, problems: list[str]) -> list[Report]:
-    """The readable events; a sentence in `problems` for each other one."""
+    """The reports of the readable events; `problems` gets a sentence for each other event."""
     try:
         labels = truth_names(reader.primaries()) if reader.truth else [None] * reader.num_events
     except UserError as error:
@@ -124,8 +124,6 @@ def _inspect_events(reader: Reader, look: Survey, problems: list[str]) -> list[R
 
 
 def _event(reader: Reader, look: Survey, index: int, label: str | None) -> Report:
-    identity = reader.event_id(index)
-    numbers = {name: getattr(identity, name) for name in ("file", "index", "run", "subrun", "event")}
     planes = [
         {
             "plane": plane,
@@ -137,11 +135,11 @@ def _event(reader: Reader, look: Survey, index: int, label: str | None) -> Repor
         }
         for plane, shape, extent in zip(reader.plane_numbers, reader.plane_shapes, look.extents[index], strict=True)
     ]
-    return {**numbers, "label": label, "planes": planes}
+    return {**asdict(reader.event_id(index)), "label": label, "planes": planes}
 
 
 def print_inspection(console: Console, report: Report) -> None:
-    """Tables of files, planes and labels, then the problems."""
+    """Print tables of files, planes and labels, then the notes and the problems."""
     files = Table("file", "format", "events", "planes", "product", "truth", "problems", title="Files")
     for entry in report["files"]:
         cells = [entry[key] for key in ("file", "format", "events", "planes", "product", "truth")]

@@ -1,10 +1,6 @@
 """Single particles in a liquid-argon detector, from the vertex to zero-suppressed wires.
 
-The way of an event: generate -> transport (tracks, showers, processes) -> drift -> response. docs/simulation.md lists
-the formulae. A full Geant4 chain is the better simulation and a day's installation; this one is numpy alone, some
-hundred events a second, and simple enough to read.
+An event goes through generate, transport (tracks, showers, processes), drift and response; docs/simulation.md lists the
+formulae. Rejected: a full Geant4 chain, which is the better simulation and takes a day to install. This simulation
+needs numpy alone, makes some hundred events per second, and is simple enough to read.
 """
-
-from lartpc_ds.simulation.generate import ANYWHERE, Aim, SimulationSummary, simulate_event, simulate_file
-
-__all__ = ["ANYWHERE", "Aim", "SimulationSummary", "simulate_event", "simulate_file"]

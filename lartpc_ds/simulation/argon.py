@@ -1,4 +1,4 @@
-"""Liquid argon as numbers: the Particle Data Group's, unless said otherwise.
+"""Liquid argon as numbers, which are the Particle Data Group's unless a comment says otherwise.
 
 PDG = Review of Particle Physics, Phys. Rev. D 110, 030001 (2024), and its "Atomic and nuclear properties" tables;
 PDG 34 = its review "Passage of particles through matter", PDG 49 = "Kinematics".
@@ -20,16 +20,16 @@ __all__ = [
 ATOMIC_NUMBER = 18
 ATOMIC_MASS = 39.948
 DENSITY = 1.396
-"""g/cm3 at the boiling point."""
+"""Density in g/cm3 at the boiling point."""
 MEAN_EXCITATION_MEV = 188e-6
 RADIATION_LENGTH_CM = 19.55 / DENSITY
 PION_LENGTH_CM = 149.0 / DENSITY
-"""Pion inelastic interaction length at high energy."""
+"""Inelastic interaction length of pions at high energy."""
 PROTON_LENGTH_CM = 119.7 / DENSITY
-"""Nuclear interaction length."""
+"""Nuclear interaction length of protons."""
 PAIR_MEV = 23.6e-6
 """Energy per electron-ion pair: Miyajima et al., Phys. Rev. A 9, 1438 (1974)."""
 ELECTRON_MASS = 0.51099895
-"""MeV."""
+"""Mass in MeV."""
 BETHE_K = 0.307075
-"""MeV cm2/mol."""
+"""The constant K of Bethe's formula in MeV cm2/mol."""

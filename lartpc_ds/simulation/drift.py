@@ -1,4 +1,4 @@
-"""From ionization in the liquid to clouds of electrons at the anode."""
+"""The drift of electrons from the ionization in the liquid to clouds at the anode."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,10 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Clouds:
-    """M clouds at the anode: electrons, arrival (stored tick), its spread, y and z, and the spread across the drift."""
+    """M clouds of electrons at the anode.
+
+    A cloud has a number of electrons, a stored tick of arrival and its spread, y and z, and a spread across the drift.
+    """
 
     electrons: Array
     tick: Array
@@ -29,16 +32,16 @@ class Clouds:
 
 def in_volume(position: Array, detector: Detector) -> NDArray[np.bool_]:
     """Which points (N, 3) lie in the active volume."""
-    low, high = np.array([detector.x_cm, detector.y_cm, detector.z_cm]).T
+    low, high = detector.corners_cm
     inside: NDArray[np.bool_] = ((position >= low) & (position <= high)).all(axis=1)
     return inside
 
 
 def drift(deposits: Deposits, detector: Detector) -> Clouds:
-    """Recombination, loss to impurities exp(-t / lifetime), diffusion sigma2 = 2 D t.
+    """Apply recombination, the loss to impurities exp(-t / lifetime), and the diffusion sigma2 = 2 D t.
 
-    Charge outside the volume is lost. Straight drift at one speed: no space charge. The statistics of the electrons
-    themselves (1 % of a 1 mm step) are left out.
+    Charge outside the volume is lost. The drift is straight and has one speed, so there is no space charge. The
+    statistics of the electrons themselves (1 % of a 1 mm step) are left out.
     """
     deposits = deposits[in_volume(deposits.position, detector)]
     x, y, z = deposits.position.T

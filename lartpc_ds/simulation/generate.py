@@ -1,11 +1,12 @@
 """Events and files of single particles.
 
-An event depends on (seed, index) alone: its own generator is made from them, so any number of workers in any order
-gives the same file. One generator a worker would be simpler and would tie the events to the machine.
+An event depends on (seed, index) alone, from which its own generator is made, so that any number of workers in any
+order gives the same file. Rejected: one generator per worker, which would be simpler and would tie events to the
+machine.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,28 +33,29 @@ _CHUNK = 8
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """Where primaries start, uniformly, and where they fly, uniformly in solid angle.
+    """The volume that primaries start in, uniformly, and the cone that they fly into, uniformly in solid angle.
 
-    `vertex` is (low, high) of x, y and z as shares of the active volume; `angle_deg` the largest angle to the beam (z).
+    `vertex` is (low, high) of x, y and z as shares of the active volume; `angle_deg` is the largest angle to the beam
+    (z).
     """
 
     vertex: tuple[tuple[float, float], tuple[float, float], tuple[float, float]] = ((0.0, 1.0), (0.0, 1.0), (0.0, 1.0))
     angle_deg: float = 180.0
 
     def draw(self, detector: Detector, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Position in cm and direction of one primary, (3,) each."""
-        low, high = np.array([detector.x_cm, detector.y_cm, detector.z_cm]).T
+        """The position in cm and the direction of one primary, (3,) each."""
+        low, high = detector.corners_cm
         direction = in_cone(np.array([0.0, 0.0, 1.0]), self.angle_deg, rng)
         return low + (high - low) * rng.uniform(*np.array(self.vertex).T), direction
 
 
 ANYWHERE = Aim()
-"""The whole active volume, in any direction alike."""
+"""Primaries start in the whole active volume and fly in all directions alike."""
 
 
 @dataclass(frozen=True, slots=True)
 class SimulationSummary:
-    """What a call of simulate_file wrote, and how fast."""
+    """What a call of simulate_file has written, and how fast."""
 
     events: int
     seconds: float
@@ -61,25 +63,13 @@ class SimulationSummary:
     class_counts: dict[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """All that an event depends on besides its index; picklable."""
-
-    file: str
-    detector_name: str
-    classes: tuple[str, ...]
-    momentum_gev: tuple[float, float]
-    aim: Aim
-    seed: int
-
-
 def simulate_event(
     detector: Detector, species: str, momentum_gev: float, rng: np.random.Generator, id: EventId, aim: Aim = ANYWHERE
 ) -> Event:
-    """One particle of class `species`, by default anywhere in the active volume and flying in any direction alike.
+    """An event of one particle of the class `species`, which by default may start anywhere and fly in any direction.
 
     Raises:
-        UserError: a class that is not simulated, or a momentum out of range.
+        UserError: the class is not simulated, or the momentum is out of range.
     """
     _check_momentum((momentum_gev, momentum_gev))
     pdg = primary_pdg(species, rng)
@@ -103,19 +93,19 @@ def simulate_file(
     aim: Aim = ANYWHERE,
     on_event: Callable[[int], None] | None = None,
 ) -> SimulationSummary:
-    """Writes `num_events` events to the larcv3 file `out`; the classes take turns.
+    """Write `num_events` events to the larcv3 file `out`; the classes take turns.
 
-    `on_event` is called with the number of events written so far. Event ids: run 1, subrun `seed`, event = index.
+    `on_event` gets the number of events written so far. An event has run 1, `seed` as its subrun, and its index as its
+    event number.
 
     Raises:
-        UserError: an unknown detector or class, a number out of range, or an `out` that exists.
+        UserError: a detector or class is unknown, a number is out of range, or `out` exists.
     """
-    detector(detector_name)
+    make = partial(_indexed_event, out.name, detector(detector_name), tuple(classes), momentum_gev, aim, seed)
     _check(num_events, classes, momentum_gev, seed, workers)
-    job = _Job(out.name, detector_name, tuple(classes), momentum_gev, aim, seed)
     started = time.perf_counter()
     with Larcv3Writer(out) as writer:
-        for written, event in enumerate(_events(job, num_events, workers), start=1):
+        for written, event in enumerate(map_in_processes(make, range(num_events), workers, _CHUNK), start=1):
             writer.write(event)
             if on_event is not None:
                 on_event(written)
@@ -124,21 +114,24 @@ def simulate_file(
     return SimulationSummary(num_events, seconds, num_events / seconds, counts)
 
 
-def _events(job: _Job, num_events: int, workers: int) -> Iterator[Event]:
-    """The events of a job in order."""
-    return map_in_processes(partial(_indexed_event, job), range(num_events), workers, _CHUNK)
-
-
-def _indexed_event(job: _Job, index: int) -> Event:
-    rng = np.random.default_rng([job.seed, index])
-    species = job.classes[index % len(job.classes)]
-    momentum_gev = float(rng.uniform(*job.momentum_gev))
-    event_id = EventId(job.file, index, run=1, subrun=job.seed, event=index)
-    return simulate_event(detector(job.detector_name), species, momentum_gev, rng, event_id, job.aim)
+def _indexed_event(
+    file: str,
+    detector: Detector,
+    classes: tuple[str, ...],
+    momentum_range_gev: tuple[float, float],
+    aim: Aim,
+    seed: int,
+    index: int,
+) -> Event:
+    """Event `index` of a file, which depends on nothing but these arguments."""
+    rng = np.random.default_rng([seed, index])
+    species = classes[index % len(classes)]
+    momentum_gev = float(rng.uniform(*momentum_range_gev))
+    return simulate_event(detector, species, momentum_gev, rng, EventId(file, index, 1, seed, index), aim)
 
 
 def _check(num_events: int, classes: Sequence[str], momentum_gev: tuple[float, float], seed: int, workers: int) -> None:
-    """All of the user's numbers, before anything is made."""
+    """Check all of the user's numbers before anything is made."""
     for name, value, least in (("events", num_events, 1), ("seed", seed, 0), ("workers", workers, 1)):
         if value < least:
             raise UserError(f"{name} = {value} is too small: give at least {least}")

@@ -1,7 +1,7 @@
 """Energy loss, range and recombination of charged particles in liquid argon.
 
-Mean loss and range come from tables made once a species, so that a whole track is two interpolations and no loop. The
-mean loss is the full one of Bethe; tracks.py splits it into a smooth part and single collisions.
+Mean loss and range come from tables that are made once per species, so that a whole track takes two interpolations and
+no loop. The mean loss is Bethe's full loss; tracks.py splits it into a smooth part and single collisions.
 """
 
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ __all__ = [
 Array = NDArray[np.float64]
 
 SOFT_PHOTON_MEV = 1.0
-"""Bremsstrahlung below this is taken as a smooth loss that leaves the picture."""
+"""Bremsstrahlung below this energy counts as a smooth loss that leaves the picture."""
 _SLOWEST_BETA = 0.05
-"""Below, Bethe's formula fails (PDG 34); the loss is held constant over the last fraction of a millimetre."""
+"""Below this speed Bethe's formula fails (PDG 34); the loss stays constant over the last fraction of a millimetre."""
 _ENERGY_GRID_MEV = np.geomspace(1e-2, 3e4, 1500)
 
 
 def density_effect(beta_gamma: Array) -> Array:
-    """Density-effect correction delta: Sternheimer, Berger, Seltzer, At. Data Nucl. Data Tables 30, 261 (1984)."""
+    """The density-effect correction delta: Sternheimer, Berger, Seltzer, At. Data Nucl. Data Tables 30, 261 (1984)."""
     x = np.log10(beta_gamma)
     rise = 2 * np.log(10) * x - 5.2146
     bent = rise + 0.1956 * np.maximum(3.0 - x, 0.0) ** 3
@@ -40,7 +40,7 @@ def density_effect(beta_gamma: Array) -> Array:
 
 
 def bethe(kinetic_mev: Array, mass_mev: float) -> Array:
-    """Mean loss in MeV/cm of a singly charged heavy particle: PDG 34."""
+    """The mean loss in MeV/cm of a singly charged heavy particle: PDG 34."""
     gamma = np.maximum(1 + kinetic_mev / mass_mev, 1 / np.sqrt(1 - _SLOWEST_BETA**2))
     beta_gamma2 = gamma**2 - 1
     beta2 = beta_gamma2 / gamma**2
@@ -52,7 +52,7 @@ def bethe(kinetic_mev: Array, mass_mev: float) -> Array:
 
 
 def moller_bethe(kinetic_mev: Array) -> Array:
-    """Mean collision loss in MeV/cm of an electron (used for positrons too, within a few per cent): PDG 34."""
+    """The mean collision loss in MeV/cm of an electron; a positron's differs by a few per cent: PDG 34."""
     gamma = 1 + kinetic_mev / argon.ELECTRON_MASS
     beta_gamma2 = gamma**2 - 1
     beta2 = beta_gamma2 / gamma**2
@@ -69,13 +69,13 @@ def moller_bethe(kinetic_mev: Array) -> Array:
 
 
 def soft_radiation(kinetic_mev: Array) -> Array:
-    """Loss in MeV/cm to bremsstrahlung below SOFT_PHOTON_MEV: PDG 34 times k, integrated."""
+    """The loss in MeV/cm to bremsstrahlung below SOFT_PHOTON_MEV: PDG 34 times k, integrated."""
     y = np.minimum(SOFT_PHOTON_MEV / kinetic_mev, 1.0)
     return kinetic_mev / argon.RADIATION_LENGTH_CM * (4 / 3 * y - 2 / 3 * y**2 + y**3 / 3)
 
 
 def largest_transfer(gamma: Array, mass_mev: float) -> Array:
-    """Largest energy in MeV that a heavy particle can give one electron: PDG 34."""
+    """The largest energy in MeV that a heavy particle can give to one electron: PDG 34."""
     ratio = argon.ELECTRON_MASS / mass_mev
     largest: Array = 2 * argon.ELECTRON_MASS * (gamma**2 - 1) / (1 + 2 * gamma * ratio + ratio**2)
     return largest
@@ -87,12 +87,12 @@ def collision_scale(beta2: Array, length_cm: Array) -> Array:
 
 
 def _electron_density() -> float:
-    """K Z/A rho in MeV/cm."""
+    """The factor K Z/A rho of Bethe's formula in MeV/cm."""
     return argon.BETHE_K * argon.ATOMIC_NUMBER / argon.ATOMIC_MASS * argon.DENSITY
 
 
 def recombination(loss_mev_per_cm: Array, field_kv_per_cm: float) -> Array:
-    """Share of the electrons that escape: modified box model, ArgoNeuT, JINST 8 P08005 (arXiv:1306.1712)."""
+    """The share of the electrons that escape: modified box model, ArgoNeuT, JINST 8 P08005 (arXiv:1306.1712)."""
     beta = 0.212 / (argon.DENSITY * field_kv_per_cm) * loss_mev_per_cm
     # the model exceeds its own limit below about 0.5 MeV/cm, where nothing was measured
     return np.minimum(np.log(0.93 + beta) / np.maximum(beta, 1e-6), 1.0)
@@ -109,19 +109,19 @@ class StoppingTable:
     range_cm: Array
 
     def ionization(self, kinetic_mev: Array) -> Array:
-        """MeV/cm that go into ionization."""
+        """The loss to ionization in MeV/cm."""
         return np.interp(kinetic_mev, self.kinetic_mev, self.ionization_mev_per_cm)
 
     def loss(self, kinetic_mev: Array) -> Array:
-        """MeV/cm in all: ionization and soft radiation."""
+        """The whole loss in MeV/cm: ionization and soft radiation."""
         return np.interp(kinetic_mev, self.kinetic_mev, self.loss_mev_per_cm)
 
     def range(self, kinetic_mev: Array) -> Array:
-        """Path in cm until the particle stops."""
+        """The path in cm until the particle stops."""
         return np.interp(kinetic_mev, self.kinetic_mev, self.range_cm)
 
     def kinetic(self, range_cm: Array) -> Array:
-        """Kinetic energy in MeV of a particle with this much path left."""
+        """The kinetic energy in MeV of a particle that has this much path left."""
         return np.interp(range_cm, self.range_cm, self.kinetic_mev, left=0.0)
 
 

@@ -11,7 +11,7 @@ Array = NDArray[np.float64]
 
 
 def unit(vectors: Array) -> Array:
-    """`vectors` (..., 3) at length one."""
+    """The vectors (..., 3), scaled to length one."""
     scaled: Array = vectors / np.sqrt((vectors * vectors).sum(axis=-1, keepdims=True))
     return scaled
 
@@ -25,10 +25,10 @@ def in_cone(axis: Array, angle_deg: float, rng: np.random.Generator) -> Array:
     """A unit vector (3,) at most `angle_deg` from `axis` (3,), uniform in solid angle."""
     if angle_deg == 180.0:
         everywhere: Array = isotropic(1, rng)[0]
-        return everywhere  # the draws with which all earlier files were made
+        return everywhere  # by the draws that all earlier files were made with
     cosine = rng.uniform(np.cos(np.radians(angle_deg)), 1.0, 1)
-    one: Array = turned(axis[None], cosine, rng)[0]
-    return one
+    inside: Array = turned(axis[None], cosine, rng)[0]
+    return inside
 
 
 def across(directions: Array) -> tuple[Array, Array]:
@@ -45,7 +45,7 @@ def across(directions: Array) -> tuple[Array, Array]:
 
 
 def turned(directions: Array, cosines: Array, rng: np.random.Generator) -> Array:
-    """`directions` (N, 3) turned by the polar angle of `cosines` (N,), azimuth uniform."""
+    """The directions (N, 3), turned by the polar angles of `cosines` (N,) and by uniform azimuths."""
     first, second = across(directions)
     azimuth = rng.uniform(0, 2 * np.pi, len(cosines))
     sines = np.sqrt(np.maximum(1 - cosines**2, 0.0))
@@ -57,12 +57,12 @@ def turned(directions: Array, cosines: Array, rng: np.random.Generator) -> Array
 
 
 def two_body_momentum(mass: float, first: float, second: float) -> float:
-    """Momentum of the two daughters of a mass at rest: PDG 49."""
+    """The momentum of the two daughters of a mass at rest: PDG 49."""
     return float(np.sqrt((mass**2 - (first + second) ** 2) * (mass**2 - (first - second) ** 2)) / 2 / mass)
 
 
 def boost(momenta: Array, masses: Array, direction: Array, gamma: float) -> Array:
-    """Momenta (N, 3) given in the rest frame of a parent, as seen where it moves along `direction` with `gamma`."""
+    """Momenta (N, 3) of a parent's rest frame, as seen where the parent moves along `direction` with `gamma`."""
     beta_gamma = np.sqrt(max(gamma**2 - 1, 0.0))
     energies = np.sqrt((momenta**2).sum(axis=1) + masses**2)
     along = momenta @ direction
@@ -71,13 +71,13 @@ def boost(momenta: Array, masses: Array, direction: Array, gamma: float) -> Arra
 
 
 def phase_space(mass: float, masses: Sequence[float], rng: np.random.Generator) -> Array:
-    """Momenta (2 or 3, 3) of the daughters of a mass at rest, uniform in phase space (matrix element 1)."""
+    """The momenta (2 or 3, 3) of the daughters of a mass at rest, uniform in phase space (matrix element 1)."""
     if len(masses) == 2:
         momentum = isotropic(1, rng) * two_body_momentum(mass, *masses)
         return np.concatenate([momentum, -momentum])
     first, second, third = masses
     low, high = second + third, mass - first
-    # the phase-space density at pair mass m is p(first) * p(pair); its factors never exceed those at the ends
+    # the phase-space density at pair mass m is p(first) * p(pair); its factors are largest at the ends
     ceiling = two_body_momentum(mass, first, low) * two_body_momentum(high, second, third)
     while True:
         pair = rng.uniform(low, high)

@@ -1,4 +1,4 @@
-"""The particles that are followed, and the truth rows that are written about them."""
+"""The particles that the simulation follows, and the truth rows that it writes about them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ SPECIES: Mapping[int, Species] = MappingProxyType(
         2212: Species(938.27209),
     }
 )
-"""By |pdg|."""
+"""All particles that are followed, by |pdg|."""
 
 PRIMARIES: Mapping[str, tuple[int, ...]] = MappingProxyType(
     {
@@ -48,15 +48,11 @@ PRIMARIES: Mapping[str, tuple[int, ...]] = MappingProxyType(
         "proton": (2212,),
     }
 )
-"""pdg codes of a class: either charge, with equal chance, where both are followed."""
+"""The pdg codes of each class: both charges, with equal chance, where both are followed."""
 
 
 def primary_pdg(species: str, rng: np.random.Generator) -> int:
-    """A pdg code of the class `species`.
-
-    Raises:
-        UserError: the class is not one of PRIMARIES.
-    """
+    """A pdg code of the class `species`; raises UserError if the class is not one of PRIMARIES."""
     if species not in PRIMARIES:
         raise UserError(f"class {species!r} cannot be simulated: choose from {', '.join(PRIMARIES)}")
     codes = PRIMARIES[species]
@@ -65,7 +61,7 @@ def primary_pdg(species: str, rng: np.random.Generator) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """A particle that starts: momentum (3,) MeV/c, position (3,) cm, its parent's truth row (-1 for the primary)."""
+    """A particle that starts: momentum (3,) MeV/c, position (3,) cm, truth row of its parent (-1 for the primary)."""
 
     pdg: int
     momentum: Array
@@ -104,13 +100,13 @@ class Truth:
     ends: list[tuple[Array, float, float] | None] = field(default_factory=list)
 
     def add(self, flight: Flight) -> int:
-        """Books a particle; gives its row."""
+        """Add a particle and return its row."""
         self.flights.append(flight)
         self.ends.append(None)
         return len(self.flights) - 1
 
     def end(self, row: int, position: Array, time_us: float, travelled_cm: float) -> None:
-        """Where a track ended. A shower's end is taken from its deposits instead."""
+        """Note where a track has ended. The end of a shower is taken from its deposits instead."""
         self.ends[row] = (position, time_us, travelled_cm)
 
     def rows(self, deposits: Deposits) -> NDArray[np.void]:
@@ -131,9 +127,9 @@ class Truth:
         return rows
 
     def _fill_path(self, out: np.void, row: int, deposits: Deposits) -> None:
-        """First and last ionization, the end point and the length.
+        """First and last ionization, end point and length.
 
-        A photon ends where it first leaves charge; an electron at the charge farthest from its start.
+        A photon ends where it first leaves charge, and an electron at the charge that is farthest from its start.
         """
         flight = self.flights[row]
         mine = np.flatnonzero(deposits.origin == row)
@@ -152,7 +148,7 @@ class Truth:
             out["end_pt"] = out["vtx"]
 
     def _fill_family(self, out: np.void, row: int) -> None:
-        """Parent and ancestor; a primary is its own, as in LArSoft."""
+        """Parent and ancestor; a primary is its own parent and ancestor, as in LArSoft."""
         flight = self.flights[row]
         parent = row if flight.parent < 0 else flight.parent
         first = self.flights[0]

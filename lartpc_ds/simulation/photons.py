@@ -1,6 +1,7 @@
 """How photons interact and electrons radiate in argon: cross sections as tables, and the sharing of energy.
 
-Drawing from a spectrum is by rejection over whole arrays: exact, and no table of two variables to make and to trust.
+Spectra are drawn by rejection over whole arrays, which is exact. Rejected: tables of two variables, which one would
+have to make and to trust.
 """
 
 from collections.abc import Callable
@@ -34,13 +35,16 @@ class PhotonTable:
 
 @lru_cache
 def photon_table() -> PhotonTable:
-    """Pair production and Compton scattering; the photoelectric effect matters only below what we follow."""
+    """The table of pair production and Compton scattering.
+
+    The photoelectric effect is left out, because it matters only below the energies that we follow.
+    """
     pair, compton = pair_attenuation(_ENERGY_GRID_MEV), compton_attenuation(_ENERGY_GRID_MEV)
     return PhotonTable(_ENERGY_GRID_MEV, pair + compton, pair / (pair + compton))
 
 
 def compton_attenuation(energy_mev: Array) -> Array:
-    """1/cm: Klein and Nishina's total cross section on all electrons (Z. Phys. 52, 853 (1929))."""
+    """Attenuation in 1/cm: Klein and Nishina's total cross section on all electrons (Z. Phys. 52, 853 (1929))."""
     k = energy_mev / argon.ELECTRON_MASS
     log = np.log(1 + 2 * k)
     area = 2 * np.pi * _ELECTRON_RADIUS_CM**2
@@ -51,10 +55,10 @@ def compton_attenuation(energy_mev: Array) -> Array:
 
 
 def pair_attenuation(energy_mev: Array) -> Array:
-    """1/cm: Bethe and Heitler with screening (Butcher, Messel, Nucl. Phys. 20, 15 (1960)); 7/9 X0 at high energy.
+    """Attenuation in 1/cm by pairs: Bethe and Heitler with screening (Butcher, Messel, Nucl. Phys. 20, 15 (1960)).
 
-    Only the shape in energy comes from the formula; its limit (PDG 34) fixes the scale, so that the radiation
-    length stays PDG's.
+    Only the shape in energy comes from the formula. Its limit at high energy, 7/9 per radiation length (PDG 34), fixes
+    the scale, so that the radiation length stays PDG's.
     """
     energies = np.append(energy_mev, 1e6)
     shape = np.zeros_like(energies)
@@ -75,9 +79,10 @@ def pair_attenuation(energy_mev: Array) -> Array:
 
 @lru_cache
 def brem_hazard() -> Array:
-    """Photons above SOFT_PHOTON_MEV that an electron radiates until it is down to that energy, on the table's energies.
+    """The number of photons above SOFT_PHOTON_MEV that an electron radiates until it has only that energy.
 
-    PDG 34 (complete screening) over the electron's loss: two entries differ by the mean number between them.
+    The entries are on the energies of the electron's stopping table: two of them differ by the mean number of photons
+    between them. They are PDG 34 (complete screening) over the electron's loss.
     """
     table = stopping_table(argon.ELECTRON_MASS)
     kinetic, loss = table.kinetic_mev[1:], table.loss_mev_per_cm[1:]
@@ -98,7 +103,7 @@ def brem_photon(kinetic_mev: Array, rng: np.random.Generator) -> Array:
 
 
 def pair_share(energy_mev: Array, rng: np.random.Generator) -> Array:
-    """Share (N,) of the kinetic energy that the electron of a pair gets: PDG 34, 1 - 4/3 x (1 - x)."""
+    """The share (N,) of the kinetic energy that the electron of a pair gets: PDG 34, 1 - 4/3 x (1 - x)."""
 
     def propose(energy: Array) -> tuple[Array, Array]:
         x = rng.random(len(energy))
@@ -108,7 +113,7 @@ def pair_share(energy_mev: Array, rng: np.random.Generator) -> Array:
 
 
 def compton_share(energy_mev: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Share of its energy that a scattered photon keeps, and the cosine of its angle: Klein-Nishina.
+    """The share of its energy that a scattered photon keeps, and the cosine of its angle: Klein-Nishina.
 
     Drawn after Butcher and Messel: e from 1/e or e, accepted with 1 - e sin2 / (1 + e2).
     """

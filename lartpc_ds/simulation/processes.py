@@ -1,8 +1,9 @@
-"""What ends a track: decay, capture at rest, a nuclear interaction; and the particles that come of it.
+"""The processes that end a track (decay, capture at rest, nuclear interaction), and the particles that they make.
 
-Decays are exact two- and three-body kinematics. Nuclear interactions are a caricature with the right vertices: a pion
-is absorbed into a star of nucleons, changes into a pi0, or scatters and knocks nucleons out. An intranuclear cascade
-would give better spectra and needs a nuclear model; what a picture shows is the kink, the star, the missing track.
+Decays are exact two- and three-body kinematics. Nuclear interactions are simplified, but have the right vertices: a
+pion is absorbed into a star of nucleons, changes into a pi0, or scatters and knocks nucleons out. Rejected: an
+intranuclear cascade, which would give better spectra and needs a nuclear model; a picture shows the kink, the star, the
+missing track.
 """
 
 import numpy as np
@@ -19,7 +20,7 @@ Products = list[tuple[int, Array]]
 
 NEUTRINO = 14
 MUON_CAPTURE = 0.76
-"""Share of negative muons captured before they decay: 1 - 537 ns / 2197 ns, lifetime in argon after
+"""The share of negative muons that are captured before they decay: 1 - 537 ns / 2197 ns, lifetime in argon after
 Suzuki, Measday, Roalsvig, Phys. Rev. C 35, 2212 (1987)."""
 _LIFETIME_US = {13: 2.19698, 211: 0.026033, 321: 0.01238}
 _CAPTURED_MUON_US = 0.537
@@ -32,11 +33,11 @@ _KAON_CHANNELS: tuple[tuple[float, tuple[int, ...]], ...] = (
     (0.0335, (111, -13, NEUTRINO)),
     (0.0176, (211, 111, 111)),
 )
-"""K+: PDG particle listings."""
+"""Chances and daughters of the K+: PDG particle listings."""
 
 
 def decay(pdg: int, momentum: Array, rng: np.random.Generator) -> Products:
-    """Daughters (pdg, momentum in MeV/c) of a particle moving with `momentum`; neutrinos are left out."""
+    """The daughters (pdg, momentum in MeV/c) of a particle moving with `momentum`; neutrinos are left out."""
     mass = SPECIES[abs(pdg)].mass_mev
     daughters = _channel(pdg, rng)
     masses = np.array([_mass(code) for code in daughters])
@@ -59,7 +60,10 @@ def _channel(pdg: int, rng: np.random.Generator) -> tuple[int, ...]:
 
 
 def _michel(rng: np.random.Generator) -> Array:
-    """Electron (1, 3) of an unpolarized muon at rest: x2 (3 - 2x), x = E / 52.8 MeV (PDG, muon decay parameters)."""
+    """The momentum (1, 3) of the electron that an unpolarized muon at rest decays to.
+
+    Its spectrum is x2 (3 - 2x) with x = E / 52.8 MeV (PDG, muon decay parameters).
+    """
     while True:
         x = rng.random()
         if rng.random() < x * x * (3 - 2 * x):
@@ -70,7 +74,7 @@ def _michel(rng: np.random.Generator) -> Array:
 
 
 def at_rest(pdg: int, rng: np.random.Generator) -> tuple[str, float, Products]:
-    """What becomes of a stopped particle: process, delay in us, daughters."""
+    """What a stopped particle becomes: process, delay in us, daughters."""
     if pdg == 13:
         captured = rng.random() < MUON_CAPTURE
         delay = float(rng.exponential(_CAPTURED_MUON_US))
@@ -84,10 +88,11 @@ def at_rest(pdg: int, rng: np.random.Generator) -> tuple[str, float, Products]:
 
 
 def interaction_per_cm(pdg: int, kinetic_mev: Array) -> Array:
-    """Chance of a nuclear interaction per cm.
+    """The chance of a nuclear interaction per cm.
 
-    Pions: PDG's interaction length, the Delta resonance as a bump of half its height at 190 MeV and a fall below 80 MeV
-    (approximate). Protons: PDG's length, falling below 30 MeV (approximate). K+: left out, the smallest cross section.
+    Pions have PDG's interaction length, with the Delta resonance as a bump of half its height at 190 MeV and a fall
+    below 80 MeV (approximate). Protons have PDG's length, with a fall below 30 MeV (approximate). K+, with the smallest
+    cross section, are left out.
     """
     if abs(pdg) == 211:
         resonance = 1 + 0.5 * np.exp(-(((kinetic_mev - 190) / 110) ** 2))
@@ -98,7 +103,7 @@ def interaction_per_cm(pdg: int, kinetic_mev: Array) -> Array:
 
 
 def interact(pdg: int, momentum: Array, rng: np.random.Generator) -> tuple[str, Products]:
-    """Process and products of a pion's or proton's inelastic interaction; neutrons are left out."""
+    """The process and the products of a pion's or proton's inelastic interaction; neutrons are left out."""
     mass = _mass(pdg)
     size = float(np.sqrt(momentum @ momentum))
     kinetic = float(np.hypot(size, mass)) - mass
@@ -123,7 +128,7 @@ def _scattered(pdg: int, kinetic: float, direction: Array, rng: np.random.Genera
 
 
 def _star(energy_mev: float, protons: float, rng: np.random.Generator) -> Products:
-    """`energy_mev` shared by two to five nucleons; the protons among them."""
+    """The protons among two to five nucleons that share `energy_mev`."""
     count = int(rng.integers(2, 6))
     available = energy_mev - count * _BINDING_MEV
     if available <= 0:

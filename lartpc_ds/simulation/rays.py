@@ -1,6 +1,6 @@
 """Structures of arrays that the simulation hands on: particles about to move, and the energy they left behind.
 
-Arrays of structures would read better one particle at a time; a shower has hundreds at once.
+Rejected: arrays of structures, which would read better for one particle; but a shower has hundreds of them at once.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 class Rays:
     """N particles of one kind: position (N, 3) cm, unit direction (N, 3), kinetic energy (N,) MeV.
 
-    `time_us` (N,) counts from the trigger; `origin` (N,) is the truth row that their charge is booked on.
+    `time_us` (N,) counts from the trigger; `origin` (N,) is the truth row that their charge belongs to.
     """
 
     position: Array
@@ -28,17 +28,19 @@ class Rays:
     origin: NDArray[np.int64]
 
     def __len__(self) -> int:
-        """How many."""
+        """The number of particles."""
         return len(self.kinetic_mev)
 
     def __getitem__(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> "Rays":
-        """Those `chosen` by mask or number."""
+        """The elements that are `chosen`, by mask or by number."""
         return Rays(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     @staticmethod
     def joined(parts: Sequence["Rays"]) -> "Rays":
-        """All of `parts`, in order."""
-        return Rays(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Rays)))
+        """All elements of `parts`, in order; no parts give no particles."""
+        none = Rays(np.empty((0, 3)), np.empty((0, 3)), np.empty(0), np.empty(0), np.empty(0, np.int64))
+        every = [none, *parts]
+        return Rays(*(np.concatenate([getattr(part, field.name) for part in every]) for field in fields(Rays)))
 
     @staticmethod
     def one(position: Array, direction: Array, kinetic_mev: float, time_us: float, origin: int) -> "Rays":
@@ -57,16 +59,16 @@ class Deposits:
     origin: NDArray[np.int64]
 
     def __len__(self) -> int:
-        """How many."""
+        """The number of pieces."""
         return len(self.energy_mev)
 
     def __getitem__(self, chosen: NDArray[np.bool_]) -> "Deposits":
-        """Those `chosen` by mask or number."""
+        """The elements that are `chosen`, by mask or by number."""
         return Deposits(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     @staticmethod
     def joined(parts: Sequence["Deposits"]) -> "Deposits":
-        """All of `parts`, in order; none gives an empty one."""
-        empty = Deposits(np.empty((0, 3)), np.empty(0), np.empty(0), np.empty(0), np.empty(0, np.int64))
-        every = [empty, *parts]
+        """All elements of `parts`, in order; no parts give no ionization."""
+        none = Deposits(np.empty((0, 3)), np.empty(0), np.empty(0), np.empty(0), np.empty(0, np.int64))
+        every = [none, *parts]
         return Deposits(*(np.concatenate([getattr(part, field.name) for part in every]) for field in fields(Deposits)))

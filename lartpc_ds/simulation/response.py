@@ -1,9 +1,10 @@
-"""From clouds at the anode to the pixels of one wire plane: deconvolved pulses, noise, zero suppression.
+"""The pixels that one wire plane makes of clouds at the anode: deconvolved pulses, noise, zero suppression.
 
-A MicroBooNE plane has 21 million pixels and a particle touches a few thousand. Charge is therefore added up in short
-blocks of ticks, made only where charge falls, and noise is drawn there. Elsewhere a pixel survives zero suppression
-only if its noise alone is above the threshold: the number of those is binomial, their places uniform, their values a
-Gaussian's tail, so drawing just them is the same distribution as noise on every pixel, not an approximation.
+A MicroBooNE plane has 21 million pixels, of which a particle touches a few thousand. So charge is added up in short
+blocks of ticks, which are made only where charge falls, and noise is drawn there. Elsewhere a pixel survives zero
+suppression only if its noise alone is above the threshold. The number of those pixels is binomial, their places are
+uniform, and their values are the tail of a Gaussian. So drawing only them gives exactly the distribution of noise on
+every pixel.
 """
 
 from math import erf, erfc, sqrt
@@ -27,7 +28,7 @@ _NORMAL_CDF = np.array([0.5 * (1 + erf(x / sqrt(2))) for x in _NORMAL_POINTS])
 
 
 def plane_pixels(clouds: Clouds, number: int, detector: Detector, rng: np.random.Generator) -> Plane:
-    """What plane `number` records: sorted pixels at or above the detector's threshold."""
+    """The pixels that plane `number` records, sorted: those at or above the detector's threshold."""
     plane = detector.planes[number]
     noise = plane.noise_electrons / detector.electrons_per_unit
     wires, ticks, values = charge_blocks(clouds, plane, detector)
@@ -43,10 +44,10 @@ def plane_pixels(clouds: Clouds, number: int, detector: Detector, rng: np.random
 
 
 def charge_blocks(clouds: Clouds, plane: WirePlane, detector: Detector) -> Blocks:
-    """Charge without noise: wires (B,), ticks (B, BLOCK_TICKS) and values of the blocks that hold any.
+    """The blocks that hold charge, without noise: their wires (B,), ticks (B, BLOCK_TICKS) and values.
 
     A cloud is a Gaussian across the wires (diffusion) and along the ticks (diffusion, and the pulse that deconvolution
-    leaves). Blocks may stick out of the readout window; what lies there is lost.
+    leaves). Blocks may reach beyond the readout window; charge there is lost.
     """
     reach = int(np.ceil(_REACH_SIGMAS * clouds.tick_sigma.max(initial=1.0)))
     seen = (clouds.tick > -reach) & (clouds.tick < detector.ticks + reach)
@@ -65,9 +66,9 @@ def charge_blocks(clouds: Clouds, plane: WirePlane, detector: Detector) -> Block
 def _summed(
     wire: NDArray[np.int64], first_tick: NDArray[np.int64], pulses: Array, num_wires: int, num_ticks: int
 ) -> Blocks:
-    """Adds up `pulses` (K, width) that start at `first_tick` (K,) of `wire` (K,)."""
+    """The sums of `pulses` (K, width) that start at `first_tick` (K,) of `wire` (K,)."""
     width = pulses.shape[1]
-    # room before and after the window for pulses that stick out of it, or they would run into another wire
+    # room before and after the window, or pulses that reach beyond it would run into another wire
     margin = width
     per_wire = (num_ticks + 2 * margin) // BLOCK_TICKS + 2
     start = first_tick + margin
@@ -86,14 +87,14 @@ def _summed(
 
 
 def _pulse(distance: Array, sigma: Array) -> Array:
-    """Gaussian over whole ticks with sum one; sigma is above a tick, so its value at the middle will do."""
+    """A Gaussian over whole ticks with sum one; sigma is above a tick, so its value at a tick's middle is enough."""
     pulse = np.exp(-0.5 * (distance / sigma) ** 2)
     normalised: Array = pulse / pulse.sum(axis=1, keepdims=True)
     return normalised
 
 
 def _wire_shares(position: Array, sigma: Array) -> tuple[NDArray[np.int64], Array]:
-    """Wires (M, 2n+1) around each cloud and the share that each collects, half a pitch to either side."""
+    """The wires (M, 2n+1) around each cloud, and the share that each collects within half a pitch to either side."""
     reach = int(np.ceil(_REACH_SIGMAS * sigma.max(initial=0.0) + 0.5 - 1e-9)) if len(sigma) else 1
     nearest = np.rint(position).astype(np.int64)
     edges = np.arange(-reach, reach + 2) - 0.5
@@ -105,22 +106,22 @@ def _wire_shares(position: Array, sigma: Array) -> tuple[NDArray[np.int64], Arra
 def _noise_pixels(
     taken: NDArray[np.int64], pixels: int, noise: float, threshold: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], Array]:
-    """Pixels outside `taken` (sorted, unique) whose noise alone is above the threshold, and their values."""
+    """The pixels outside `taken` (sorted, unique) whose noise alone is above the threshold, and their values."""
     chance = 0.5 * erfc(threshold / noise / sqrt(2))
     count = int(rng.binomial(pixels - len(taken), chance))
-    found: NDArray[np.int64] = np.empty(0, np.int64)
-    while len(found) < count:
-        drawn = rng.integers(0, pixels, count - len(found))
+    loud: NDArray[np.int64] = np.empty(0, np.int64)
+    while len(loud) < count:
+        drawn = rng.integers(0, pixels, count - len(loud))
         if len(taken):
             drawn = drawn[taken[np.minimum(np.searchsorted(taken, drawn), len(taken) - 1)] != drawn]
-        found = np.unique(np.concatenate([found, drawn]))
-    return found, noise * _normal_tail(threshold / noise, count, rng)
+        loud = np.unique(np.concatenate([loud, drawn]))
+    return loud, noise * _normal_tail(threshold / noise, count, rng)
 
 
 def _normal_tail(least: float, count: int, rng: np.random.Generator) -> Array:
     """Standard normal numbers above `least`: Marsaglia's tail method, Technometrics 6, 101 (1964)."""
-    found = np.empty(0)
-    while len(found) < count:
+    accepted = np.empty(0)
+    while len(accepted) < count:
         x = np.sqrt(least**2 - 2 * np.log1p(-rng.random(count)))
-        found = np.concatenate([found, x[rng.random(count) * x < least]])
-    return found[:count]
+        accepted = np.concatenate([accepted, x[rng.random(count) * x < least]])
+    return accepted[:count]

@@ -1,12 +1,13 @@
 """Electromagnetic showers, one generation of particles at a time.
 
 Electrons lose energy, scatter and radiate; photons make pairs or scatter. All particles of a generation move together
-as arrays; the loop is over generations (some 40 for 1 GeV). A longitudinal profile with a radial spread would be
-faster, but a shower of 0.2 to 1 GeV is a handful of tracks, not a profile: its gaps, branches and single-particle start
-are what tells e from gamma.
+as arrays, and the loop is over generations (some 40 for 1 GeV). Rejected: a longitudinal profile with a radial spread,
+which would be faster. But a shower of 0.2 to 1 GeV is a few tracks and not a profile, and its gaps, its branches and
+its start as a single particle are what tells electrons from photons.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +30,10 @@ LEAST_PHOTON_MEV = 0.3
 
 
 def cascade(electrons: Rays, photons: Rays, inside: Inside, rng: np.random.Generator) -> Deposits:
-    """Ionization left by `electrons` and `photons` and all that they start.
+    """The ionization that `electrons` and `photons`, and all particles that they make, leave.
 
-    `inside(position)` says which points (N, 3) are in the volume: what starts outside is not followed, since almost
-    none of its charge would come back.
+    `inside(position)` says which points (N, 3) are in the volume. Particles that start outside are not followed,
+    because almost none of their charge would come back.
     """
     deposits: list[Deposits] = []
     while len(electrons) or len(photons):
@@ -47,7 +48,7 @@ def cascade(electrons: Rays, photons: Rays, inside: Inside, rng: np.random.Gener
 
 
 def _electrons_move(electrons: Rays, rng: np.random.Generator) -> tuple[Deposits, Rays, Rays]:
-    """Each electron to its next photon, or to its end."""
+    """Move each electron to its next photon, or to its end: ionization, electrons and photons that go on."""
     table = stopping_table(argon.ELECTRON_MASS)
     hazard = brem_hazard()
     target = np.interp(electrons.kinetic_mev, table.kinetic_mev, hazard) + np.log1p(-rng.random(len(electrons)))
@@ -57,19 +58,18 @@ def _electrons_move(electrons: Rays, rng: np.random.Generator) -> tuple[Deposits
     walked = walk(electrons, table, full_range - table.range(at), rng)
     ends = walked.ends[radiates]
     energy = brem_photon(ends.kinetic_mev, rng)
-    photons = Rays(ends.position, ends.direction, energy, ends.time_us, ends.origin)
-    slower = Rays(ends.position, ends.direction, ends.kinetic_mev - energy, ends.time_us, ends.origin)
-    return walked.deposits, Rays.joined([slower, walked.deltas]), photons
+    slower = replace(ends, kinetic_mev=ends.kinetic_mev - energy)
+    return walked.deposits, Rays.joined([slower, walked.deltas]), replace(ends, kinetic_mev=energy)
 
 
 def _photons_interact(photons: Rays, inside: Inside, rng: np.random.Generator) -> tuple[Rays, Rays]:
-    """Each photon to its next interaction: electrons made there, photons that go on."""
+    """Move each photon to its next interaction: electrons made there, and photons that go on."""
     photons = photons[photons.kinetic_mev > LEAST_PHOTON_MEV]
     table = photon_table()
     attenuation = np.interp(photons.kinetic_mev, table.energy_mev, table.attenuation_per_cm)
     free_cm = -np.log1p(-rng.random(len(photons))) / attenuation
     position = photons.position + photons.direction * free_cm[:, None]
-    photons = Rays(position, photons.direction, photons.kinetic_mev, photons.time_us, photons.origin)[inside(position)]
+    photons = replace(photons, position=position)[inside(position)]
     pair_fraction = np.interp(photons.kinetic_mev, table.energy_mev, table.pair_fraction)
     pairs = rng.random(len(photons)) < pair_fraction
     scattered_electrons, scattered_photons = _compton(photons[~pairs], rng)
@@ -77,13 +77,10 @@ def _photons_interact(photons: Rays, inside: Inside, rng: np.random.Generator) -
 
 
 def _pairs(photons: Rays, rng: np.random.Generator) -> Rays:
-    """Electron and positron, both along the photon (their opening is far below the scattering of the first step)."""
+    """The electron and the positron, both along the photon: their opening is far below the scattering of a step."""
     share = pair_share(photons.kinetic_mev, rng)
     kinetic = photons.kinetic_mev - 2 * argon.ELECTRON_MASS
-    halves = [kinetic * share, kinetic * (1 - share)]
-    return Rays.joined(
-        [Rays(photons.position, photons.direction, half, photons.time_us, photons.origin) for half in halves]
-    )
+    return Rays.joined([replace(photons, kinetic_mev=kinetic * part) for part in (share, 1 - share)])
 
 
 def _compton(photons: Rays, rng: np.random.Generator) -> tuple[Rays, Rays]:
@@ -93,5 +90,5 @@ def _compton(photons: Rays, rng: np.random.Generator) -> tuple[Rays, Rays]:
     direction = turned(photons.direction, cosine, rng)
     recoil = photons.direction * photons.kinetic_mev[:, None] - direction * after[:, None]
     size = np.maximum(np.sqrt((recoil**2).sum(axis=1, keepdims=True)), 1e-12)
-    electrons = Rays(photons.position, recoil / size, photons.kinetic_mev - after, photons.time_us, photons.origin)
-    return electrons, Rays(photons.position, direction, after, photons.time_us, photons.origin)
+    electrons = replace(photons, direction=recoil / size, kinetic_mev=photons.kinetic_mev - after)
+    return electrons, replace(photons, direction=direction, kinetic_mev=after)

@@ -1,10 +1,10 @@
 """Charged particles through argon: many tracks at once, each cut into steps, with no loop over steps.
 
-The mean energy along a path is the range table read backwards. Fluctuations follow the physics instead of a fitted
-Landau curve: collisions above COLLISION_MEV are drawn one by one from their 1/w2 spectrum (those above DELTA_MEV become
-electrons of their own), the rest is smooth with a small Gaussian spread. So thin steps get Landau's tail, thick ones
-Vavilov's shape, and the mean stays Bethe's. A track that stops has its losses and its length scaled together to end
-with exactly its own energy: to first order that is range straggling, and dE/dx is untouched.
+The mean energy along a path is the range table read backwards. Fluctuations follow the physics: collisions above
+COLLISION_MEV are drawn one by one from their 1/w2 spectrum (those above DELTA_MEV become electrons of their own), and
+the rest is smooth with a small Gaussian spread. So thin steps get Landau's tail, thick steps get Vavilov's shape, and
+the mean stays Bethe's. The losses and the length of a track that stops are scaled together, so that it loses exactly
+its own energy: to first order that is range straggling, and dE/dx does not change. Rejected: a fitted Landau curve.
 """
 
 from dataclasses import dataclass
@@ -22,15 +22,15 @@ __all__ = ["STEP_CM", "Walk", "walk"]
 Array = NDArray[np.float64]
 
 STEP_CM = 0.15
-"""Half a wire pitch."""
+"""The length of a step: half a wire pitch."""
 COLLISION_MEV = 0.05
 DELTA_MEV = 2.0
-"""A 2 MeV electron runs 1 cm: long enough to leave its track."""
+"""The energy from which an electron is followed: at 2 MeV it runs 1 cm, far enough to leave its track."""
 
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """What a set of tracks left: ionization, the tracks at their end, and knocked-on electrons."""
+    """What a set of tracks leaves: ionization, the tracks at their end, and knocked-on electrons."""
 
     deposits: Deposits
     ends: Rays
@@ -38,7 +38,7 @@ class Walk:
 
 
 def walk(rays: Rays, table: StoppingTable, path_cm: Array, rng: np.random.Generator) -> Walk:
-    """Moves each ray along `path_cm` (N,), at most its range."""
+    """Move each ray along `path_cm` (N,), which is at most its range."""
     full_range = table.range(rays.kinetic_mev)
     counts = np.maximum(np.ceil(path_cm / STEP_CM), 1).astype(np.int64)
     first = np.cumsum(counts) - counts
@@ -89,12 +89,12 @@ def _losses(
     table: StoppingTable,
     rng: np.random.Generator,
 ) -> tuple[Array, NDArray[np.int64], Array]:
-    """Smooth ionization of each step, and the single collisions: their steps and energies."""
+    """The smooth ionization of each step, and the steps and energies of single collisions."""
     gamma = 1 + kinetic / mass_mev
     beta2 = 1 - 1 / gamma**2
     xi = collision_scale(beta2, length)
     electron = mass_mev == argon.ELECTRON_MASS
-    # two electrons cannot be told apart: the faster one is the track
+    # two electrons cannot be told apart, so the faster one is the track
     largest = np.maximum(kinetic / 2 if electron else largest_transfer(gamma, mass_mev), COLLISION_MEV)
     number = rng.poisson(xi * (1 / COLLISION_MEV - 1 / largest))
     step = np.repeat(np.arange(len(kinetic)), number)
@@ -116,9 +116,9 @@ def _scattered(
     counts: NDArray[np.int64],
     rng: np.random.Generator,
 ) -> tuple[Array, Array]:
-    """Direction on each step (M, 3) and after the last (N, 3): Highland's formula, PDG 34.
+    """The direction on each step (M, 3) and after the last step (N, 3): Highland's formula, PDG 34.
 
-    The logarithmic term is left at its value for one radiation length: it does not add up over steps.
+    The logarithmic term has its value for one radiation length, because it does not add up over steps.
     """
     beta_p = kinetic * (kinetic + 2 * mass_mev) / (kinetic + mass_mev)
     width = 13.6 / np.maximum(beta_p, 1e-3) * np.sqrt(length / argon.RADIATION_LENGTH_CM)
@@ -132,7 +132,7 @@ def _scattered(
 
 
 def _bent(start: Array, axes: tuple[Array, Array], angles: Array, owner: NDArray[np.int64]) -> Array:
-    """`start` (M, 3) carried along the great circle of two plane angles (M, 2)."""
+    """The directions `start` (M, 3), carried along the great circle of two plane angles (M, 2)."""
     size = np.sqrt((angles**2).sum(axis=1))
     sine = np.sinc(size / np.pi)[:, None]
     bent: Array = start * np.cos(size)[:, None] + sine * (
@@ -142,7 +142,7 @@ def _bent(start: Array, axes: tuple[Array, Array], angles: Array, owner: NDArray
 
 
 def _delta_cosine(delta_mev: Array, kinetic: Array, mass_mev: float) -> Array:
-    """Angle of a knocked-on electron, from energy and momentum conservation (PDG 34)."""
+    """The cosine of a knocked-on electron's angle, from energy and momentum conservation (PDG 34)."""
     energy = kinetic + mass_mev
     momentum = np.sqrt(kinetic * (kinetic + 2 * mass_mev))
     electron = np.sqrt(delta_mev * (delta_mev + 2 * argon.ELECTRON_MASS))

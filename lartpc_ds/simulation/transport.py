@@ -1,10 +1,10 @@
-"""A particle and all its descendants through the liquid: from a Flight to Deposits and Truth.
+"""The transport of a particle and all its descendants through the liquid: from a Flight to Deposits and Truth.
 
-Muons and hadrons are few and go one by one; every electron and photon they make is kept, and one cascade at the end
-moves them all together.
+Muons and hadrons are few and move one by one. The electrons and photons that they make are kept, and one cascade at the
+end moves them all together.
 """
 
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,18 +21,17 @@ from lartpc_ds.simulation.tracks import walk
 __all__ = ["transport"]
 
 Array = NDArray[np.float64]
-Inside = Callable[[Array], NDArray[np.bool_]]
 
 LEAST_TRACK_MEV = 0.5
 _HAZARD_POINTS = 200
 
 
 def transport(primary: Flight, detector: Detector, rng: np.random.Generator) -> tuple[Deposits, Truth]:
-    """All ionization of `primary` and what it makes, and who made it."""
+    """All ionization of `primary` and of the particles that it makes, and the truth about these particles."""
     truth = Truth()
     deposits: list[Deposits] = []
-    electrons: list[Rays] = [_no_rays()]
-    photons: list[Rays] = [_no_rays()]
+    electrons: list[Rays] = []
+    photons: list[Rays] = []
     waiting = [primary]
     while waiting:
         flight = waiting.pop(0)
@@ -48,10 +47,7 @@ def transport(primary: Flight, detector: Detector, rng: np.random.Generator) -> 
             deposits.append(left)
             electrons.append(deltas)
             waiting += children
-
-    def inside(position: Array) -> NDArray[np.bool_]:
-        return in_volume(position, detector)
-
+    inside = partial(in_volume, detector=detector)
     deposits.append(cascade(Rays.joined(electrons), Rays.joined(photons), inside, rng))
     every = Deposits.joined(deposits)
     return every[inside(every.position)], truth
@@ -60,15 +56,15 @@ def transport(primary: Flight, detector: Detector, rng: np.random.Generator) -> 
 def _track(
     flight: Flight, row: int, truth: Truth, detector: Detector, rng: np.random.Generator
 ) -> tuple[Deposits, Rays, list[Flight]]:
-    """One muon or hadron to its end."""
+    """Move one muon or hadron to its end: ionization, knocked-on electrons, and the particles that start there."""
     table = stopping_table(flight.mass_mev)
     kinetic = flight.kinetic_mev
     if kinetic < LEAST_TRACK_MEV or not in_volume(flight.position[None], detector)[0]:
         truth.end(row, flight.position, flight.time_us, 0.0)
         at_end = flight.position, np.zeros(3), flight.time_us
         children = _fate("stop", flight, row, at_end, rng) if kinetic < LEAST_TRACK_MEV else []
-        return Deposits.joined([]), _no_rays(), children
-    path, fate = _plan(flight.pdg, kinetic, _way_out(flight, detector), table, rng)
+        return Deposits.joined([]), Rays.joined([]), children
+    path, fate = _path_and_fate(flight.pdg, kinetic, _way_out(flight, detector), table, rng)
     ray = Rays.one(flight.position, flight.direction, kinetic, flight.time_us, row)
     walked = walk(ray, table, np.array([path]), rng)
     position, after = walked.ends.position[0], float(walked.ends.kinetic_mev[0])
@@ -78,10 +74,10 @@ def _track(
     return walked.deposits, walked.deltas, children
 
 
-def _plan(
+def _path_and_fate(
     pdg: int, kinetic: float, way_out_cm: float, table: StoppingTable, rng: np.random.Generator
 ) -> tuple[float, str]:
-    """Path in cm and what ends it: "stop", "interact", "decay" or "leave"."""
+    """The path in cm, and what ends it: "stop", "interact", "decay" or "leave"."""
     full_range = float(table.range(np.array([kinetic]))[0])
     path = min(full_range, way_out_cm)
     along = np.linspace(0.0, path, _HAZARD_POINTS)
@@ -120,12 +116,8 @@ def _born(products: Products, position: Array, time_us: float, parent: int, proc
 
 
 def _way_out(flight: Flight, detector: Detector) -> float:
-    """Path in cm after which a track has left the volume: straight ahead, and a little more since tracks bend."""
-    low, high = np.array([detector.x_cm, detector.y_cm, detector.z_cm]).T
+    """The path in cm after which a track has left the volume: straight ahead, and a little more because tracks bend."""
+    low, high = detector.corners_cm
     direction = np.where(np.abs(flight.direction) < 1e-9, 1e-9, flight.direction)
     walls = np.where(direction > 0, high, low)
     return float(((walls - flight.position) / direction).min()) * 1.15 + 3.0
-
-
-def _no_rays() -> Rays:
-    return Rays(np.empty((0, 3)), np.empty((0, 3)), np.empty(0), np.empty(0), np.empty(0, np.int64))

@@ -1,11 +1,11 @@
-"""Checkpoints: complete or absent, exact to resume, simple to use elsewhere.
+"""Checkpoints: they are complete or absent, exact to resume from, and simple to use elsewhere.
 
-`checkpoints/step_0000100/` holds DeepSpeed's own files (weights, optimizer, schedule, and our loss scale), `rank<N>.pt`
-(random state and BatchNorm buffers of that rank: DeepSpeed keeps rank 0's only), `model.pt` (whole fp32 weights, for
-anyone with torch) and `manifest.json`, which has size and checksum of all of them. It is written under another name,
-each rank puts its files on the disk, and it is renamed when every rank is done, so a directory with the final name is
-complete; the links `last` and `best` point to such directories only. DeepSpeed's `latest` file is not used, because it
-is written before the other ranks have finished.
+The folder `checkpoints/step_0000100/` holds DeepSpeed's own files (weights, optimizer, schedule, and our loss scale),
+`rank<N>.pt` (random state and BatchNorm buffers of that rank, since DeepSpeed keeps those of rank 0 only), `model.pt`
+(whole fp32 weights, for anyone with torch) and `manifest.json`, which has the size and the checksum of each of these
+files. The folder is written under another name, and is renamed when every rank has put its files on the disk. So a
+folder with the final name is complete, and the links `last` and `best` point to such folders only. Rejected:
+DeepSpeed's file `latest`, because it is written before the other ranks have finished.
 """
 
 import shutil
@@ -29,7 +29,7 @@ __all__ = ["Progress", "load", "save"]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run stands. The sampler's position follows from `step` alone."""
+    """How far a run has come. The sampler's position follows from `step` alone."""
 
     step: int = 0
     events: int = 0
@@ -37,7 +37,7 @@ class Progress:
 
 
 def save(engine: Engine, folder: Path, progress: Progress, run: str, facts: Mapping[str, Any], *, best: bool) -> None:
-    """Write a checkpoint of the run `run`; a collective of all ranks. `facts` (plain data) goes to the manifest.
+    """Write a checkpoint of the run named `run`; a collective of all ranks. The manifest gets the plain data `facts`.
 
     Older checkpoints are removed after the new one is complete, except the one before it and the one that `best`
     points to.
@@ -60,10 +60,7 @@ def save(engine: Engine, folder: Path, progress: Progress, run: str, facts: Mapp
             sync(partial)
             partial.rename(final)
             sync(folder)
-            for script in (
-                "zero_to_fp32.py",
-                "zero_to_torch.py",
-            ):  # they want DeepSpeed's `latest`; model.pt is at hand
+            for script in ("zero_to_fp32.py", "zero_to_torch.py"):  # they need DeepSpeed's `latest`; we have model.pt
                 (folder / script).unlink(missing_ok=True)
     if rank == 0:
         link(folder / "last", final.name)
@@ -74,9 +71,9 @@ def save(engine: Engine, folder: Path, progress: Progress, run: str, facts: Mapp
 
 
 def _write(engine: Engine, partial: Path) -> dict[str, FileRecord]:
-    """Write this rank's files; what they are, when they are on the disk."""
+    """Write this rank's files, wait until they are on the disk, and return what they are."""
     rank = engine.groups.rank
-    scale = {"loss_scale": engine.loss_scale.as_dict()}
+    scale = {"loss_scale": asdict(engine.loss_scale)}
     with _paths_written(engine) as paths:
         engine.deepspeed.save_checkpoint(str(partial.parent), tag=partial.name, client_state=scale, save_latest=False)
     paths.append(partial / f"rank{rank}.pt")
@@ -92,15 +89,18 @@ def _write(engine: Engine, partial: Path) -> dict[str, FileRecord]:
 
 @contextmanager
 def _paths_written(engine: Engine) -> Iterator[list[Path]]:
-    """The files that DeepSpeed writes on this rank, inside; another host's listing of the folder may come late."""
+    """A list that inside the `with` gets the paths of the files that DeepSpeed writes on this rank.
+
+    Rejected: a listing of the folder, which may miss files that another host has just written.
+    """
     writer = engine.deepspeed.checkpoint_engine
     save, paths = writer.save, list[Path]()
 
-    def noting(state_dict: object, path: str) -> None:
+    def save_and_note(state_dict: object, path: str) -> None:
         save(state_dict, path)
         paths.append(Path(path))
 
-    writer.save = noting
+    writer.save = save_and_note
     try:
         yield paths
     finally:
@@ -116,7 +116,7 @@ def _rank_state(engine: Engine) -> dict[str, Any]:
 
 
 def load(engine: Engine, path: Path) -> Progress:
-    """Continue from a checkpoint of the same model on the same number of ranks; a collective of all ranks."""
+    """Restore a checkpoint of the same model on the same number of ranks; a collective of all ranks."""
     _, client = engine.deepspeed.load_checkpoint(str(path.parent), tag=path.name)
     engine.loss_scale = LossScale(**client["loss_scale"])
     state = torch.load(path / f"rank{engine.groups.rank}.pt", weights_only=True)

@@ -1,13 +1,14 @@
-"""A run's `checkpoints/` as files: which are there, which are whole, which are kept. No torch, no ranks.
+"""A run's `checkpoints/` as files: which of them exist, which are whole, and which are kept. No torch, no ranks.
 
 A checkpoint is a folder `step_0000100` with a `manifest.json`, which says what state it holds, which run it belongs to,
-and size and checksum of each of its files. The command line compares them before it starts ranks, which then trust it.
-Rejected: that each rank compares what it reads, because DeepSpeed's ranks read each other's shards, too, and because a
-rank that finds damage cannot decide alone to go back to an earlier checkpoint.
+and the size and checksum of each of its files. The command line compares them before it starts ranks, and the ranks
+then trust them. Rejected: each rank compares what it reads, because DeepSpeed's ranks read the shards of other ranks as
+well, and because a rank that finds damage cannot decide alone to go back to an earlier checkpoint.
 """
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +36,17 @@ _DAMAGED = ".damaged"
 
 
 def step_folder(folder: Path, step: int) -> Path:
-    """Where the checkpoint of this step lies."""
+    """The folder of the checkpoint of `step`."""
     return folder / f"step_{step:07d}"
 
 
 def _steps(folder: Path) -> list[Path]:
-    """Everything that has the name of a checkpoint, oldest first: nothing has it before it is complete."""
+    """All folders with the name of a checkpoint, oldest first. A checkpoint gets this name when it is complete."""
     return sorted(path for path in folder.glob("step_*") if not path.suffix)
 
 
 def complete(folder: Path) -> list[Path]:
-    """Checkpoints with a manifest, oldest first; whether they are whole is another question."""
+    """All checkpoints with a manifest, oldest first. Their files may be damaged."""
     return [path for path in _steps(folder) if (path / _MANIFEST).is_file()]
 
 
@@ -58,7 +59,7 @@ def resolve(folder: Path, name: str) -> Path:
     """The checkpoint called `name` (`best`, `last` or `step_...`) in a run's `checkpoints/`.
 
     Raises:
-        UserError: there is none; lists those there are.
+        UserError: there is none; the message lists those there are.
     """
     path = folder / name
     if not (path / _MANIFEST).is_file():
@@ -69,18 +70,18 @@ def resolve(folder: Path, name: str) -> Path:
 
 
 def write_manifest(path: Path, run: str, files: Mapping[str, FileRecord], facts: Mapping[str, Any]) -> None:
-    """Of the checkpoint in the folder `path`, whose files are on the disk; `facts` is plain data."""
-    records = {name: record.as_dict() for name, record in sorted(files.items())}
+    """Write the manifest of the checkpoint in the folder `path`, whose files are on the disk; `facts` is plain data."""
+    records = {name: asdict(record) for name, record in sorted(files.items())}
     write_atomically(path / _MANIFEST, seal({**facts, "run": run, "files": records}))
 
 
 def manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint; `Damage` if it is missing or changed."""
+    """The manifest of a checkpoint; raises Damage if it is missing or changed."""
     return unseal(path / _MANIFEST)
 
 
 def faults(path: Path, run: str, *names: str) -> list[str]:
-    """What is wrong with a checkpoint of the run `run`: its manifest, and its files called `names`, or all."""
+    """What is wrong with a checkpoint of the run `run`: with its manifest, and with its files `names`, or all files."""
     try:
         tree = manifest(path)
     except Damage as damage:
@@ -91,10 +92,10 @@ def faults(path: Path, run: str, *names: str) -> list[str]:
     if path.name != step_folder(path.parent, step).name:
         return [f"{_MANIFEST} is of step {step}"]
     records = {name: FileRecord(**record) for name, record in tree["files"].items()}
-    found = [fault(path / name, records[name]) for name in names or records]
-    # DeepSpeed counts files by patterns, so one too many is read, too
-    strangers = [] if names else [one.name for one in path.glob("*.pt") if one.name not in records]
-    return [told for told in found if told] + [f"{name} is not part of it" for name in sorted(strangers)]
+    differences = filter(None, (fault(path / name, records[name]) for name in names or records))
+    # DeepSpeed finds files by patterns, so it would read one too many, too
+    strangers = [] if names else sorted({file.name for file in path.glob("*.pt")} - set(records))
+    return [*differences, *(f"{name} is not part of it" for name in strangers)]
 
 
 def newest_whole(folder: Path, run: str) -> tuple[Path | None, dict[Path, list[str]]]:
@@ -107,14 +108,14 @@ def newest_whole(folder: Path, run: str) -> tuple[Path | None, dict[Path, list[s
         raise UserError(f"--resume: {folder} is missing: restore it from a copy, or start anew in another --run-dir")
     damaged: dict[Path, list[str]] = {}
     for path in reversed(_steps(folder)):
-        if not (found := faults(path, run)):
+        if not (faults_of_path := faults(path, run)):
             return path, damaged
-        damaged[path] = found
+        damaged[path] = faults_of_path
     if damaged:
-        told = "; ".join(f"{path.name}: {', '.join(found)}" for path, found in damaged.items())
+        lists = (f"{path.name}: {', '.join(its_faults)}" for path, its_faults in damaged.items())
         raise UserError(
-            f"--resume: no checkpoint in {folder} is whole: {told}. Restore one from a copy, or start anew in another "
-            "--run-dir"
+            f"--resume: no checkpoint in {folder} is whole: {'; '.join(lists)}. Restore one from a copy, or start "
+            "anew in another --run-dir"
         )
     return None, damaged
 
@@ -122,8 +123,8 @@ def newest_whole(folder: Path, run: str) -> tuple[Path | None, dict[Path, list[s
 def go_back(start: Path, damaged: Sequence[Path]) -> None:
     """Make `start` the last checkpoint: rename the damaged ones, so that the run can write them again, and set links.
 
-    They are not removed: a file system that gives an old view of a file would have them whole again later. The links
-    need it without any damage, too, after a kill between the new checkpoint and its links.
+    The damaged ones are not removed, because a file system that has shown an old view of a file may show it whole
+    later. The links must be set even if nothing is damaged, after a kill between the new checkpoint and its links.
     """
     folder = start.parent
     for path in damaged:
@@ -156,15 +157,19 @@ def remove_old(folder: Path) -> None:
 
 
 def check_weights_file(path: Path, source: str) -> None:
-    """A `model.pt` that still lies in its checkpoint is as it was written, or UserError naming `source`."""
+    """Check that a `model.pt` that still lies in its checkpoint is as it was written.
+
+    Raises:
+        UserError: it is not; the message names the key `source`.
+    """
     if not (path.parent / _MANIFEST).is_file():
         return
     try:
         records = manifest(path.parent)["files"]
-        told = fault(path, FileRecord(**records[path.name])) if path.name in records else None
+        difference = fault(path, FileRecord(**records[path.name])) if path.name in records else None
     except Damage as damage:
-        told = str(damage)
-    if told is not None:
+        difference = str(damage)
+    if difference is not None:
         raise UserError(
-            f"{source} = {str(path)!r}: {told}; take another, or copy the file elsewhere to use it as it is"
+            f"{source} = {str(path)!r}: {difference}; take another, or copy the file elsewhere to use it as it is"
         )

@@ -1,7 +1,8 @@
-"""One rank's training engine: a model, a layout and a DeepSpeed JSON become step, predict, save and load.
+"""One rank's training engine, made of a model, a layout and a DeepSpeed JSON.
 
-DeepSpeed does what it does well (ZeRO, clipping, precision, schedules); this file sets its CPU and CNN traps right and
-hides them from the loop. `mpu` stays None: tile ranks are plain data-parallel replicas (docs/design.md).
+DeepSpeed does what it does well (ZeRO, clipping, precision, schedules). This module works around its faults on CPUs and
+with convolutions, and hides them from the loop. `mpu` stays None: for DeepSpeed, the ranks of tiles are plain
+data-parallel replicas (docs/design.md).
 """
 
 import datetime
@@ -32,7 +33,7 @@ __all__ = ["Engine", "StepResult", "averaged_buffers", "channels_last", "finish"
 
 
 def _compile_when_called() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorates as DeepSpeed's own `compile()`, with which `initialize` meets Muon and so imports torch's compiler."""
+    """A replacement of DeepSpeed's `compile()`, which decorates its Muon optimizer and so imports torch's compiler."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         compiled = cache(lambda: torch.compile(function))
@@ -42,7 +43,7 @@ def _compile_when_called() -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def start(layout: Layout, timeout_minutes: int) -> tuple[Groups, torch.device]:
-    """Join the job: process group, this rank's groups and its device; no wait for other ranks is longer."""
+    """Join the job, and return this rank's groups and device; a collective fails after `timeout_minutes`."""
     compiler.compile = _compile_when_called
     # this op serves inference only, and building it would ask every user for a C++ compiler
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -56,46 +57,36 @@ def start(layout: Layout, timeout_minutes: int) -> tuple[Groups, torch.device]:
 
 
 def finish() -> None:
-    """Leave the job together: without it about one CPU run in six dies in a destructor after its work is done."""
+    """Leave the job together; without this about one CPU run in six dies in a destructor after its work is done."""
     dist.barrier()
     dist.destroy_process_group()
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """Sums of one optimizer step; the tiles of an event leave what they share to their first rank."""
-
-    loss_sum: float
-    """Over events."""
-    correct: int
-    scored: int
-    """What `correct` is out of: events, or pixels where each has a label."""
-    events: int
-    sent_bytes: int
-    """By this rank to other tiles."""
-    wait_seconds: float
-    """Of this rank for other tiles."""
-    skipped: bool
-    """Gradients were not finite, so no weight has changed; the same on every rank."""
-    hopeless: bool
-    """They would not be with any loss scale."""
-
-
 @dataclass(slots=True)
-class _Sums:
-    """Of a step, so far."""
+class StepResult:
+    """What this rank counts in one optimizer step; the tiles of an event leave what they share to their first rank."""
 
-    loss: float = 0.0
+    loss_sum: float = 0.0
+    """The sum of the losses of all events."""
     correct: int = 0
     scored: int = 0
+    """How many classes `correct` is out of: those of events, or those of pixels where each has a label."""
     events: int = 0
+    sent_bytes: int = 0
+    """Bytes that this rank has sent to other tiles."""
+    wait_seconds: float = 0.0
+    """Time that this rank has waited for other tiles."""
+    skipped: bool = False
+    """Whether gradients were not finite, so that no weight has changed; the same on every rank."""
+    hopeless: bool = False
+    """Whether gradients would not be finite with any loss scale."""
 
 
 class Engine:
     """A DeepSpeed engine around a plain module.
 
-    `loss` says what is minimised, by default the cross entropy of events. `tiles` are what the model was converted
-    with: their clock is set before each forward.
+    `loss` says what is minimised; by default it is the cross entropy of events. `tiles` are the tiles that the model
+    was converted with; the engine sets their clock before each forward pass.
     """
 
     def __init__(
@@ -109,7 +100,7 @@ class Engine:
     ) -> None:
         self.groups, self.device, self._tiles = groups, device, tiles or groups.tiles()
         self.loss = loss or Loss(cross_entropy())
-        self._sums = _Sums()
+        self._result = StepResult()
         self.micro_steps = int(ds["gradient_accumulation_steps"])
         self.deepspeed, *_ = deepspeed.initialize(
             model=model, model_parameters=list(model.parameters()), config=dict(ds), dist_init_required=False
@@ -130,12 +121,12 @@ class Engine:
 
     @property
     def lr(self) -> float:
-        """Learning rate of the next step."""
+        """The learning rate of the next step."""
         return float(self.deepspeed.get_lr()[0])
 
     @property
     def loss_scale(self) -> LossScale:
-        """Of the next step."""
+        """The loss scale of the next step."""
         return self._loss_scale
 
     @loss_scale.setter
@@ -145,22 +136,22 @@ class Engine:
 
     @property
     def skipped_steps(self) -> int:
-        """Of this run so far, the steps in which gradients overflowed and no weight changed."""
+        """The number of steps of this run so far in which gradients overflowed and no weight changed."""
         return int(self.deepspeed.skipped_steps)
 
     def step(self, micro_batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> StepResult:
-        """One optimizer step over `gradient_accumulation_steps` micro-batches of (images NCHW, targets)."""
-        self._sums = sums = _Sums()
+        """Take one optimizer step over `gradient_accumulation_steps` micro-batches of (images NCHW, targets)."""
+        self._result = result = StepResult()
         before = replace(self._tiles.traffic)
         self._tiles.clock.step = self.deepspeed.global_steps
         self._micro_batches(micro_batches)
-        skipped = bool(self.deepspeed.optimizer.overflow)
-        helped = self._loss_scale.update(overflowed=skipped, dynamic=self.precision == "fp16")
+        result.skipped = bool(self.deepspeed.optimizer.overflow)
+        helped = self._loss_scale.update(overflowed=result.skipped, dynamic=self.precision == "fp16")
+        result.hopeless = result.skipped and not helped
         attach(self._loss_scale, self.deepspeed, self.groups.pipe)
-        traffic = self._tiles.traffic
-        sent, waited = traffic.sent_bytes - before.sent_bytes, traffic.wait_seconds - before.wait_seconds
-        counted = (sums.loss, sums.correct, sums.scored, sums.events)
-        return StepResult(*counted, sent, waited, skipped, skipped and not helped)
+        result.sent_bytes = self._tiles.traffic.sent_bytes - before.sent_bytes
+        result.wait_seconds = self._tiles.traffic.wait_seconds - before.wait_seconds
+        return result
 
     def _micro_batches(self, micro_batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
         self.deepspeed.train()
@@ -176,32 +167,32 @@ class Engine:
             self._count(mine.detach(), targets, total.detach(), weight.detach())
 
     def _count(self, mine: torch.Tensor, targets: torch.Tensor, total: torch.Tensor, weight: torch.Tensor) -> None:
-        """Each rank counts the pixels of its tile; what the tiles of an event share, the first of them counts."""
-        sums = self._sums
+        """Count the pixels of this rank's tile; what the tiles of an event share is counted by the first of them."""
+        result = self._result
         if self.groups.leads or self.loss.task == "pixels":
             correct, scored = self.loss.correct(mine, targets)
-            sums.correct += correct
-            sums.scored += scored
+            result.correct += correct
+            result.scored += scored
         if self.groups.leads:
             events = len(targets)
             # the quotient is 1 for a plain mean over events, whose sum then keeps every bit
-            sums.loss += float(total) * (events / float(weight) if float(weight) else 0.0)
-            sums.events += events
+            result.loss_sum += float(total) * (events / float(weight) if float(weight) else 0.0)
+            result.events += events
 
     def predict(self, images: torch.Tensor) -> torch.Tensor | None:
-        """Outputs in evaluation mode; None where another rank has them."""
+        """The outputs in evaluation mode; None where another rank has them."""
         self.deepspeed.eval()
         with torch.no_grad():
             outputs: torch.Tensor = self.deepspeed(channels_last(images, self.device))
         return outputs
 
     def monitor(self, values: Mapping[str, float], events: int) -> None:
-        """Hand values to the monitors that the JSON switches on; DeepSpeed itself reports the learning rate only."""
+        """Give values to the monitors that the JSON switches on; DeepSpeed itself reports the learning rate only."""
         if self.deepspeed.monitor.enabled:
             self.deepspeed.monitor.write_events([(f"Train/Samples/{name}", v, events) for name, v in values.items()])
 
     def full_state_dict(self) -> dict[str, torch.Tensor]:
-        """Whole fp32 weights and buffers on the host; a collective under ZeRO-3. Buffers are averaged over data."""
+        """Whole fp32 weights, and buffers averaged over the data ranks, on the host; a collective of all ranks."""
         with (
             deepspeed.zero.GatheredParameters(list(self.module.parameters())),
             averaged_buffers(self.module, self.groups),
@@ -212,8 +203,8 @@ class Engine:
 def _clear_padding(engine: Any) -> None:
     """Zero what ZeRO-3's partitions hold beyond the ends of the weights.
 
-    DeepSpeed allocates it and never writes it: a checkpoint would keep whatever lay in that memory, and differ from
-    that of the same run done again.
+    DeepSpeed allocates this padding and never writes it. So a checkpoint would keep whatever lay in that memory, and
+    would differ from the checkpoint of the same run done again.
     """
     if engine.zero_optimization_stage() < 3:
         return
@@ -229,7 +220,7 @@ def _clear_padding(engine: Any) -> None:
 
 
 def inference(model: nn.Module, ds: Mapping[str, Any], device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Images to outputs of a plain module, in the precision that the JSON trains in."""
+    """A function from images to the outputs of a plain module, in the precision that the JSON trains in."""
     model.eval()
     autocast = ds["torch_autocast"]
 
@@ -244,10 +235,10 @@ def inference(model: nn.Module, ds: Mapping[str, Any], device: torch.device) -> 
 
 @contextmanager
 def averaged_buffers(module: nn.Module, groups: Groups) -> Iterator[None]:
-    """Inside, floating buffers (BatchNorm's running statistics) hold their mean over the data ranks.
+    """Let floating buffers (BatchNorm's running statistics) hold their mean over the data ranks inside the `with`.
 
-    Each rank saw other events, so each has other statistics; one answer must not depend on the rank that gives it.
-    Afterwards each rank has its own back, so that looking does not change the training.
+    Each rank has seen other events and so has other statistics, but an answer must not depend on the rank that gives
+    it. Afterwards each rank has its own statistics back, so that an evaluation does not change the training.
     """
     buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
     own = [buffer.clone() for buffer in buffers]

@@ -1,12 +1,12 @@
 """The line between a rank and the command line that started its job.
 
-When one rank fails the others fail too, later and for a worse reason ("connection closed by peer"); and a kill, a cut
-link or a batch system can take any process of a job at any time. So every rank holds a TCP connection to the command
-line: it says who and where it is, beats once a second, tells its own failure, and its end. A connection that closes
-without a word is a killed rank; one that is silent for `SILENCE_SECONDS` is a dead host or a cut link. The same holds
-the other way round: a rank that has lost its command line is ended, wherever it runs. Rejected: process ids in the
-run folder, which say nothing about another host, and the age of files there, which a network file system may show a
-minute late.
+When one rank fails, the others fail too, later and for a worse reason ("connection closed by peer"); and a kill, a cut
+link or a batch system can end any process of a job at any time. So every rank holds a TCP connection to the command
+line. Over it the rank says who and where it is, sends a beat every second, and reports its failure and its end. A
+connection that closes without a word means a killed rank; a connection that is silent for `SILENCE_SECONDS` means a
+dead host or a cut link. The same holds the other way round: a rank that has lost its command line is ended, wherever it
+runs. Rejected: process ids in the run folder, which say nothing about another host, and the age of files there, which a
+network file system may show a minute late.
 """
 
 import os
@@ -21,21 +21,21 @@ from contextlib import suppress
 
 import psutil
 
-from lartpc_ds.data.workers import kill_all
+from lartpc_ds.data.processes import kill_all
 from lartpc_ds.errors import RunError, UserError
 from lartpc_ds.training.control_point import BEAT_SECONDS, SILENCE_SECONDS, ControlPoint, Lines, message
 
 __all__ = ["Lifeline"]
 
 _CONNECT_SECONDS = 5.0
-_ORPHAN_SECONDS = 2.5  # a stop request to every process of a job may reach the launcher first
+_ORPHAN_SECONDS = 2.5  # a stop request to every process of a job may reach the launcher before the rank
 
 
 class Lifeline:
-    """A rank's end."""
+    """The rank's end of the line."""
 
     def __init__(self, point: ControlPoint, rank: int) -> None:
-        """Connect, and leave the line to a guard: a forked process, so call this before anything starts a thread.
+        """Connect, and leave the line to a guard. The guard is a forked process, so call this before any thread starts.
 
         Raises:
             UserError: the command line answers at none of its addresses.
@@ -54,19 +54,19 @@ class Lifeline:
         end.close()
 
     def watch(self, on_stop: Callable[[], None]) -> None:
-        """From now on, in a thread: pass stop requests on."""
+        """Start a thread that calls `on_stop` at every stop request."""
         threading.Thread(target=self._listen, args=(on_stop,), daemon=True).start()
 
     def launcher_is_gone(self, stopping: bool) -> bool:
-        """Has it? Then other ranks have ended with it, and whatever fails here is an echo of that.
+        """Whether the launcher has ended: then other ranks have ended with it, and what fails here follows from that.
 
-        A stop request to a whole job may end the launcher at once; then the command line alone waits for the
-        checkpoint.
+        Where the job is `stopping`, a launcher that has ended says nothing: the stop request may have ended it at once,
+        and the command line waits for the checkpoint.
         """
         return os.getppid() != self._launcher and not stopping
 
     def stopping(self) -> None:
-        """A stop request came by signal."""
+        """Tell that a stop request came by signal."""
         self._send(message(stopping=True))
 
     def failed(self, error: BaseException) -> None:
@@ -75,7 +75,7 @@ class Lifeline:
         self._send(message(failed={"by_user": isinstance(error, UserError), "message": str(error), "trace": trace}))
 
     def ended(self, *, complete: bool = False) -> None:
-        """This rank ends on purpose, with all its work done or not: nobody need ask what killed it."""
+        """Tell that this rank ends on purpose, with all its work done or not, so that nobody asks what killed it."""
         self._send(message(ended=True, complete=complete))
 
     def close(self) -> None:
@@ -94,10 +94,11 @@ class Lifeline:
 
 
 class _Guard:
-    """Holds a rank's line, from a process of its own.
+    """The process that holds a rank's line.
 
-    The rank may hold its interpreter for longer than silence may last, by loading a library from a slow file system
-    for example; and it can be ended whatever it hangs in.
+    It is a process of its own because the rank may block its interpreter for longer than a silence may last, for
+    example while it loads a library from a slow file system; and because it can end the rank whatever the rank hangs
+    in.
     """
 
     def __init__(self, line: socket.socket, rank: socket.socket, process: psutil.Process, launcher: int) -> None:
@@ -105,7 +106,10 @@ class _Guard:
         self._stopping = False
 
     def run(self) -> None:
-        """Until the rank has ended; its end closes the line, and an end of the line is the rank's."""
+        """Pass messages on until the rank has ended.
+
+        When the rank ends, the line closes; when the line ends, the rank.
+        """
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # a batch system signals every process of a job
         from_rank, from_line = Lines(), Lines()
@@ -132,21 +136,21 @@ class _Guard:
 
     def _from_rank(self, lines: Lines) -> bool:
         data = _received(self._rank)
-        for told in lines.add(data):
-            self._stopping |= "stopping" in told
-            self._tell(message(**told))
+        for content in lines.add(data):
+            self._stopping |= "stopping" in content
+            self._tell(message(**content))
         return bool(data)
 
     def _from_line(self, lines: Lines) -> bool:
         data = _received(self._line)
-        if any("stop" in told for told in lines.add(data)):
+        if any("stop" in content for content in lines.add(data)):
             self._stopping = True
             with suppress(OSError):
                 self._rank.sendall(message(stop=True))
         return bool(data)
 
     def _tell(self, data: bytes) -> None:
-        with suppress(OSError):  # a line that is cut is noticed by listening
+        with suppress(OSError):  # `run` notices by listening that the line is cut
             self._line.sendall(data)
 
     def _launcher_is_gone(self) -> bool:
@@ -155,7 +159,7 @@ class _Guard:
         return True
 
     def _kill(self) -> None:
-        """The rank and its readers, which have the fork server for a parent and would not notice."""
+        """Kill the rank and its readers, which have the fork server for a parent and would not notice its end."""
         with suppress(psutil.NoSuchProcess):
             family = [self._process, *self._process.children(recursive=True)]
             kill_all(process for process in family if process.pid != os.getpid())

@@ -1,13 +1,13 @@
 """What a run minimises: cross entropy or a user's own loss, of whole scores or of a map of which each rank has a tile.
 
-A loss function gives (total, weight) of what it is handed, and a micro-batch's loss is the sum of totals over the sum
-of weights. Both are summed over the tiles with a true adjoint before they are divided, so that a loss weighted by pixel
-is the one-device loss: a mean of the tiles' own ratios is not.
+A loss function gives a total and a weight, and the loss of a micro-batch is the sum of the totals over the sum of the
+weights. Both sums run over the tiles, with a true adjoint, before they are divided. So a loss that is weighted by pixel
+equals the loss on one device. Rejected: the mean of the tiles' own ratios, which does not.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,22 +16,22 @@ from torch.nn import functional as F
 from lartpc_ds.data.source import Range, Source
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.grid.tiles import Group
-from lartpc_ds.exact.ops.reductions import sum_over_ranks
-from lartpc_ds.user_code import import_target, where
+from lartpc_ds.exact.kernels.collectives import sum_over_ranks
+from lartpc_ds.user_code import import_function, where
 
 __all__ = ["Loss", "LossFunction", "Tally", "check_loss", "cross_entropy", "import_loss"]
 
 LossFunction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(outputs, targets) of this rank -> (total, weight), two scalars."""
+"""A function from this rank's (outputs, targets) to (total, weight), two scalars."""
 
 _NOT_COUNTED = -100
 
 
 def cross_entropy(class_weights: Tensor | None = None) -> LossFunction:
-    """Of classes of events, or of pixels: those with a negative class are left out.
+    """The cross entropy of classes of events or of pixels; targets with a negative class are left out.
 
-    `class_weights` have mean 1 over the training events, and the weight is the number of events: a plain mean, exact
-    under any division into micro-batches and ranks.
+    `class_weights` have mean 1 over the training events, and the weight is the number of events. So the loss is a plain
+    mean, which is exact under any division into micro-batches and ranks.
     """
 
     def function(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,7 +51,7 @@ class Tally:
     """What a batch adds to an evaluation on this rank."""
 
     confusion: Tensor
-    """(true class, predicted class) counts of events or pixels, int64."""
+    """Counts of events or pixels by (true class, predicted class), int64."""
     total: float
     weight: float
 
@@ -62,11 +62,11 @@ class Loss:
 
     function: LossFunction
     task: str = "events"
-    """One of `data.source.TASKS`."""
+    """What a target is: one of `data.source.TASKS`."""
     group: Group | None = None
-    """Ranks that each have a tile of the outputs; None: every rank has the same, whole."""
+    """The ranks that each have a tile of the outputs; None if every rank has the same whole outputs."""
     part: tuple[Range, Range] | None = None
-    """Rows and columns of the tile where every rank has whole maps but the targets of its tile only."""
+    """The rows and columns of the tile, where every rank has whole maps but only the targets of its tile."""
 
     def mine(self, outputs: Tensor) -> Tensor:
         """The outputs that this rank has targets for, in float32."""
@@ -84,14 +84,14 @@ class Loss:
         return total, weight
 
     def correct(self, mine: Tensor, targets: Tensor) -> tuple[int, int]:
-        """How many classes are right, out of how many on this rank."""
+        """How many classes are right on this rank, and out of how many."""
         if self.task == "own":
             return 0, 0
         counted = targets >= 0
         return int(((mine.argmax(1) == targets) & counted).sum()), int(counted.sum())
 
     def tally(self, mine: Tensor, targets: Tensor, num_classes: int) -> Tally:
-        """Of whole events; this rank's part only."""
+        """What a batch of whole events adds to an evaluation, this rank's part only."""
         total, weight = (float(value) for value in self.function(mine, targets))
         if self.task == "own":
             return Tally(torch.zeros(num_classes, num_classes, dtype=torch.int64), total, weight)
@@ -101,23 +101,17 @@ class Loss:
 
 
 def mean(total: Tensor, weight: Tensor) -> Tensor:
-    """Total over weight; 0 where nothing counts."""
+    """The total over the weight; 0 where nothing counts."""
     return total / torch.where(weight == 0, torch.ones_like(weight), weight)
 
 
 def import_loss(target: str) -> LossFunction:
-    """The function that `train.loss_target` names; UserError if there is none."""
-    function = import_target("train.loss_target", target, "function", "name a function of (outputs, targets)")
-    if not callable(function):
-        raise UserError(
-            f"train.loss_target = {target!r}: holds a {type(function).__name__}, which is not callable; name a "
-            "function of (outputs, targets)"
-        )
-    return cast(LossFunction, function)
+    """The function that `train.loss_target` names; raises UserError if there is no such function."""
+    return import_function("train.loss_target", target, "outputs, targets")
 
 
 def check_loss(target: str, source: Source, scores: Tensor) -> None:
-    """Call a user's loss once, on zeros in the shape of a small part of the first image's scores.
+    """Check a user's loss by one call, on zeros in the shape of a small part of the first image's scores.
 
     Raises:
         UserError: it fails, or does not return two scalar tensors of which the total depends on the outputs.
@@ -133,21 +127,18 @@ def check_loss(target: str, source: Source, scores: Tensor) -> None:
     first = torch.as_tensor(source.read(index, rows, cols)[1])
     targets = (first if first.is_floating_point() else first.long())[None]
     outputs = torch.zeros(1, *shape, requires_grad=True)
-    told = f"train.loss_target = {target!r}: on outputs of {tuple(outputs.shape)}, targets of {tuple(targets.shape)}"
+    call = f"train.loss_target = {target!r}: on outputs of {tuple(outputs.shape)}, targets of {tuple(targets.shape)}"
     try:
         pair: Any = function(outputs, targets)
     except Exception as error:  # whatever the user's own code raises
-        raise UserError(f"{told}: {where(error)}") from error
+        raise UserError(f"{call}: {where(error)}") from error
     if (
         not isinstance(pair, tuple)
         or len(pair) != 2
         or not all(isinstance(value, Tensor) and value.ndim == 0 for value in pair)
     ):
-        given = [f"tensor of {tuple(v.shape)}" if isinstance(v, Tensor) else type(v).__name__ for v in _items(pair)]
-        raise UserError(f"{told}: must return (total, weight), two scalar tensors; returns {', '.join(given)}")
+        values = pair if isinstance(pair, tuple) else (pair,)
+        given = [f"tensor of {tuple(v.shape)}" if isinstance(v, Tensor) else type(v).__name__ for v in values]
+        raise UserError(f"{call}: must return (total, weight), two scalar tensors; it returns {', '.join(given)}")
     if not pair[0].requires_grad:
-        raise UserError(f"{told}: the total does not depend on the outputs, so nothing could be learned from it")
-
-
-def _items(value: Any) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else (value,)
+        raise UserError(f"{call}: the total does not depend on the outputs, so nothing could be learned from it")

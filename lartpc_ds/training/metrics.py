@@ -1,47 +1,45 @@
 """The field's classification figures, as pure functions of a table of truths and scores.
 
-All come from the confusion matrix of whole predictions, gathered once, so that no figure depends on the number of ranks
-or on batch order (a mean of per-rank means does). Intervals are Wilson's: sane at 0 and 1, unlike sqrt(e(1-e)/N).
+All figures come from the confusion matrix of whole predictions, which is gathered once, so that no figure depends on
+the number of ranks or on the order of batches. Rejected: a mean of the means per rank, which does. Intervals are
+Wilson's, which are sane at 0 and 1, unlike sqrt(e(1-e)/N).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from math import isnan
-from typing import Any, Self
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isnan, nan
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BeforeValidator, PlainSerializer, TypeAdapter
 
 __all__ = [
     "Evaluation",
     "Interval",
-    "absent_classes",
-    "balanced_text",
     "confusion_matrix",
-    "evaluate",
     "of_confusion",
+    "of_scores",
     "wilson",
 ]
 
 _Z = 1.959964  # 95 %, two-sided
+
+Fraction = Annotated[
+    float,
+    BeforeValidator(lambda value: nan if value is None else value),
+    PlainSerializer(lambda value: None if isnan(value) else value),
+]
+"""A number that may be NaN; JSON has no NaN, so there it is null."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A fraction with its 95 % interval; NaN where nothing was counted."""
 
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def from_dict(cls, tree: Mapping[str, float | None]) -> Self:
-        """The inverse of `as_dict`."""
-        return cls(**{name: float("nan") if value is None else value for name, value in tree.items()})
-
-    def as_dict(self) -> dict[str, float | None]:
-        """Plain data for JSON, which has no NaN."""
-        return {name: None if isnan(value) else value for name, value in asdict(self).items()}
+    value: Fraction
+    low: Fraction
+    high: Fraction
 
     def __str__(self) -> str:
         return "-" if isnan(self.value) else f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
@@ -49,7 +47,10 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Figures of one evaluation; `confusion` has true classes in rows and counts events, or pixels (`counted`)."""
+    """The figures of one evaluation.
+
+    `confusion` has true classes in rows, and counts what `counted` says: events or pixels.
+    """
 
     classes: tuple[str, ...]
     events: int
@@ -62,16 +63,39 @@ class Evaluation:
     counted: str = "events"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        intervals = {name: getattr(self, name).as_dict() for name in ("accuracy", "balanced_accuracy")}
-        lists = {name: [one.as_dict() for one in getattr(self, name)] for name in ("efficiency", "purity")}
-        return {**asdict(self), **intervals, **lists}
+        """The figures as plain data for JSON."""
+        tree: dict[str, Any] = TypeAdapter(Evaluation).dump_python(self, mode="json")
+        return tree
+
+    @classmethod
+    def from_dict(cls, tree: Any) -> "Evaluation":
+        """The inverse of `as_dict`; raises ValueError if the tree is not an evaluation."""
+        return TypeAdapter(Evaluation).validate_python(tree)
+
+    @property
+    def absent_classes(self) -> tuple[str, ...]:
+        """The classes of which nothing was counted."""
+        return tuple(name for name, counts in zip(self.classes, self.confusion, strict=True) if sum(counts) == 0)
+
+    def balanced_text(self, on: str) -> str:
+        """Balanced accuracy with its chance: 1 / classes that occur, which a constant prediction reaches.
+
+        Args:
+            on: what was counted, such as "100 events".
+        """
+        text = f"{self.balanced_accuracy} on {on}"
+        absent = self.absent_classes
+        present = [name for name in self.classes if name not in absent]
+        if not present:
+            return text
+        among = f" among {', '.join(present)}: there are no {self.counted} of {', '.join(absent)}" if absent else ""
+        return f"{text} (chance {1 / len(present):.3f}{among})"
 
 
 def wilson(successes: int, trials: int) -> Interval:
     """Wilson's score interval (J. Am. Stat. Assoc. 22, 209 (1927)), 95 %."""
     if trials == 0:
-        return Interval(float("nan"), float("nan"), float("nan"))
+        return Interval(nan, nan, nan)
     share, z2 = successes / trials, _Z**2
     centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = _Z / (1 + z2 / trials) * np.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
@@ -80,16 +104,16 @@ def wilson(successes: int, trials: int) -> Interval:
 
 
 def confusion_matrix(truths: NDArray[np.int64], predictions: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
-    """Counts, (true class, predicted class)."""
+    """Counts by (true class, predicted class)."""
     flat = np.bincount(truths * num_classes + predictions, minlength=num_classes**2)
     return flat.reshape(num_classes, num_classes)
 
 
-def evaluate(logits: NDArray[np.float32], truths: NDArray[np.int64], classes: Sequence[str]) -> Evaluation:
+def of_scores(logits: NDArray[np.float32], truths: NDArray[np.int64], classes: Sequence[str]) -> Evaluation:
     """All figures of (events, classes) logits.
 
-    Balanced accuracy is the mean efficiency of the classes that occur; its interval adds their binomial variances (at
-    Wilson's centre, so that a class with all right still has one).
+    Balanced accuracy is the mean efficiency of the classes that occur. Its interval adds their binomial variances,
+    taken at Wilson's centre, so that a class whose events are all right still has a variance.
     """
     scores = logits.astype(np.float64)
     shifted = scores - scores.max(axis=1, keepdims=True)
@@ -102,7 +126,7 @@ def evaluate(logits: NDArray[np.float32], truths: NDArray[np.int64], classes: Se
 def of_confusion(
     counts: NDArray[np.int64], loss: float, classes: Sequence[str], *, events: int, counted: str = "events"
 ) -> Evaluation:
-    """All figures from (true class, predicted class) counts of `counted`; those of nothing are NaN."""
+    """All figures from counts of `counted` by (true class, predicted class); a share of nothing is NaN."""
     right, true, chosen = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
     return Evaluation(
         classes=tuple(classes),
@@ -126,25 +150,3 @@ def _balanced(right: NDArray[np.int64], true: NDArray[np.int64]) -> Interval:
     half = _Z * float(np.sqrt((centre * (1 - centre) / (trials + _Z**2)).sum())) / len(trials)
     mean = float(share.mean())
     return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))
-
-
-def absent_classes(figures: Mapping[str, Any]) -> tuple[str, ...]:
-    """Classes of which nothing was counted, from `Evaluation.as_dict`."""
-    counts = map(sum, figures["confusion"])
-    return tuple(name for name, count in zip(figures["classes"], counts, strict=True) if count == 0)
-
-
-def balanced_text(figures: Mapping[str, Any], on: str) -> str:
-    """Balanced accuracy with its chance, 1 / classes that occur: always to say the same is right on one of them.
-
-    Args:
-        figures: of `Evaluation.as_dict`.
-        on: what was counted, such as "100 events".
-    """
-    text = f"{Interval.from_dict(figures['balanced_accuracy'])} on {on}"
-    absent = absent_classes(figures)
-    present = [name for name in figures["classes"] if name not in absent]
-    if not present:
-        return text
-    among = f" among {', '.join(present)}: there are no {figures['counted']} of {', '.join(absent)}" if absent else ""
-    return f"{text} (chance {1 / len(present):.3f}{among})"

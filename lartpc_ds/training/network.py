@@ -1,8 +1,9 @@
-"""Which network interface leads where, on this machine.
+"""Which network interface of this machine leads to an address.
 
-The routing table is asked, through a UDP socket that sends nothing, instead of a list of likely names (`eth0`, `ib0`):
-on a machine with several networks only the route knows. Gloo would otherwise take the interface of the host's own name,
-which on Debian is loopback, and no other host can reach that. IPv4 only, as gloo's and DeepSpeed's addresses are here.
+The routing table answers, through a UDP socket that sends nothing. Rejected: a list of likely names (`eth0`, `ib0`),
+because on a machine with several networks only the route knows. Gloo would otherwise take the interface of the host's
+own name, which on Debian is loopback, and no other host can reach that. Addresses are IPv4, as gloo's and DeepSpeed's
+are.
 """
 
 import socket
@@ -15,9 +16,9 @@ __all__ = ["interface_towards", "is_this_machine", "own_addresses"]
 
 
 def interface_towards(address: str) -> str:
-    """Name of the interface by which this machine reaches `address`, a number or a name.
+    """The name of the interface by which this machine reaches `address`, a number or a name.
 
-    For an address of this machine it is the interface that bears it; for loopback `lo`.
+    For an address of this machine that is the interface that bears it, and for loopback it is `lo`.
 
     Raises:
         UserError: the name does not resolve, or no route leads there.
@@ -37,20 +38,20 @@ def interface_towards(address: str) -> str:
 
 
 def own_addresses() -> tuple[str, ...]:
-    """IPv4 addresses of this machine; loopback last."""
-    found = [
+    """The IPv4 addresses of this machine, with loopback last."""
+    addresses_here = [
         entry.address
         for addresses in psutil.net_if_addrs().values()
         for entry in addresses
         if entry.family == socket.AF_INET
     ]
-    return tuple(sorted(dict.fromkeys(found), key=lambda address: address.startswith("127.")))
+    return tuple(sorted(dict.fromkeys(addresses_here), key=lambda address: address.startswith("127.")))
 
 
 def is_this_machine(name: str) -> bool:
-    """Does a host's name mean this machine? False where it does not resolve."""
+    """Whether a host's name means this machine; False where the name does not resolve."""
     try:
-        found = socket.getaddrinfo(name, None, socket.AF_INET)
+        resolved = socket.getaddrinfo(name, None, socket.AF_INET)
     except (OSError, UnicodeError):
         return False
-    return all(str(address[0]).startswith("127.") or address[0] in own_addresses() for *_, address in found)
+    return all(str(address[0]).startswith("127.") or address[0] in own_addresses() for *_, address in resolved)

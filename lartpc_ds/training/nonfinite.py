@@ -1,8 +1,8 @@
 """Which events a number that is not finite comes from.
 
-A run that goes on after a loss of nan trains nothing and ends as if all were well; so it stops, and says where to look.
-A loss covers a whole micro-batch, so its events are read again and told by their largest pixel: that costs nothing
-until it is needed, where keeping the images of a step for it would cost memory in every step.
+A run that goes on after a loss of nan trains nothing and ends as if all were well. So it stops and says where to look.
+A loss covers a whole micro-batch, so the events of the micro-batch are read again and ranked by their largest pixel.
+Rejected: keeping the images of a step for this, which would cost memory in every step.
 """
 
 import math
@@ -22,19 +22,19 @@ _MOST_NAMED = 3
 
 
 def blame(what: str, suspects: Iterable[int], dataset: EventDataset, index: EventIndex, advice: str) -> RunError:
-    """The error to raise; a collective of all ranks, which get the same.
+    """The error to raise; a collective of all ranks, which all get the same error.
 
     Args:
-        what: was found, and at which step.
+        what: a clause that says what is not finite, and at which step.
         suspects: positions in `dataset` that this rank suspects.
-        dataset: of this rank's tile.
-        index: of the run.
-        advice: what to do where the pixels are sane.
+        dataset: the dataset of this rank's tile.
+        index: the table of the run's events.
+        advice: what the user should do where the pixels are sane.
     """
     positions = sorted(set().union(*_of_all(sorted(suspects))))
     extents: dict[int, float] = {}
-    for one in _of_all({position: _largest(dataset, position) for position in positions[:_MOST_READ]}):
-        extents |= {p: _larger(value, extents.get(p, 0.0)) for p, value in one.items()}
+    for of_rank in _of_all({position: _largest(dataset, position) for position in positions[:_MOST_READ]}):
+        extents |= {position: _larger(value, extents.get(position, 0.0)) for position, value in of_rank.items()}
     ranked = sorted(extents, key=lambda position: _larger(extents[position], 0.0), reverse=True)
     named = []
     for position in ranked[:_MOST_NAMED]:
@@ -51,17 +51,18 @@ def blame(what: str, suspects: Iterable[int], dataset: EventDataset, index: Even
 
 
 def _of_all(mine: Any) -> list[Any]:
+    """What each rank has given."""
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, mine)
     return gathered
 
 
 def _largest(dataset: EventDataset, position: int) -> float:
-    """Of this rank's tile; 0 where the rank needs no images."""
+    """The largest pixel of this rank's tile by magnitude; 0 where the rank needs no images."""
     image = dataset[position][0]
     return float(image.abs().max()) if image.numel() else 0.0
 
 
-def _larger(one: float, other: float) -> float:
-    """What is no number is the largest of all."""
-    return max(value if not math.isnan(value) else math.inf for value in (one, other))
+def _larger(first: float, second: float) -> float:
+    """The larger of two numbers, where NaN counts as infinite."""
+    return max(value if not math.isnan(value) else math.inf for value in (first, second))

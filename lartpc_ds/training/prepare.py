@@ -1,7 +1,7 @@
-"""Everything a run must get right before its first process starts, and everything its ranks read back.
+"""What is decided before the first rank of a run starts, and what the ranks make of it.
 
-`prepare` turns checked configurations into a `Job` (a few integers and names) and the table of events, and raises a
-UserError for whatever cannot work. The run folder carries both to the ranks; ranks decide nothing by themselves.
+`make_job` turns checked configurations into a `Job` (a few integers and names), and raises a UserError for whatever
+cannot work. The run folder carries the job and the table of events to the ranks; ranks decide nothing by themselves.
 """
 
 import math
@@ -13,9 +13,11 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 
 from lartpc_ds.config.run import RunConfig
+from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.costs.stages import StageShare, block_costs, check_zero, cut_rates, plan_stages, stage_shares
 from lartpc_ds.data.event_index import EventIndex
 from lartpc_ds.data.source import Source
@@ -34,6 +36,7 @@ from lartpc_ds.training.weights import check_weights
 
 __all__ = [
     "Job",
+    "Run",
     "absolute_paths",
     "class_weights",
     "job_strips",
@@ -65,22 +68,34 @@ class Job:
     parameters: int
     task: str = "events"
     stages: Bounds = ()
-    """Stage s of a pipeline has the blocks [B_s, B_s+1) of the network; () is no pipeline."""
+    """Stage s of a pipeline has the blocks [B_s, B_s+1) of the network; () means no pipeline."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """The job as plain data for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> Self:
-        """The inverse of `as_dict` after a way through JSON."""
-        fixed = {"layout": Layout(**tree["layout"]), "classes": tuple(tree["classes"])}
-        fixed["stages"] = tuple(tree.get("stages", ()))
-        return cls(**{**tree, **fixed, "image_shape": tuple(tree["image_shape"])})
+        """The inverse of `as_dict`, also of a tree that has gone through JSON."""
+        return TypeAdapter(cls).validate_python(tree)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run as its folder holds it: all that a rank knows of it before the engine exists."""
+
+    folder: RunFolder
+    config: RunConfig
+    job: Job
+    index: EventIndex
+    name: str
+    """The digest in `files.json` by which a run is told from others."""
+    facts: dict[str, Any]
+    """Plain data that goes to every manifest, so that a checkpoint says what it belongs to."""
 
 
 def make_model(config: RunConfig, planes: int, num_classes: int) -> nn.Module:
-    """The network of a run, freshly initialised from torch's random state."""
+    """The network of a run, initialised from torch's random state."""
     model = config.model
     return build_model(
         model.name,
@@ -95,10 +110,12 @@ def make_model(config: RunConfig, planes: int, num_classes: int) -> nn.Module:
 
 
 def make_job(config: RunConfig, ds: Mapping[str, Any], layout: Layout, source: Source, index: EventIndex) -> Job:
-    """Check what only shows when model, events and layout meet, without memory or time: the model runs on meta tensors.
+    """Check what shows only when model, events and layout meet, and return what the ranks need to know.
+
+    This costs neither memory nor much time, because the model runs on meta tensors.
 
     Raises:
-        UserError: the model cannot take the images or gives no score a class, it cannot be cut into stages, or the run
+        UserError: the model cannot take the images, gives no score per class or cannot be cut into stages; or the run
             has no steps.
     """
     check_zero(config, ds, layout)
@@ -120,7 +137,7 @@ def make_job(config: RunConfig, ds: Mapping[str, Any], layout: Layout, source: S
     strips = strips_of(config, layout, model.train(), image)
     if config.memory.recompute == "block":
         front = [] if strips is None else [block for _, block in blocks(model)[: len(strips.front)]]
-        check_blocks(model, image, [name for name, one in model.named_modules() if one in front] + plan.remade_at)
+        check_blocks(model, image, [name for name, module in model.named_modules() if module in front] + plan.remade_at)
     if config.train.loss_target is not None:
         check_loss(config.train.loss_target, source, scores)
     if config.model.weights is not None:
@@ -137,16 +154,16 @@ def _name(config: RunConfig) -> str:
 
 
 _SCORES = {
-    "events": ("(events, classes)", "a score a pixel needs a class a pixel: data.target without labels"),
+    "events": ("(events, classes)", "scores per pixel need a class per pixel: data.target without labels"),
     "pixels": (
         "(events, classes, rows, columns)",
-        "data.target has a class a pixel: take a network for dense prediction, or give labels",
+        "data.target has a class per pixel: take a network for dense prediction, or give labels",
     ),
 }
 
 
 def _scores(config: RunConfig, model: nn.Module, images: torch.Tensor, task: str, classes: int) -> torch.Tensor:
-    """What the model gives for a batch; UserError if that does not fit the targets."""
+    """What the model gives for a batch; raises UserError if that does not fit the targets."""
     shape = tuple(images.shape)
     try:
         with dry_run(model):
@@ -160,10 +177,10 @@ def _scores(config: RunConfig, model: nn.Module, images: torch.Tensor, task: str
     if isinstance(scores, torch.Tensor) and (task == "own" or given == wanted):
         return scores
     if task == "own":
-        raise UserError(f"model {_name(config)}: must give one tensor, gives {given}")
+        raise UserError(f"model {_name(config)}: must give one tensor, but gives {given}")
     names, other = _SCORES[task]
     hint = f"; {other}" if isinstance(scores, torch.Tensor) and scores.ndim != len(wanted) else ""
-    raise UserError(f"model {_name(config)}: must give scores of shape {wanted} {names}, gives {given}{hint}")
+    raise UserError(f"model {_name(config)}: must give scores of shape {wanted} {names}, but gives {given}{hint}")
 
 
 def make_loss(config: RunConfig, job: Job, plan: TilePlan, index: EventIndex, tiles: Tiles) -> Loss:
@@ -176,12 +193,16 @@ def make_loss(config: RunConfig, job: Job, plan: TilePlan, index: EventIndex, ti
 
 
 def plan_of(config: RunConfig, layout: Layout, model: nn.Module, image: tuple[int, int, int]) -> TilePlan:
-    """How a run's model works on its tiles; UserError as `plan_tiles`, for what cannot."""
+    """How a run's model works on its tiles; raises what `plan_tiles` raises."""
     return plan_tiles(model, layout, image, config.layout.gather_at, config.model.norm_scope, config.memory.lean_norm)
 
 
 def strips_of(config: RunConfig, layout: Layout, model: nn.Module, image: tuple[int, int, int]) -> StripPlan | None:
-    """How a run's model streams its front, if it does; UserError as `plan_strips`, for what cannot."""
+    """How a run's model streams its front, if it does.
+
+    Raises:
+        UserError: as `plan_strips`, or the layout does not allow it.
+    """
     strips = config.memory.stream_strips
     if strips == 1:
         return None
@@ -199,7 +220,7 @@ def strips_of(config: RunConfig, layout: Layout, model: nn.Module, image: tuple[
 
 
 def tile_shares(config: RunConfig, job: Job, precision: str) -> list[TileShare]:
-    """What each tile of a group has of a step, row by row; maps travel in the `precision` of the computation."""
+    """The share of each tile of a group in a step, row by row; maps travel in the `precision` of the computation."""
     model, image = without_data(config, job)
     model.to({"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision])
     return shares(plan_of(config, job.layout, model, image), model, job.layout)
@@ -217,7 +238,7 @@ def without_data(config: RunConfig, job: Job) -> tuple[nn.Module, tuple[int, int
 
 
 def stages_of(config: RunConfig, ds: Mapping[str, Any], job: Job) -> list[StageShare]:
-    """What each pipeline stage has of a step; none where the model is not cut."""
+    """The share of each pipeline stage in a step; empty where the model is not cut."""
     if not job.stages:
         return []
     model, image = without_data(config, job)
@@ -226,7 +247,7 @@ def stages_of(config: RunConfig, ds: Mapping[str, Any], job: Job) -> list[StageS
 
 
 def max_steps(config: RunConfig, layout: Layout, train_events: int) -> int:
-    """Optimizer steps of the run: `train.max_steps` or `train.epochs`, whichever ends first."""
+    """The number of optimizer steps of the run: `train.max_steps` or `train.epochs`, whichever ends first."""
     global_batch = config.data.batch * config.train.accumulate * layout.data
     limits = [] if config.train.max_steps is None else [config.train.max_steps]
     if config.train.epochs is not None:
@@ -235,7 +256,7 @@ def max_steps(config: RunConfig, layout: Layout, train_events: int) -> int:
 
 
 def class_weights(config: RunConfig, index: EventIndex) -> torch.Tensor | None:
-    """Factor of each class in the loss, with mean 1 over the training events; None for equal weights."""
+    """The factor of each class in the loss, with mean 1 over the training events; None for equal weights."""
     if config.train.class_weights == "none":
         return None
     counts = np.bincount(index.label[index.positions("train")], minlength=len(index.class_names))
@@ -250,7 +271,7 @@ def with_files(config: RunConfig, files: tuple[str, ...]) -> RunConfig:
 
 
 def absolute_paths(config: RunConfig, base: Path) -> RunConfig:
-    """The same run with paths that hold from any working directory."""
+    """The same run with paths that are valid from any working directory."""
 
     def absolute(name: str) -> str:
         return os.path.normpath(base / Path(name).expanduser())

@@ -1,10 +1,10 @@
 """Reader processes that live and die with their rank, whatever a batch system signals.
 
-A batch system's stop request goes to every process of a job. The rank saves upon it, for which it needs what its
-readers still have to give. So they are started with these signals blocked, from their fork server on, which hands its
-mask to all that it forks; a handler set when a reader starts would leave the server itself, and a reader's first
-second, open. They end by torch's own event, or with the rank (lartpc_ds/data/workers.py); what does not is killed,
-where Python would send the SIGTERM that nobody hears.
+A batch system's stop request goes to every process of a job. The rank then saves a checkpoint, and for this it needs
+what its readers still have to give. So readers start with these signals blocked. Their fork server starts so, and hands
+its mask to all processes that it forks. Rejected: a handler that is set when a reader starts, because the server itself
+and a reader's first second would stay open to signals. Readers end by torch's own event, or with the rank
+(lartpc_ds/data/processes.py). A reader that does not end is killed, because it would not hear Python's SIGTERM.
 """
 
 import signal
@@ -20,7 +20,7 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 class _Popen(Popen):
     def terminate(self) -> None:
-        """What torch and the end of Python do to a reader that has not ended by itself."""
+        """End a reader that has not ended by itself; torch and the end of Python call this."""
         self.kill()
 
 
@@ -35,10 +35,10 @@ class _Readers(ForkServerContext):
 
 
 def reader_context() -> BaseContext:
-    """For a DataLoader: its processes hear no stop request. A fork would copy the locks of gloo's and OpenMP's threads.
+    """A context for a DataLoader whose processes hear no stop request.
 
-    The thread that calls hears none either for as long as the fork server takes to start, a few milliseconds; a signal
-    to the process waits, and none is lost.
+    They come from a fork server, because a fork would copy the locks of gloo's and OpenMP's threads. While the server
+    starts, a few milliseconds, the calling thread hears no stop request either; a signal waits, and none is lost.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     try:

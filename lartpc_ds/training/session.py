@@ -1,9 +1,9 @@
-"""One rank's run from the run folder: read, wire, train or evaluate, write.
+"""What one rank does with a run folder: read it, set everything up, train or evaluate, and write the results.
 
-The order is the story: join the job, build the model, wrap it in the engine, restore, loop, report.
+The order of the code is the order of events: join the job, build the model, wrap it in the engine, restore a
+checkpoint, loop, report.
 """
 
-import csv
 import json
 import platform
 import tomllib
@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from lartpc_ds.config.run import RunConfig
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.costs.memory import PeakMemory
 from lartpc_ds.data.dataset import EventDataset
-from lartpc_ds.data.event_index import EventIndex, read_index
+from lartpc_ds.data.event_index import read_index
 from lartpc_ds.data.integrity import write_atomically
 from lartpc_ds.data.source import Source
 from lartpc_ds.data.staging import stage
@@ -34,8 +33,9 @@ from lartpc_ds.exact.grid.tiles import Clock, Tiles
 from lartpc_ds.exact.spatialize import TilePlan
 from lartpc_ds.training import checkpoint, engine
 from lartpc_ds.training.checkpoint_files import latest
-from lartpc_ds.training.loop import Predictions, Run, Stopped, evaluated, fit
-from lartpc_ds.training.prepare import Job, make_loss, make_model, plan_of, strips_of, with_files
+from lartpc_ds.training.evaluation import EvaluationRequest, evaluate_dataset, write_predictions
+from lartpc_ds.training.loop import Stopped, fit
+from lartpc_ds.training.prepare import Job, Run, make_loss, make_model, plan_of, strips_of, with_files
 from lartpc_ds.training.sources import augmentation, preprocessing, reopen_source
 from lartpc_ds.training.stage_engine import StageEngine
 from lartpc_ds.training.weights import load_weights
@@ -44,7 +44,10 @@ __all__ = ["evaluate", "open_run", "train"]
 
 
 def open_run(folder: RunFolder) -> tuple[Run, CompletedConfig]:
-    """The run as the command line wrote it, and its DeepSpeed JSON; ranks trust what the command line has verified."""
+    """The run as the command line has written it, and its DeepSpeed JSON.
+
+    Nothing is checked here: ranks trust what the command line has verified.
+    """
     config = RunConfig.parse(tomllib.loads(folder.config_file.read_text()), str(folder.config_file))
     job = Job.from_dict(json.loads(folder.job_file.read_text()))
     index = read_index(folder.events_file, job.classes)
@@ -53,13 +56,13 @@ def open_run(folder: RunFolder) -> tuple[Run, CompletedConfig]:
 
 
 def versions() -> dict[str, str]:
-    """Of everything that shapes a number."""
+    """The versions of all software that shapes a number."""
     packages = {name: metadata.version(name) for name in ("torch", "deepspeed", "numpy", "h5py")}
     return {"lartpc_ds": lartpc_ds.__version__, "python": platform.python_version(), **packages}
 
 
 def train(folder: RunFolder, *, resume: bool, stop_requested: Callable[[], bool]) -> bool:
-    """Train to the end or to a stop request; returns whether it was stopped early."""
+    """Train to the end or to a stop request; return whether the training was stopped early."""
     run, ds = open_run(folder)
     groups, device = engine.start(run.job.layout, run.config.launch.timeout_minutes)
     memory = PeakMemory(device)  # counts from here: after imports, before the model
@@ -71,12 +74,12 @@ def train(folder: RunFolder, *, resume: bool, stop_requested: Callable[[], bool]
         if monitor is not None:  # a relative path means the run folder, wherever the launcher was started
             monitor["output_path"] = str(folder.path / monitor.get("output_path", ""))
     plan, tiles = _on_tiles(model, run, groups)
-    # what no mask keys, the tiles of one event still draw alike
+    # random numbers that no key decides are still the same on all tiles of an event
     torch.manual_seed(run.config.train.seed + groups.data_rank)
     loss = make_loss(run.config, run.job, plan, run.index, tiles)
     if run.job.stages:
         trainer: engine.Engine = StageEngine(model, run.job.stages, ds, groups, device, loss, tiles)
-        del model  # the blocks of other stages
+        del model  # it holds the blocks of other stages
     else:
         trainer = engine.Engine(model.to(device), ds, groups, device, loss, tiles)
     start = latest(folder.checkpoints) if resume else None
@@ -98,7 +101,9 @@ def train(folder: RunFolder, *, resume: bool, stop_requested: Callable[[], bool]
         return True
     if groups.rank == 0:
         if predictions is not None:
-            write_predictions(folder.free_name("predictions", ".csv"), run.index, held_out, predictions, run.job)
+            write_predictions(
+                folder.free_name("predictions", ".csv"), run.index, held_out, predictions, run.job.classes
+            )
         write_atomically(folder.done_file, f"{run.job.max_steps} steps\n")
     engine.finish()
     return False
@@ -111,32 +116,25 @@ def _staged(config: RunConfig) -> RunConfig:
     return with_files(config, stage(config.data.files, config.launch.stage_to))
 
 
-def evaluate(folder: RunFolder, request: dict[str, Any]) -> None:
-    """Evaluate a checkpoint on the events that `request` names, and write predictions and figures where it says.
-
-    `request`: `checkpoint` (path), `events` (table of events), `files` (patterns), `positions`, `layout`, `predictions`
-    and `evaluation` (paths to write).
-    """
+def evaluate(folder: RunFolder, request: EvaluationRequest) -> None:
+    """Evaluate a checkpoint on the events that `request` names, and write predictions and figures where it says."""
     run, ds = open_run(folder)
-    job = Job.from_dict({**run.job.as_dict(), "layout": request["layout"]})
-    config = run.config.model_copy(
-        update={"data": run.config.data.model_copy(update={"files": tuple(request["files"])})}
-    )
-    index = read_index(Path(request["events"]), job.classes)
+    config, job = with_files(run.config, request.files), replace(run.job, layout=request.layout)
+    index = read_index(request.events, job.classes)
     run = replace(run, config=config, job=job, index=index)
     groups, device = engine.start(job.layout, run.config.launch.timeout_minutes)
     model = make_model(config, job.planes, len(job.classes))
-    load_weights(model, Path(request["checkpoint"]) / "model.pt", "checkpoint")
+    load_weights(model, request.checkpoint / "model.pt", "checkpoint")
     plan, tiles = _on_tiles(model.to(device), run, groups)
     forward = engine.inference(model, ds, device)
-    positions = np.array(request["positions"], np.int64)
+    positions = np.array(request.positions, np.int64)
     dataset = _dataset(run, reopen_source(config, index, job.image_shape, job.task), positions, plan, groups)
     loss = make_loss(config, job, plan, run.index, tiles)
-    figures, predictions = evaluated(forward, dataset, run, groups, loss, device)
+    figures, predictions = evaluate_dataset(forward, dataset, run, groups, loss, device)
     if groups.rank == 0:
         if predictions is not None:
-            write_predictions(Path(request["predictions"]), index, positions, predictions, job)
-        write_atomically(Path(request["evaluation"]), json.dumps(figures.as_dict(), indent=2, allow_nan=False) + "\n")
+            write_predictions(request.predictions, index, positions, predictions, job.classes)
+        write_atomically(request.evaluation, json.dumps(figures.as_dict(), indent=2, allow_nan=False) + "\n")
     engine.finish()
 
 
@@ -156,28 +154,10 @@ def _on_tiles(model: nn.Module, run: Run, groups: Groups) -> tuple[TilePlan, Til
 
 
 def _dataset(run: Run, source: Source, positions: NDArray[np.int64], plan: TilePlan, groups: Groups) -> EventDataset:
-    """Of this rank's tile only, and of that what its pipeline stage needs."""
+    """The images of this rank's tile, and of those only what its pipeline stage needs."""
     at = groups.layout.coordinates(groups.rank)
     rows, cols = plan.tile(at.row, at.col)
-    # scores may come out at other bounds than the images went in: targets follow the scores
+    # scores may be cut into tiles at other bounds than images are; targets follow the scores
     target_tile = None if plan.output is None else plan.output.tile(at.row, at.col)
     needs = {"images": at.pipe == 0, "targets": at.pipe == groups.layout.pipe - 1}
     return EventDataset(source, positions, rows, cols, target_tile, augmentation(run.config), **needs)
-
-
-def write_predictions(
-    path: Path, index: EventIndex, positions: NDArray[np.int64], predictions: Predictions, job: Job
-) -> None:
-    """The score table: who the event is, its true class, the predicted one, and the softmax score of every class."""
-    scores = torch.from_numpy(predictions.logits).double().softmax(1).numpy()
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8") as stream:
-        rows = csv.writer(stream)
-        names = [f"score_{name}" for name in job.classes]
-        rows.writerow(["file", "index", "run", "subrun", "event", "truth", "prediction", *names])
-        for position, truth, row in zip(positions.tolist(), predictions.truths.tolist(), scores, strict=True):
-            who = index.ids[position]
-            chosen = job.classes[int(row.argmax())]
-            identity = (who.file, who.index, who.run, who.subrun, who.event)
-            rows.writerow([*identity, job.classes[truth], chosen, *(f"{score:.6g}" for score in row)])
-    partial.replace(path)

@@ -1,4 +1,4 @@
-"""The images of a run, from its configuration: which files or which object of a user's, what size, what split."""
+"""The images of a run, from its configuration: which files or which object of a user's, their size and their split."""
 
 import os
 from collections.abc import Callable
@@ -6,16 +6,15 @@ from collections.abc import Callable
 import numpy as np
 
 from lartpc_ds.config.run import RunConfig
-from lartpc_ds.data.absurd import ABSURD, Bounds, check_survey, said_of_values
 from lartpc_ds.data.augment import Augmentation
 from lartpc_ds.data.detectors import detector
-from lartpc_ds.data.duplicates import said_of_duplicates
+from lartpc_ds.data.duplicates import describe_duplicates
 from lartpc_ds.data.event_index import EventIndex, build_index
 from lartpc_ds.data.files import EventFiles, notes_of, open_files
 from lartpc_ds.data.images import Preprocessing
 from lartpc_ds.data.labels import check_labels, class_names, label_classes
 from lartpc_ds.data.source import EventSource, Source
-from lartpc_ds.data.survey import Survey, survey
+from lartpc_ds.data.survey import ABSURD, Survey, check_survey, describe_values, survey
 from lartpc_ds.data.users import UserImages, check_images
 from lartpc_ds.errors import UserError
 
@@ -35,10 +34,10 @@ __all__ = [
 def open_source(config: RunConfig, *, needs_every_class: bool = True) -> Source:
     """The images of a run that has not begun, events or a user's own, checked.
 
-    Training `needs_every_class`; an evaluation may be of events of some.
+    Training `needs_every_class`; an evaluation may have events of some classes only.
 
     Raises:
-        UserError: as the readers say; no truth, a class without events; images of a user that do not fit.
+        UserError: as the readers say; there is no truth; a class has no events; a user's images do not fit.
     """
     data = config.data
     if data.target is None:
@@ -57,7 +56,7 @@ def open_source(config: RunConfig, *, needs_every_class: bool = True) -> Source:
 
 
 def _check_task(config: RunConfig, source: Source) -> None:
-    """What some tasks cannot have."""
+    """Refuse keys that the task of a user's images does not allow."""
     if config.train.class_weights != "none" and source.labels is None:
         raise UserError(
             f"train.class_weights = {config.train.class_weights!r}: data.target = {config.data.target!r} has no "
@@ -66,19 +65,23 @@ def _check_task(config: RunConfig, source: Source) -> None:
     if source.task == "own" and (config.data.flip or config.data.shift != (0, 0)):
         raise UserError(
             f"data.flip and data.shift: data.target = {config.data.target!r} has targets that are neither a class nor "
-            "a class a pixel, so they cannot go with the image; remove both keys"
+            "a class per pixel, so they cannot go with the image; remove both keys"
         )
 
 
 def reopen_source(config: RunConfig, index: EventIndex, image_shape: tuple[int, int], task: str) -> Source:
-    """The images of a run as its ranks read them: what its folder says is not looked up again."""
+    """The images of a run as its ranks read them; what the run folder says is not looked up again."""
     if config.data.target is not None:
         return UserImages.open(config.data.target, task)
     return EventSource(open_events(config), preprocessing(config, image_shape), index.label, index.class_names)
 
 
 def open_events(config: RunConfig) -> EventFiles:
-    """The event files of a run; UserError as the readers say."""
+    """The event files of a run.
+
+    Raises:
+        UserError: as the readers say.
+    """
     data = config.data
     return open_files(data.files, data.format, data.product, data.truth)
 
@@ -86,52 +89,56 @@ def open_events(config: RunConfig) -> EventFiles:
 def survey_events(
     config: RunConfig, source: Source, limit: float = ABSURD, on_events: Callable[[int], None] = lambda _: None
 ) -> tuple[Survey | None, list[str]]:
-    """One look at every event that the run uses, and what to say of them; a user's own images are checked when read.
+    """Look at every event that the run uses, and return what was seen and sentences about it for the user.
 
-    `on_events` is told how many events have been passed.
+    A user's own images are not looked at here, because they are checked when they are read. `on_events` gets the number
+    of events that have been passed.
 
     Raises:
-        UserError: a damaged event, or a value above `limit` that `data.saturate` or `data.threshold` does not take out.
+        UserError: a damaged event, or a value above `limit` that neither `data.saturate` nor `data.threshold` takes
+        out.
     """
     if not isinstance(source, EventSource):
         return None, []
     used = source.labels >= 0
     look = survey(source.files.readers, used, len(os.sched_getaffinity(0)), on_events)
-    check_survey(look, source.files, Bounds(config.data.saturate is not None, config.data.threshold > 0), limit)
-    said = [*notes_of(source.files.readers), *said_of_values(look, source.files, used)]
+    check_survey(look, source.files, config.data.saturate, config.data.threshold, limit)
+    sentences = [*notes_of(source.files.readers), *describe_values(look, source.files, used)]
     if config.data.duplicates != "error":
-        said += said_of_duplicates(config.data.duplicates, source.ids(), np.flatnonzero(used), look.digests)
-    return look, said
+        sentences += describe_duplicates(config.data.duplicates, source.ids(), np.flatnonzero(used), look.digests)
+    return look, sentences
 
 
 def index_events(config: RunConfig, source: Source, look: Survey | None = None) -> EventIndex:
-    """Labels and splits of all events; copies are found where there was a `look` at them.
+    """Labels and splits of all events; copies are found where there was a `look` at the events.
 
     Raises:
-        UserError: an empty split of non-zero share, an event twice.
+        UserError: a split of non-zero share is empty, or an event occurs twice.
     """
     data = config.data
     return build_index(source, data.split.model_dump(), data.seed, data.duplicates, look)
 
 
 def augmentation(config: RunConfig) -> Augmentation:
-    """What happens to the images in training."""
+    """How images are augmented in training."""
     flip = config.data.flip
     mirrored = (flip in (True, "both", "wires"), flip in (True, "both", "ticks"))
     return Augmentation(mirrored, config.data.shift, config.data.seed)
 
 
 def preprocessing(config: RunConfig, image_shape: tuple[int, int]) -> Preprocessing:
-    """From the file's pixels to the network's."""
+    """How the network's pixels are made from the file's."""
     data = config.data
     return Preprocessing(image_shape, data.downsample_factors, data.threshold, data.saturate)
 
 
 def network_input(config: RunConfig) -> tuple[tuple[int, int, int], int]:
-    """(planes, rows, columns) that the network sees, and the number of classes; a named detector needs no files.
+    """The (planes, rows, columns) that the network sees, and the number of classes.
+
+    No file is opened where `data.detector` names a detector.
 
     Raises:
-        UserError: as `open_source`, where the images themselves must say it.
+        UserError: as `open_source`, where files must be opened.
     """
     if config.data.target is None and config.data.detector != "auto":
         known = detector(config.data.detector)
@@ -142,7 +149,7 @@ def network_input(config: RunConfig) -> tuple[tuple[int, int, int], int]:
 
 
 def image_shape(config: RunConfig, files: EventFiles) -> tuple[int, int]:
-    """(wires, ticks) of a run: the detector's, or the largest of any plane in the files.
+    """The (wires, ticks) of a run's images: those of the detector, or the largest of any plane in the files.
 
     Raises:
         UserError: a plane of the files does not fit the detector's image.

@@ -1,7 +1,7 @@
 """One rank's engine where the model is cut into pipeline stages: `engine.Engine` over DeepSpeed's 1F1B schedule.
 
-Only the first stage needs images and only the last needs targets and knows losses; all others answer with zeros and
-None, so the loop around them does not change.
+Only the first stage needs images, and only the last stage needs targets and knows losses. The other stages answer with
+zeros and None, so that the loop is the same for all ranks.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +14,7 @@ from torch import nn
 
 from lartpc_ds.exact.grid.groups import Groups
 from lartpc_ds.exact.grid.tiles import Tiles
-from lartpc_ds.exact.pipeline import cut, pipeline_module
+from lartpc_ds.exact.pipeline import cut_stage, pipeline_module
 from lartpc_ds.layout import Bounds
 from lartpc_ds.models.build import blocks
 from lartpc_ds.training.engine import Engine, averaged_buffers, channels_last
@@ -39,7 +39,7 @@ class StageEngine(Engine):
         self._at = groups.layout.coordinates(groups.rank).pipe
         self._part = 0
         self._trains = True
-        self._stage, self._names = cut(model, blocks(model), bounds, self._at, self._tick)
+        self._stage, self._names = cut_stage(model, blocks(model), bounds, self._at, self._tick)
         module = pipeline_module(self._stage, groups.layout, self._mean_loss)
         super().__init__(module, ds, groups, device, loss, tiles or groups.tiles())
         # DeepSpeed receives maps and gradients in one buffer, of the type of whichever came first
@@ -48,7 +48,7 @@ class StageEngine(Engine):
         )
 
     def _tick(self) -> None:
-        """A stage sees its micro-batches in order, whatever passes backward in between."""
+        """Set the clock to the next micro-batch: a stage sees them in order, whatever passes backward in between."""
         layout = self.groups.layout
         self._tiles.clock.micro_batch = self._part * layout.data + self.groups.data_rank
         self._part += 1
@@ -66,13 +66,13 @@ class StageEngine(Engine):
         self.deepspeed.train_batch(map(self._ready, micro_batches))
 
     def _ready(self, batch: tuple[torch.Tensor, Any]) -> tuple[torch.Tensor, Any]:
-        """As DeepSpeed takes it, which asks the first and the last stage only."""
+        """The batch as DeepSpeed takes it; it asks the first and the last stage only."""
         return (channels_last(batch[0], self.device) if self._at == 0 else batch[0]), batch[1]
 
     def predict(self, images: torch.Tensor) -> torch.Tensor | None:
-        """Outputs in evaluation mode, on the last stage; a collective of all ranks."""
+        """The outputs in evaluation mode, on the last stage; a collective of all ranks."""
         self._shapes_of(training=False)
-        self.deepspeed.total_loss = None  # of the last step, to which DeepSpeed would add the outputs
+        self.deepspeed.total_loss = None  # DeepSpeed would add the outputs to the loss of the last step
         with self._unwatched():
             _, outputs = self.deepspeed.eval_batch(
                 iter([self._ready((images, None))]),
@@ -84,14 +84,14 @@ class StageEngine(Engine):
         return outputs  # type: ignore[no-any-return]
 
     def _shapes_of(self, *, training: bool) -> None:
-        """The stages tell each other shapes and types once; a network may have others in evaluation."""
+        """Make the stages exchange shapes and types anew, since a network may have others in evaluation."""
         if training != self._trains:
             self._trains = training
             self.deepspeed.reset_activation_shape()
 
     @contextmanager
     def _unwatched(self) -> Iterator[None]:
-        """DeepSpeed would report an evaluation's loss, which the first stage does not have."""
+        """Switch monitors off: DeepSpeed would report an evaluation's loss, which the first stage does not have."""
         monitor = self.deepspeed.monitor
         before, monitor.enabled = monitor.enabled, False
         yield

@@ -1,11 +1,10 @@
 """What the launcher starts on every rank: `python -m lartpc_ds.training.worker train|evaluate RUN_DIR ...`.
 
 A rank reads the run folder, which `lartpc-ds train` has checked and written, and decides nothing by itself. Its output
-goes to `logs/rank<N>.log`; its failure, if any, over its line to the command line.
+goes to `logs/rank<N>.log`. It reports a failure over its line to the command line.
 """
 
 import argparse
-import json
 import os
 import signal
 import socket
@@ -29,17 +28,17 @@ _RESUMABLE = 75
 
 
 class _StopFlag:
-    """Set by the first SIGTERM or SIGUSR1, or by the command line; the loop asks for it after each step."""
+    """A flag that the first SIGTERM or SIGUSR1 sets, or the command line; the loop asks for it after each step."""
 
     def __init__(self) -> None:
         self.requested = False
         self.on_signal: Callable[[], None] = lambda: None
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._signalled)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches us through the parent
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent passes a terminal's Ctrl-C on
 
     def request(self) -> None:
-        """Stop after the step at hand."""
+        """Ask the loop to stop after the step at hand."""
         self.requested = True
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
@@ -48,14 +47,14 @@ class _StopFlag:
 
 
 def main() -> None:
-    """Entry of one rank."""
+    """Run one rank."""
     parser = argparse.ArgumentParser(prog="lartpc_ds.training.worker")
     parser.add_argument("mode", choices=["train", "evaluate"])
     parser.add_argument("run_dir", type=Path)
-    parser.add_argument("--logs", type=Path, required=True, help="folder for what this job tells its parent")
-    parser.add_argument("--job", required=True, help="which of the run's jobs this process belongs to")
+    parser.add_argument("--logs", type=Path, required=True, help="Folder of the logs of this job.")
+    parser.add_argument("--job", required=True, help="Name of the job of the run that this process belongs to.")
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--request", type=Path, help="JSON file that says what to evaluate")
+    parser.add_argument("--request", type=Path, help="JSON file that says what to evaluate.")
     arguments = parser.parse_args()
     _first_to_go()
     stop = _StopFlag()
@@ -80,16 +79,16 @@ def main() -> None:
 
 
 def _first_to_go() -> None:
-    """A kernel without memory ends this process and what it starts, and not the command line, which tells of it."""
-    with suppress(OSError):  # no such file but on Linux, or none that may be written
-        Path("/proc/self/oom_score_adj").write_text("1000")  # the most, proc(5)
+    """Let a kernel without memory kill this process and what it starts, not the command line, which reports it."""
+    with suppress(OSError):  # the file exists on Linux only, and may be read-only
+        Path("/proc/self/oom_score_adj").write_text("1000")  # the highest value, proc(5)
 
 
 def _join(logs: Path, job: str) -> tuple[int, Lifeline]:
-    """Who this process is in its job, and its line to the command line."""
+    """The rank of this process in its job, and its line to the command line."""
     point = ControlPoint.read(logs, job)
     os.environ.update(rank_variables(os.environ, point, len(os.sched_getaffinity(0))))
-    # gloo takes the address of the host's name otherwise, which may be a loopback one, and nccl any interface
+    # otherwise gloo takes the address of the host's name, which may be loopback, and nccl takes any interface
     interface = interface_towards(os.environ["MASTER_ADDR"])
     os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     if point.launcher is not None:
@@ -99,7 +98,7 @@ def _join(logs: Path, job: str) -> tuple[int, Lifeline]:
 
 
 def _check_master(rank: int) -> None:
-    """Rank 0 listens where all others connect to, or they would wait for it without end."""
+    """Check that rank 0 listens where all other ranks connect to; they would wait for it without end."""
     address = os.environ["MASTER_ADDR"]
     if rank == 0 and not is_this_machine(address):
         raise UserError(
@@ -112,15 +111,16 @@ def _check_master(rank: int) -> None:
 def _run(arguments: argparse.Namespace, folder: RunFolder, stop: _StopFlag) -> bool:
     defer_compiler()
     from lartpc_ds.training import session
+    from lartpc_ds.training.evaluation import EvaluationRequest
 
     if arguments.mode == "evaluate":
-        session.evaluate(folder, json.loads(arguments.request.read_text()))
+        session.evaluate(folder, EvaluationRequest.read(arguments.request))
         return False
     return session.train(folder, resume=arguments.resume, stop_requested=lambda: stop.requested)
 
 
 def _redirect_output(log: Path) -> None:
-    """Everything that this process prints, C++ included, goes to its log."""
+    """Send everything that this process prints, C++ included, to its log."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

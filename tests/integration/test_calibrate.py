@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lartpc_ds.advise.calibrate.calibrate import CalibrateRequest, calibrate
+from lartpc_ds.advise.calibrate.calibrate import calibrate
 from lartpc_ds.costs.hardware import load
 from lartpc_ds.costs.kernels import CONVOLUTIONS, Sizes
 from lartpc_ds.errors import UserError
@@ -17,7 +17,7 @@ TINY = Sizes(map_bytes=1 << 16, convolution_flops=1e6, matmul_side=64, fresh_byt
 def test_a_machine_of_two_ranks_is_measured_and_written(tmp_path: Path) -> None:
     out = tmp_path / "mine.toml"
     console = Console(record=True, width=200)
-    hardware = calibrate(CalibrateRequest(out, devices=2), console, TINY)
+    hardware = calibrate(out, console, devices=2, sizes=TINY)
     assert load(str(out)) == hardware
     shown = console.export_text()
     assert str(out) in shown and "of 2" in shown
@@ -30,14 +30,14 @@ def test_a_machine_of_two_ranks_is_measured_and_written(tmp_path: Path) -> None:
     assert "NOT measured" in hardware.source
     assert hardware.within != hardware.across
     with pytest.raises(UserError, match=r"mine\.toml: exists; choose another --out"):
-        calibrate(CalibrateRequest(out, devices=2), console, TINY)
+        calibrate(out, console, devices=2, sizes=TINY)
 
 
 def test_one_host_cannot_say_what_is_between_hosts(tmp_path: Path) -> None:
     hostfile = tmp_path / "hosts"
     hostfile.write_text("localhost slots=2\n")
     with pytest.raises(UserError, match="has one host"):
-        calibrate(CalibrateRequest(tmp_path / "out.toml", hostfile=hostfile), Console())
+        calibrate(tmp_path / "out.toml", Console(), hostfile=hostfile)
     assert not (tmp_path / "out.toml").exists()
 
 

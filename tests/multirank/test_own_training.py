@@ -12,6 +12,7 @@ from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.jobs.resolve import prepare_run
 from lartpc_ds.layout import Layout
 from lartpc_ds.training import session
+from lartpc_ds.training.evaluation import EvaluationRequest
 from tests.ranks import run_ranks
 
 RUN = """
@@ -40,8 +41,8 @@ def train_one_rank(path: Path) -> None:
     session.train(RunFolder(path), resume=False, stop_requested=lambda: False)
 
 
-def evaluate_one_rank(path: Path, request: dict[str, Any]) -> None:
-    session.evaluate(RunFolder(path), request)
+def evaluate_one_rank(path: Path, request: Path) -> None:
+    session.evaluate(RunFolder(path), EvaluationRequest.read(request))
 
 
 def trained(folder: Path, layout: Layout, images: str, model: str, settings: list[str]) -> RunFolder:
@@ -90,16 +91,16 @@ def test_every_held_out_image_counts_once(tmp_path: Path, layout: Layout) -> Non
     _, figures = numbers(run)
     assert figures["events"] == 5, "or there is no surplus"
     index = session.open_run(run)[0].index
-    request = {
-        "checkpoint": str(run.checkpoints / "last"),
-        "files": [],
-        "events": str(run.events_file),
-        "positions": index.positions("validation").tolist(),
-        "layout": {"pipe": 1, "data": layout.data, "rows": layout.rows, "cols": layout.cols},
-        "predictions": str(tmp_path / "none.csv"),
-        "evaluation": str(tmp_path / "figures.json"),
-    }
-    run_ranks(layout.world_size, evaluate_one_rank, run.path, request)
+    EvaluationRequest(
+        checkpoint=run.checkpoints / "last",
+        files=(),
+        events=run.events_file,
+        positions=tuple(index.positions("validation").tolist()),
+        layout=layout,
+        predictions=tmp_path / "none.csv",
+        evaluation=tmp_path / "figures.json",
+    ).write(tmp_path / "request.json")
+    run_ranks(layout.world_size, evaluate_one_rank, run.path, tmp_path / "request.json")
     found = json.loads((tmp_path / "figures.json").read_text())
     assert found["loss"] == pytest.approx(figures["loss"], abs=2e-6)
     assert (found["events"], found["counted"]) == (figures["events"], "pixels")

@@ -9,7 +9,7 @@ from torch import nn
 
 from lartpc_ds.config import ds_config
 from lartpc_ds.costs.problem import Candidate
-from lartpc_ds.costs.states import states_of
+from lartpc_ds.costs.zero import states_of
 from lartpc_ds.layout import Layout
 from lartpc_ds.training import engine
 from tests.ranks import run_ranks

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.apply import apply
 from lartpc_ds.exact.grid.tiles import Tiles
+from lartpc_ds.exact.kernels.collectives import sum_over_ranks
 from lartpc_ds.exact.memory.recompute import check_blocks
 from lartpc_ds.exact.memory.strip_plan import StripPlan, plan_strips
-from lartpc_ds.exact.ops.reductions import sum_over_ranks
 from lartpc_ds.exact.spatialize import TilePlan, plan_tiles
 from tests.random_networks.networks import Case
 from tests.tile_parity import Numbers, image, on_threads

@@ -2,17 +2,17 @@
 
 from typing import Any
 
-from lartpc_ds.advise.bench.measure import circumstances
+from lartpc_ds.advise.bench.circumstances import circumstances
 from lartpc_ds.costs.cosmictagger import IMAGES_PER_SECOND, fit, predicted_images_per_second
 
 __all__ = ["bench"]
 
 _TRUSTED_GPUS = 64
-"""Up to here a model of bandwidth alone is held to account."""
+"""The most GPUs for which a model of bandwidth alone is held to account."""
 
 
 def bench() -> dict[str, Any]:
-    """Predicted beside measured images a second at each number of GPUs, and what the two smallest fixed."""
+    """Set predicted beside measured images per second at each number of GPUs, and say what the two smallest fix."""
     known = fit()
     points = [
         {

@@ -36,7 +36,7 @@ _VISIBLE_GEV = 0.003
 
 
 def bench(recipe: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """Balanced accuracy of both, with its interval, and the share of events with charge in each class."""
+    """Measure the balanced accuracy of both, with its interval, and the share of events with charge in each class."""
     progress = Console(stderr=True)
     config, _ = recipes.load(recipe, overrides)
     if config.data.target is not None:
@@ -67,7 +67,7 @@ def bench(recipe: str, overrides: Sequence[str]) -> dict[str, Any]:
 def _features(
     source: EventSource, used: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-    """Of each event: moments of all planes, truth quantities, and whether any particle left charge."""
+    """The moments of all planes of each event, its truth quantities, and whether any particle left charge."""
     moments, truth, charged = [], [], []
     for position in used.tolist():
         event = source.files.read(position)
@@ -78,7 +78,7 @@ def _features(
 
 
 def image_moments(plane: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Charge, extent, shape and profile of one plane (rows, columns); zeros where it has no charge."""
+    """The charge, extent, shape and profile of one plane (rows, columns); zeros where it has no charge."""
     at = np.argwhere(plane > 0).astype(np.float64)
     charge = plane[plane > 0].astype(np.float64)
     if len(charge) < 2:
@@ -138,7 +138,7 @@ def classify(
     held_out: NDArray[np.bool_],
     classes: Sequence[str],
 ) -> metrics.Evaluation:
-    """Figures on `held_out` of a multilayer perceptron that was trained on `train`; the same at every call."""
+    """Train a multilayer perceptron on `train` and evaluate it on `held_out`; every call gives the same figures."""
     spread = features[train].std(axis=0)
     scaled = (features - features[train].mean(axis=0)) / np.where(spread > 0, spread, 1.0)
     inputs = torch.from_numpy(scaled.clip(-10, 10).astype(np.float32))
@@ -147,12 +147,12 @@ def classify(
         network = _trained(inputs[train], torch.from_numpy(labels[train]), len(classes))
         with torch.no_grad():
             logits = network(inputs[held_out]).numpy()
-    return metrics.evaluate(logits, labels[held_out], classes)
+    return metrics.of_scores(logits, labels[held_out], classes)
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Matrices as small as these only lose by threads."""
+    """Inside, torch has one thread: matrices as small as these only lose by more."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

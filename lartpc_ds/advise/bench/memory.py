@@ -10,17 +10,20 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lartpc_ds.advise.bench.measure import PINNED, WARM_UP_STEPS, circumstances, measure, run_folder, with_memory
+from lartpc_ds.advise.bench.circumstances import circumstances, run_folder
+from lartpc_ds.advise.short_runs.short_run import ShortRun, by_figure, medians, take_turns
 from lartpc_ds.config.ds_config import precision
 from lartpc_ds.config.run import MemoryConfig
 from lartpc_ds.config.run_folder import RunFolder
+from lartpc_ds.costs.meter import Meter, traced_autocast
 from lartpc_ds.costs.profile import profile
 from lartpc_ds.costs.stages import cut_rates
-from lartpc_ds.costs.traced import traced_peak_bytes
 from lartpc_ds.exact.apply import apply
 from lartpc_ds.exact.grid.tiles import Alone, Tiles
+from lartpc_ds.exact.trace.dry_run import ReadableConstants
 from lartpc_ds.layout import Layout
 from lartpc_ds.models.build import blocks
 from lartpc_ds.training.prepare import make_model, plan_of, strips_of, without_data
@@ -39,40 +42,30 @@ _STREAM = {"stream": MemoryConfig(stream_strips=_STRIPS)}
 
 
 def bench(recipe: str, overrides: Sequence[str], *, repeats: int, steps: int) -> dict[str, Any]:
-    """Measure; keys as the architecture page fixes them, and the samples behind the medians."""
+    """Measure every lever: the medians, and the samples behind them."""
     progress = Console(stderr=True)
     with run_folder(recipe, overrides, steps, progress) as folder:
         levers = _LEVERS | (_STREAM if open_run(folder)[0].config.model.norm == "layer" else {})
-        times: dict[str, list[float]] = {name: [] for name in levers}
-        peaks: dict[str, list[int]] = {name: [] for name in levers}
-        for repeat in range(repeats):
-            for name in levers if repeat % 2 == 0 else reversed(levers):
-                with with_memory(folder, levers[name]):
-                    lines = measure("plain", folder, 1, {})
-                    peak = measure("plain", folder, 1, PINNED)[-1]["peak_bytes"]
-                times[name].append(statistics.median(line["step_seconds"] for line in lines[WARM_UP_STEPS:]))
-                peaks[name].append(peak)
-                progress.print(
-                    f"{repeat + 1}/{repeats} {name}: {times[name][-1]:.3f} s a step, peak {peak / 2**20:.0f} MiB"
-                )
+        runs = {name: ShortRun(folder, "plain", memory=memory) for name, memory in levers.items()}
+        samples = take_turns(runs, repeats, progress.print)
         of_blocks = _blocks(folder)
-        traced = {name: _traced(folder, levers[name]) for name in levers}
-    plain_peak = statistics.median(peaks["plain"])
+        traced = {name: _traced(folder, memory) for name, memory in levers.items()}
+    peaks, times = medians(samples, "peak_bytes"), by_figure(samples)["step_seconds"]
     return {
         **circumstances("memory", recipe, repeats),
         "levers": [
             {
                 "name": name,
-                "peak_bytes": int(statistics.median(peaks[name])),
+                "peak_bytes": int(peaks[name]),
                 "traced_bytes": traced[name],
                 "step_seconds": statistics.median(times[name]),
-                "memory_ratio": statistics.median(peaks[name]) / plain_peak,
+                "memory_ratio": peaks[name] / peaks["plain"],
                 "time_ratio": statistics.median(a / b for a, b in zip(times[name], times["plain"], strict=True)),
             }
             for name in levers
         ],
         "blocks": of_blocks,
-        "samples": {"step_seconds": times, "peak_bytes": peaks},
+        "samples": by_figure(samples),
     }
 
 
@@ -90,11 +83,31 @@ def _traced(folder: RunFolder, memory: MemoryConfig) -> int:
     config, classes = run.config.model_copy(update={"memory": memory}), len(run.job.classes)
     meta, image = without_data(config, run.job)
     plan, strips = plan_of(config, Layout(), meta, image), strips_of(config, Layout(), meta, image)
-
-    def prepared(model: nn.Module) -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True), ReadableConstants():
+        model = make_model(config, run.job.planes, classes).train()
         if memory != MemoryConfig():
             apply(model, memory, plan, Tiles(1, 1, Alone(), Alone(), Alone()), strips)
+        return step_peak_bytes(model, torch.empty(config.data.batch, *image), precision(ds))
 
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision(ds))
-    images = (config.data.batch, *image)
-    return traced_peak_bytes(lambda: make_model(config, run.job.planes, classes), prepared, images, dtype)
+
+def step_peak_bytes(model: nn.Module, images: Tensor, precision: str) -> int:
+    """The peak of a step on fake tensors: images, weights, their gradients, AdamW's states and activations.
+
+    What kernels take for themselves while they run is not seen; on a CPU that is up to four times the largest map of a
+    convolution whose weight gradient is due.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()  # the optimizer has no states before its first step
+    optimizer.zero_grad()
+    images = images.contiguous(memory_format=torch.channels_last)
+    states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    meter = Meter()
+    meter.hold(model, images, *states)
+    with meter:
+        with traced_autocast(precision):
+            scores = model(images)
+        torch.autograd.backward(scores.float().logsumexp(1).sum())
+        optimizer.step()
+    return meter.peak.total

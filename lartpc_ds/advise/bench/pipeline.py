@@ -4,7 +4,6 @@ The model needs no events and no memory: blocks are profiled on tensors without 
 through. With `measure`, the same cuts train in fresh processes that share this machine, one a stage.
 """
 
-import statistics
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 
 from rich.console import Console
 
-from lartpc_ds.advise.bench.measure import PINNED, WARM_UP_STEPS, circumstances, measure, run_folder, with_layout
+from lartpc_ds.advise.bench.circumstances import circumstances, run_folder
+from lartpc_ds.advise.short_runs.short_run import ShortRun, medians, take_turns
 from lartpc_ds.config import recipes
 from lartpc_ds.costs.cuts import BlockCost, choose_bounds
 from lartpc_ds.costs.schedule import step_ns
@@ -81,23 +81,15 @@ def _modelled(costs: Sequence[BlockCost], bounds: Bounds, micro_batches: int) ->
 def _measure(
     rows: list[dict[str, Any]], recipe: str, settings: Sequence[str], repeats: int, steps: int, progress: Console
 ) -> None:
-    """Add medians and samples to the rows; the cuts take turns, first to last and back."""
-    for row in rows:
-        row["samples"] = {"step_seconds": [], "peak_bytes": []}
+    """Train every cut and add medians and samples to the rows."""
+    names = [f"{row['stages']} stage(s), {row['cuts']}" for row in rows]
     with run_folder(recipe, settings, steps, progress) as folder:
-        for repeat in range(repeats):
-            for row in rows if repeat % 2 == 0 else reversed(rows):
-                bounds = row["bounds"] if row["stages"] > 1 else ()
-                with with_layout(folder, Layout(pipe=row["stages"]), bounds):
-                    lines = measure("ours", folder, row["stages"], {})[WARM_UP_STEPS:]
-                    peak = measure("ours", folder, row["stages"], PINNED)[-1]["peak_bytes"]
-                seconds = statistics.median(line["step_seconds"] for line in lines)
-                row["samples"]["step_seconds"].append(seconds)
-                row["samples"]["peak_bytes"].append(peak)
-                progress.print(
-                    f"{repeat + 1}/{repeats} {row['stages']} stage(s), {row['cuts']}: {seconds:.3f} s a step, peak "
-                    f"{peak / 2**20:.0f} MiB in the fullest stage"
-                )
-    for row in rows:
-        row["measured_step_seconds"] = statistics.median(row["samples"]["step_seconds"])
-        row["measured_peak_bytes"] = int(statistics.median(row["samples"]["peak_bytes"]))
+        runs = {
+            name: ShortRun(folder, layout=Layout(pipe=row["stages"]), stages=row["bounds"] if row["stages"] > 1 else ())
+            for name, row in zip(names, rows, strict=True)
+        }
+        samples = take_turns(runs, repeats, progress.print)
+    seconds, peaks = medians(samples, "step_seconds"), medians(samples, "peak_bytes")
+    for name, row in zip(names, rows, strict=True):
+        measured = {"measured_step_seconds": seconds[name], "measured_peak_bytes": int(peaks[name])}
+        row.update(samples=samples[name], **measured)

@@ -9,63 +9,62 @@ import json
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from lartpc_ds.advise.bench.measure import circumstances
+from lartpc_ds.advise.bench.circumstances import circumstances
 from lartpc_ds.advise.bench.planner_layouts import RECIPE, MeasuredLayout, chosen
-from lartpc_ds.advise.bench.planner_measure import Samples, loaded, measure_layouts
-from lartpc_ds.advise.calibrate.calibrate import CalibrateRequest, calibrate
+from lartpc_ds.advise.bench.planner_measure import loaded, measure_layouts
+from lartpc_ds.advise.calibrate.calibrate import calibrate
 from lartpc_ds.advise.search.planner import problem_of
 from lartpc_ds.advise.search.search import CostOf
-from lartpc_ds.costs.applied import applied
+from lartpc_ds.advise.short_runs.short_run import Samples
 from lartpc_ds.costs.hardware import Hardware, load
 from lartpc_ds.costs.problem import Cost
 from lartpc_ds.errors import UserError
 
-__all__ = ["PlannerBench", "bench", "figures"]
+__all__ = ["bench", "figures"]
 
 _RANKS_WITH_TIMES = 2
 
 
-@dataclass(frozen=True, slots=True)
-class PlannerBench:
-    """The command line of `bench planner`."""
-
-    only: Sequence[str] = ()
-    repeats: int = 3
-    steps: int = 2
-    hardware: str | None = None
-    """A file or a preset; None: this machine is measured first."""
-    measured: Path | None = None
-    """A result of an earlier call, whose samples are taken."""
-
-
-def bench(request: PlannerBench, cost: CostOf) -> dict[str, Any]:
-    """Measure, predict and compare; keys as the architecture page fixes them, and the samples behind the medians.
+def bench(
+    cost: CostOf,
+    *,
+    only: Sequence[str] = (),
+    repeats: int = 3,
+    steps: int = 2,
+    hardware: str | None = None,
+    measured: Path | None = None,
+) -> dict[str, Any]:
+    """Measure, predict and compare: the figures, and the samples behind the medians.
 
     Args:
-        request: what to measure, and how often.
         cost: predicts what a candidate takes.
+        only: beginnings of the names of the layouts to compare; none: all.
+        repeats: fresh processes per layout.
+        steps: timed steps of a process.
+        hardware: a file or a preset; None: this machine is measured first.
+        measured: a result of an earlier call, whose samples are taken; None: the layouts are measured.
 
     Raises:
         UserError: an unknown layout, no such hardware, or a file of samples that is none or has other layouts.
     """
     progress = Console(stderr=True)
-    layouts = chosen(request.only)
-    earlier = None if request.measured is None else _read(request.measured, layouts)
-    machine = _hardware(request.hardware, progress)
+    layouts = chosen(only)
+    earlier = None if measured is None else _read(measured, layouts)
+    machine = _hardware(hardware, progress)
     # first, because what it finds wrong would cost an hour of measuring
     predicted = {
         layout.name: cost(problem_of(*loaded(layout)), layout.candidate, machine, layout.candidate.layout.world_size)
         for layout in layouts
     }
     where, samples = earlier or (
-        circumstances("planner", RECIPE, request.repeats),
-        measure_layouts(layouts, applied, repeats=request.repeats, steps=request.steps, progress=progress),
+        circumstances("planner", RECIPE, repeats),
+        measure_layouts(layouts, repeats=repeats, steps=steps, progress=progress),
     )
     rows = []
     for layout in layouts:
@@ -90,7 +89,7 @@ def _hardware(name: str | None, progress: Console) -> Hardware:
     if name is not None:
         return load(name)
     with tempfile.TemporaryDirectory() as scratch:
-        return calibrate(CalibrateRequest(Path(scratch) / "hardware.toml"), progress)
+        return calibrate(Path(scratch) / "hardware.toml", progress)
 
 
 def _row(layout: MeasuredLayout, predicted: Cost, samples: Samples) -> dict[str, Any]:
@@ -110,7 +109,7 @@ def _row(layout: MeasuredLayout, predicted: Cost, samples: Samples) -> dict[str,
 
 
 def _read(path: Path, layouts: Sequence[MeasuredLayout]) -> tuple[dict[str, Any], dict[str, Samples]]:
-    """Where and when the file's samples were measured, and those of `layouts`."""
+    """Read where and when a file's samples were measured, and the samples of `layouts`."""
     told = f"--measured {path}"
     try:
         tree = json.loads(path.read_text())
@@ -134,7 +133,7 @@ def _read(path: Path, layouts: Sequence[MeasuredLayout]) -> tuple[dict[str, Any]
 
 
 def figures(rows: Sequence[Mapping[str, Any]], memory_bytes: int) -> dict[str, Any]:
-    """How far off the predictions are, and how much slower than the fastest layout the recommended one is.
+    """Compute how far off the predictions are, and how much slower than the fastest layout the recommended one is.
 
     Args:
         rows: as `bench` makes them.

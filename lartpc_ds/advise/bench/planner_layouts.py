@@ -26,11 +26,11 @@ _STREAM = MemoryConfig(stream_strips=8)
 
 @dataclass(frozen=True, slots=True)
 class MeasuredLayout:
-    """A network on images of one size, run in one way."""
+    """A network that runs on images of one size in one way."""
 
     network: str
     downsample: int
-    """Of wires and ticks alike; 2 is 3 x 1728 x 3024."""
+    """The factor for wires and ticks alike; 2 gives images of 3 x 1728 x 3024."""
     way: str
     """What is special about the candidate, for the reader."""
     candidate: Candidate
@@ -43,12 +43,12 @@ class MeasuredLayout:
 
     @property
     def name(self) -> str:
-        """As the table shows it."""
+        """The name that the table shows."""
         return f"{self.group} {self.way}"
 
     @property
     def overrides(self) -> list[str]:
-        """Of the recipe, as on a command line; the candidate says the rest."""
+        """The changes of the recipe, as on a command line; the candidate says the rest."""
         norm = [f'model.norm="{self.norm}"'] if self.norm else []
         return [f'model.name="{self.network}"', f"data.downsample={self.downsample}", *norm]
 
@@ -95,7 +95,7 @@ def _layouts() -> list[MeasuredLayout]:
 
 
 LAYOUTS = {layout.name: layout for layout in _layouts()}
-"""By name, in the order in which they are measured."""
+"""The layouts by name, in the order in which they are measured."""
 
 
 def chosen(only: Sequence[str]) -> list[MeasuredLayout]:

@@ -9,44 +9,33 @@ from typing import Any
 
 from rich.console import Console
 
-from lartpc_ds.advise.bench.measure import PINNED, WARM_UP_STEPS, circumstances, measure, run_folder
+from lartpc_ds.advise.bench.circumstances import circumstances, run_folder
+from lartpc_ds.advise.short_runs.short_run import ShortRun, by_figure, medians, take_turns
 from lartpc_ds.config import recipes
 from lartpc_ds.errors import UserError
 
 __all__ = ["bench"]
 
-_VARIANTS = ("ours", "plain")
-
 
 def bench(recipe: str, overrides: Sequence[str], *, repeats: int, steps: int) -> dict[str, Any]:
-    """Measure; keys as the architecture page fixes them, and the samples behind the medians."""
-    progress = Console(stderr=True)
-    times: dict[str, list[float]] = {name: [] for name in _VARIANTS}
-    peaks: dict[str, list[int]] = {name: [] for name in _VARIANTS}
+    """Measure both programs: the medians, and the samples behind them."""
     _check(recipe, overrides)
+    progress = Console(stderr=True)
     with run_folder(recipe, overrides, steps, progress) as folder:
-        for repeat in range(repeats):
-            # the other one first every second time: whatever follows a pause may have an advantage
-            for name in _VARIANTS if repeat % 2 == 0 else reversed(_VARIANTS):
-                lines = measure(name, folder, 1, {})
-                seconds = [line["step_seconds"] for line in lines[WARM_UP_STEPS:]]
-                times[name].append(statistics.median(seconds))
-                peaks[name].append(measure(name, folder, 1, PINNED)[-1]["peak_bytes"])
-                peak_mib = peaks[name][-1] / 2**20
-                progress.print(
-                    f"{repeat + 1}/{repeats} {name}: {times[name][-1]:.3f} s a step, peak {peak_mib:.0f} MiB"
-                )
-    seconds_of = {name: statistics.median(values) for name, values in times.items()}
-    bytes_of = {name: int(statistics.median(values)) for name, values in peaks.items()}
+        runs = {"ours": ShortRun(folder), "plain": ShortRun(folder, "plain")}
+        samples = take_turns(runs, repeats, progress.print)
+    seconds, peaks = medians(samples, "step_seconds"), medians(samples, "peak_bytes")
+    pairs = zip(samples["ours"]["step_seconds"], samples["plain"]["step_seconds"], strict=True)
+    peak_bytes = {name: int(peak) for name, peak in peaks.items()}
     return {
         **circumstances("step", recipe, repeats),
-        "ours_step_seconds": seconds_of["ours"],
-        "plain_step_seconds": seconds_of["plain"],
-        "ratio": statistics.median(a / b for a, b in zip(times["ours"], times["plain"], strict=True)),
-        "ours_peak_bytes": bytes_of["ours"],
-        "plain_peak_bytes": bytes_of["plain"],
-        "memory_ratio": bytes_of["ours"] / bytes_of["plain"],
-        "samples": {"step_seconds": times, "peak_bytes": peaks},
+        "ours_step_seconds": seconds["ours"],
+        "plain_step_seconds": seconds["plain"],
+        "ratio": statistics.median(a / b for a, b in pairs),
+        "ours_peak_bytes": peak_bytes["ours"],
+        "plain_peak_bytes": peak_bytes["plain"],
+        "memory_ratio": peak_bytes["ours"] / peak_bytes["plain"],
+        "samples": by_figure(samples),
     }
 
 

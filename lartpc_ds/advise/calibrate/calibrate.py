@@ -8,12 +8,11 @@ that of the preflight; without hosts a 10 Gbit/s network is assumed, and the fil
 import json
 import os
 import platform
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import torch
@@ -22,8 +21,8 @@ from rich.console import Console
 
 from lartpc_ds.advise.calibrate.calibration_rank import LARGE_BYTES
 from lartpc_ds.advise.calibrate.calibration_report import print_hardware
+from lartpc_ds.advise.short_runs.short_run import prepared, run_ranks
 from lartpc_ds.config import recipes
-from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.costs.calibration import ETHERNET, links_of, links_of_all_reduce, rates_of
 from lartpc_ds.costs.hardware import Hardware, Links, Rates, save
 from lartpc_ds.costs.kernels import SIZES, Sizes
@@ -31,16 +30,14 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.jobs.hosts.reach import reach_for
 from lartpc_ds.jobs.preflight.preflight import Need, preflight
 from lartpc_ds.jobs.preflight.preflight_report import explain
-from lartpc_ds.jobs.resolve import prepare_run
 from lartpc_ds.jobs.site import forwarded, of_hostfile
 from lartpc_ds.jobs.supervise.command import check_count
 from lartpc_ds.jobs.together import KEPT, PINNED, run_together
 from lartpc_ds.layout import Layout
 
-__all__ = ["CalibrateRequest", "calibrate"]
+__all__ = ["calibrate"]
 
 _RANK = "lartpc_ds.advise.calibrate.calibration_rank"
-_ENGINE = "lartpc_ds.advise.calibrate.calibration_engine"
 _STEPS = 8
 _TINY_RUN = (
     "data.simulate.events=16",
@@ -53,36 +50,43 @@ _TINY_RUN = (
     "train.epochs=100",
     f"train.max_steps={_STEPS}",
 )
-"""Of the quickstart: images of 30 x 256, 45 thousand weights, so that what is left is the engine. What its time depends
-on is said here, so that another recipe of the demonstration does not change what a calibration measures."""
+"""Changes of the quickstart: images of 30 x 256 and 45 thousand weights leave little but the engine.
+
+What its time depends on is said here, so that a change of the recipe does not change what a calibration measures."""
 _QUIET_LOAD = 0.5
-"""Processes a core over the last minute: OpenMP's threads wait for each other, so one stranger halves every rate."""
+"""Processes per core over the last minute: OpenMP's threads wait for each other, so one stranger halves every rate."""
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
-@dataclass(frozen=True, slots=True)
-class CalibrateRequest:
-    """The command line of `calibrate`."""
+def calibrate(
+    out: Path,
+    console: Console,
+    *,
+    devices: int | None = None,
+    hostfile: Path | None = None,
+    launcher: str | None = None,
+    sizes: Sizes | None = None,
+) -> Hardware:
+    """Measure this machine and write what was found.
 
-    out: Path = Path("hardware.toml")
-    devices: int | None = None
-    hostfile: Path | None = None
-    launcher: str | None = None
-
-
-def calibrate(request: CalibrateRequest, console: Console, sizes: Sizes | None = None) -> Hardware:
-    """Measure and write; `sizes` are the measured tensors', by default those that a figure needs.
+    Args:
+        out: the hardware file to write.
+        console: shows the progress and the figures.
+        devices: how many ranks share this machine; None: every GPU, or two ranks of a CPU.
+        hostfile: names hosts, between which messages are measured, too.
+        launcher: how the hosts are reached; None: by whichever launcher is found.
+        sizes: of the measured tensors; None: those that a figure needs.
 
     Raises:
         UserError: the file exists, its folder does not, this machine has fewer devices, or a host cannot take part.
     """
-    _check_target(request.out)
+    _check_target(out)
     device = get_accelerator().device_name()
     if device not in SIZES:
         raise UserError(f"calibrate: this machine has {device}; known are {', '.join(SIZES)}: copy and edit a preset")
-    devices = _default_devices(device) if request.devices is None else request.devices
+    devices = _default_devices(device) if devices is None else devices
     check_count(devices, f"--devices {devices}")
-    across, told = _across(request, console)
+    across, told = _across(hostfile, launcher, console)
     load = os.getloadavg()[0]
     if load > _QUIET_LOAD * len(os.sched_getaffinity(0)):
         told = f"{told}; other work was running (load {load:.1f}): calibrate again on a quiet machine"
@@ -107,9 +111,9 @@ def calibrate(request: CalibrateRequest, console: Console, sizes: Sizes | None =
         within=within,
         across=across,
     )
-    save(hardware, request.out)
+    save(hardware, out)
     print_hardware(console, hardware)
-    console.print(str(request.out), markup=False, highlight=False, soft_wrap=True)
+    console.print(str(out), markup=False, highlight=False, soft_wrap=True)
     return hardware
 
 
@@ -125,35 +129,26 @@ def _default_devices(device: str) -> int:
 
 
 def _rates(shared: list[int], measured: list[str], console: Console) -> tuple[tuple[Rates, ...], int, int]:
-    """For each number of ranks; what a process has beside tensors; what a device keeps for itself."""
+    """The rates for each number of ranks, what a process has beside tensors, and what a device keeps for itself."""
     with console.status("what convolutions need for themselves", spinner="line"):
-        scratch = run_together(_RANK, ["scratch", *measured], 1, PINNED)[0]
+        scratch_shares = run_together(_RANK, ["scratch", *measured], 1, PINNED)[0]
     rates, peak_bytes, reserved_bytes = [], 0, 0
     for ranks in shared:
         with console.status(f"kernels, {ranks} rank(s) at once", spinner="line"):
             kernels = run_together(_RANK, ["kernels", *measured], ranks, KEPT)
-        with console.status(f"the engine, {ranks} rank(s)", spinner="line"), _tiny_run(ranks) as folder:
-            engine = _engine(folder, ranks, {})
+        with console.status(f"the engine, {ranks} rank(s)", spinner="line"), TemporaryDirectory() as scratch:
+            config, ds = recipes.load("quickstart", _TINY_RUN)
+            folder = prepared(config, ds, Layout(data=ranks), Path(scratch) / "run", Console(quiet=True))
+            slowest = _slowest(run_ranks(folder, "engine", ranks, {}))
             if ranks == shared[-1]:  # more ranks have more buffers of messages
-                peak_bytes = int(_engine(folder, ranks, PINNED)["peak_bytes"])
-        rates.append(rates_of(ranks, kernels, scratch, engine))
+                peak_bytes = int(_slowest(run_ranks(folder, "engine", ranks, PINNED))["peak_bytes"])
+        rates.append(rates_of(ranks, kernels, scratch_shares, slowest))
         reserved_bytes = kernels[0].get("reserved_bytes", 0)
     return tuple(rates), peak_bytes, reserved_bytes
 
 
-@contextmanager
-def _tiny_run(ranks: int) -> Iterator[RunFolder]:
-    config, ds = recipes.load("quickstart", _TINY_RUN)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = RunFolder(Path(scratch) / "run")
-        folder.claim()
-        prepare_run(config, ds, Layout(data=ranks), folder, Console(quiet=True))
-        yield folder
-
-
-def _engine(folder: RunFolder, ranks: int, variables: Mapping[str, str]) -> dict[str, float]:
-    folder.metrics_file.unlink(missing_ok=True)
-    found = run_together(_ENGINE, [str(folder.path)], ranks, variables)
+def _slowest(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The largest value of each figure that any rank found."""
     return {name: max(one[name] for one in found) for name in found[0]}
 
 
@@ -163,19 +158,17 @@ def _within(devices: int, measured: list[str], console: Console) -> Links:
     return links_of(seconds, devices, LARGE_BYTES)
 
 
-def _across(request: CalibrateRequest, console: Console) -> tuple[Links, str]:
-    """Links between machines, and where they are from."""
-    if request.hostfile is None:
+def _across(hostfile: Path | None, launcher: str | None, console: Console) -> tuple[Links, str]:
+    """The links between machines, and where they are from."""
+    if hostfile is None:
         return ETHERNET, "`across` is NOT measured: a 10 Gbit/s network is assumed, edit it or give --hostfile"
-    site = of_hostfile(request.hostfile, "", "", request.launcher)
+    site = of_hostfile(hostfile, "", "", launcher)
     if len(site.hosts) < 2 or site.launcher is None:
-        raise UserError(
-            f"--hostfile {request.hostfile}: has one host; name two or more, to measure what is between them"
-        )
+        raise UserError(f"--hostfile {hostfile}: has one host; name two or more, to measure what is between them")
     with console.status(f"an all-reduce over {len(site.hosts)} hosts", spinner="line"):
         findings = preflight(site.hosts, reach_for(site.launcher), Need(environment=forwarded(os.environ)))
     if not findings.ok:
-        raise UserError("\n".join([f"--hostfile {request.hostfile}:", *explain(findings)]))
+        raise UserError("\n".join([f"--hostfile {hostfile}:", *explain(findings)]))
     speeds = [host.speed for host in findings.hosts if host.speed is not None]
     latency = max(speed["latency_seconds"] for speed in speeds)
     slowest = min(speed["bytes_per_second"] for speed in speeds)

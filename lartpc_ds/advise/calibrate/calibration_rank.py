@@ -1,4 +1,4 @@
-"""One process of a calibration.
+"""One process of a calibration measures what its rank of a machine can do.
 
     python -m lartpc_ds.advise.calibrate.calibration_rank kernels|scratch|links DEVICE ...
 
@@ -44,7 +44,7 @@ _SCRATCH_FLOPS_SHARE = 0.5  # of what is timed: memory is measured at this size 
 
 
 def kernels(device: torch.device, sizes: Sizes) -> dict[str, Any]:
-    """Rates of this rank while all of them are busy."""
+    """Measure the rates of this rank while all ranks are busy."""
     together = int(os.environ["WORLD_SIZE"]) > 1
     watch = Stopwatch(device, sizes.repeats, dist.barrier if together else lambda: None)
     found: dict[str, Any] = {"convolutions": [], "matmul": {}, "operators": {}, "fresh": fresh_rate(sizes, watch)}
@@ -69,7 +69,7 @@ def _shape(one: dict[str, Any]) -> dict[str, Any]:
 
 
 def scratch(device: torch.device, sizes: Sizes) -> list[float]:
-    """`scratch_share` of each convolution and way, in the order of `kernels`."""
+    """Measure the `scratch_share` of each convolution and way, in the order of `kernels`."""
     smaller = Sizes(**{**asdict(sizes), "convolution_flops": sizes.convolution_flops * _SCRATCH_FLOPS_SHARE})
     return [
         convolution_scratch(one, number, way, smaller, device)
@@ -80,7 +80,7 @@ def scratch(device: torch.device, sizes: Sizes) -> list[float]:
 
 
 def links(device: torch.device) -> dict[str, list[float]]:
-    """Seconds of a small and of a large message: to a peer and back, halved; summed; gathered."""
+    """Measure the seconds of a small and of a large message: to a peer and back, halved; summed; gathered."""
     ranks, rank = dist.get_world_size(), dist.get_rank()
 
     def there_and_back(tensor: torch.Tensor) -> None:
@@ -114,7 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="lartpc_ds.advise.calibrate.calibration_rank")
     parser.add_argument("mode", choices=["kernels", "scratch", "links"])
     parser.add_argument("device", choices=sorted(SIZES))
-    parser.add_argument("--sizes", type=json.loads, required=True, help="fields of planning.kernels.Sizes as JSON")
+    parser.add_argument("--sizes", type=json.loads, required=True, help="fields of costs.kernels.Sizes as JSON")
     arguments = parser.parse_args()
     print(json.dumps(_measure(arguments.mode, arguments.device, Sizes(**arguments.sizes))))
 

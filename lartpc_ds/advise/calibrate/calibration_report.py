@@ -1,4 +1,4 @@
-"""What a calibration found, on the terminal: the figures that decide most, one column for each number of ranks."""
+"""A calibration is shown by the figures that decide most, in one column for each number of ranks."""
 
 from collections.abc import Iterator
 
@@ -11,9 +11,9 @@ __all__ = ["print_hardware"]
 
 
 def print_hardware(console: Console, hardware: Hardware) -> None:
-    """Rates of a rank while so many share the machine, then links."""
+    """Print the rates of a rank while so many share the machine, and then the links."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("of a rank")
+    table.add_column("per rank")
     for rates in hardware.rates:
         table.add_column("alone" if rates.ranks == 1 else f"of {rates.ranks}", justify="right")
     rows = [dict(_figures(rates)) for rates in hardware.rates]

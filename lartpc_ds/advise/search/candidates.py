@@ -1,4 +1,4 @@
-"""What may be chosen at all: every layout of so many devices, and what goes with each.
+"""The candidates are every layout of so many devices, with whatever goes with each.
 
 What is left out is left out by a rule that can be said in a sentence, and the sentence is kept: nobody believes a
 planner that is silent about what it did not try.
@@ -22,9 +22,9 @@ __all__ = ["STRIPS", "Choices", "choices", "grids", "simplicity"]
 STRIPS = (4, 8, 12, 16)
 _BATCHES = (1, 2, 4, 8, 16, 32)
 _SMALLEST_TILE = 32
-"""Pixels a side: below it halos are most of a tile at the first layers already."""
+"""The fewest pixels per side: below it, halos are most of a tile at the first layers already."""
 _MICRO_BATCHES = 4
-"""A stage: a pipeline of S stages and 4 S micro-batches waits for less than a fifth of the time."""
+"""How many micro-batches per stage: a pipeline of S stages and 4 S of them waits for less than a fifth of the time."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Choices:
 def choices(
     problem: Problem, hardware: Hardware, devices: int, ranks_per_node: int, global_batch: int | None = None
 ) -> Choices:
-    """All that may be taken on so many devices.
+    """Find all that may be taken on so many devices.
 
     Args:
         problem: the run.
@@ -71,13 +71,13 @@ def choices(
 
 
 def _kept(problem: Problem) -> tuple[str, str | tuple[str, ...], bool]:
-    """What is tried later, on the best one only: gather point, cuts, overlap; and other grids of as many tiles."""
+    """The values of what is tried later, on the best candidate only: gather point, cuts and overlap."""
     layout = problem.config.layout
     return layout.gather_at, "balanced", layout.overlap
 
 
 def _stages(problem: Problem) -> tuple[int, list[str]]:
-    """The most pipeline stages; 0 for a model without blocks, and the sentence about it."""
+    """The most pipeline stages, which is 0 for a model without blocks, and the sentence about it."""
     from lartpc_ds.exact.trace.dry_run import built_without_memory
 
     model = built_without_memory(problem.make_model)
@@ -120,7 +120,7 @@ def _grids(problem: Problem, devices: int, stages: int, ranks_per_node: int) -> 
 
 
 def grids(tiles: int, height: int, width: int) -> list[tuple[int, int]]:
-    """Rows and columns of so many tiles of an image, none too thin; those with the shortest seams first."""
+    """The grids of so many tiles of an image, none too thin; those with the shortest seams first."""
     allowed = [
         (rows, tiles // rows)
         for rows in _divisors(tiles)
@@ -140,7 +140,7 @@ def _either(numbers: Iterable[int]) -> str:
 
 
 def _batches(problem: Problem, layout: Layout, global_batch: int | None) -> Iterator[tuple[int, int]]:
-    """Micro-batch and accumulation."""
+    """The pairs of micro-batch and accumulation that go with a layout."""
     config = problem.config
     for batch in sorted({config.data.batch, *_BATCHES}):
         if global_batch is None:
@@ -152,7 +152,7 @@ def _batches(problem: Problem, layout: Layout, global_batch: int | None) -> Iter
 
 
 def _states(problem: Problem, hardware: Hardware, pipe: int) -> Iterator[tuple[int, bool]]:
-    """ZeRO stages, and with them offload."""
+    """The pairs of ZeRO stage and offload that go with so many pipeline stages."""
     for stage in range(4 if pipe == 1 else 2):
         yield stage, False
         if stage and (offloads(problem.ds) or _may_offload(problem.ds, hardware)):
@@ -181,7 +181,7 @@ def _about_states(problem: Problem, hardware: Hardware, stages: int) -> list[str
 
 
 def _useful(states: Sequence[tuple[int, bool]], layout: Layout) -> list[tuple[int, bool]]:
-    """A rank that shares its weights with nobody has nothing to shard."""
+    """The pairs that are of use: a rank that shares its weights with nobody has nothing to shard."""
     if layout.data * layout.tiles > 1:
         return list(states)
     return [*states[:1], *(state for state in states if state[1])][:2]
@@ -197,7 +197,7 @@ def _levers(problem: Problem, layout: Layout, has_blocks: bool) -> list[MemoryCo
 
 
 def simplicity(candidate: Candidate, problem: Problem) -> tuple[int, ...]:
-    """Smaller is simpler: fewer axes, no levers, no offload, a lower ZeRO stage, and what the user wrote already."""
+    """A key by which the simpler candidate is smaller: fewer axes, no levers, no offload, a lower ZeRO stage."""
     layout, memory = candidate.layout, candidate.memory
     mine = as_written(problem.config, problem.ds, layout)
     return (

@@ -1,4 +1,4 @@
-"""The files of a plan: the run TOML and the DeepSpeed JSON that train what was chosen."""
+"""A plan is written as the run TOML and the DeepSpeed JSON that train what was chosen."""
 
 import json
 import shlex
@@ -18,7 +18,7 @@ __all__ = ["check_free", "write_plan"]
 
 
 def check_free(run: str, folder: Path) -> tuple[Path, Path]:
-    """The run TOML and the JSON that a plan of `run` is written to.
+    """Find the run TOML and the JSON that a plan of `run` is written to.
 
     Raises:
         UserError: there is no such folder, or one of the files exists.

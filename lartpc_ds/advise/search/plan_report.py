@@ -1,4 +1,4 @@
-"""A plan as tables and as JSON."""
+"""A plan is shown as tables or as JSON."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,15 +14,15 @@ from lartpc_ds.config.ds_config import precision
 from lartpc_ds.costs.hardware import Hardware
 from lartpc_ds.costs.problem import Candidate, Problem
 
-__all__ = ["as_json", "print_report"]
+__all__ = ["print_report", "tree_of"]
 
 _ROWS = 12
 _MEMORY = ("weights", "gradients", "optimizer", "activations", "halos", "workspace")
 _TIME = ("compute", "halo", "reduction", "bubble")
 
 
-def as_json(plan: Plan, hardware: Hardware, devices: int) -> dict[str, Any]:
-    """Everything that was found, for programs."""
+def tree_of(plan: Plan, hardware: Hardware, devices: int) -> dict[str, Any]:
+    """Everything that was found, as plain data for programs."""
     rows = [_tree(row) for row in plan.rows]
     return {
         "devices": devices,
@@ -63,7 +63,7 @@ def _tree(row: Row) -> dict[str, Any]:
 def print_report(
     console: Console, plan: Plan, hardware: Hardware, problem: Problem, devices: int, *, assumed: bool
 ) -> None:
-    """Two tables (what to choose, and what it is made of), the recommendation, and what was not offered."""
+    """Print two tables (what to choose, and what it is made of), the recommendation, and what was not offered."""
     channels, height, width = problem.image
     config = problem.config
     name = config.model.target or config.model.name
@@ -88,7 +88,7 @@ def _say(console: Console, text: str) -> None:
 
 
 def _shown(plan: Plan) -> list[Row]:
-    """What was traced: the recommended one, the front, and the best of the rest; guesses would look too good."""
+    """The rows that were traced: recommended, the front, the best of the rest; guesses would look too good."""
     traced = [row for row in plan.rows if row.exact and (row.fits or plan.recommended is None)]
     first = [row for row in traced if row is plan.recommended or row.pareto]
     rest = [row for row in traced if row not in first]
@@ -132,7 +132,7 @@ def _parts(rows: Sequence[Row]) -> Table:
 
 
 def _three(number: float) -> str:
-    """Three digits, and nothing below a tenth of a millisecond."""
+    """Write a number with three digits; below a tenth of a millisecond it is 0."""
     return f"{number:.0f}" if number >= 100 else "0" if number < 1e-4 else f"{number:.3g}"
 
 
@@ -145,7 +145,7 @@ def _table(*names: str) -> Table:
 
 
 def _print_table(console: Console, table: Table) -> None:
-    """At its own width: a terminal that is too narrow shall wrap lines, not drop figures."""
+    """Print a table at its own width: a terminal that is too narrow shall wrap lines, not drop figures."""
     needed = console.measure(table, options=console.options.update(width=1000)).maximum
     wide = Console(file=console.file, width=max(console.width, needed), force_terminal=console.is_terminal)
     wide.print(table)

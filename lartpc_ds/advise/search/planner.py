@@ -6,15 +6,14 @@ default machine: this one, because a plan is made where one waits, not where one
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from lartpc_ds.advise.search.plan_files import check_free, write_plan
-from lartpc_ds.advise.search.plan_report import as_json, print_report
-from lartpc_ds.advise.search.search import BUDGET_SECONDS, CostOf, Plan, search
+from lartpc_ds.advise.search.plan_report import print_report, tree_of
+from lartpc_ds.advise.search.search import BUDGET_SECONDS, CostOf, search
 from lartpc_ds.advise.search.sizes import gib, parse_bytes
 from lartpc_ds.config import recipes
 from lartpc_ds.config.ds_config import AskedConfig
@@ -26,69 +25,79 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.training.prepare import absolute_paths, make_model
 from lartpc_ds.training.sources import network_input
 
-__all__ = ["DEFAULT_HARDWARE", "PlanRequest", "memory_of", "plan", "problem_of"]
+__all__ = ["DEFAULT_HARDWARE", "memory_of", "plan", "problem_of"]
 
 DEFAULT_HARDWARE = "a100-nvlink"
 
 
-@dataclass(frozen=True, slots=True)
-class PlanRequest:
-    """The command line of `plan`."""
-
-    run: str
-    devices: int
-    memory: str | None = None
-    per_node: int | None = None
-    hardware: str | None = None
-    global_batch: int | None = None
-    overrides: Sequence[str] = ()
-    write: Path | None = None
-    as_json: bool = False
-
-
 def plan(
-    request: PlanRequest, console: Console, cost: CostOf | None = None, budget_seconds: float = BUDGET_SECONDS
+    run: str,
+    console: Console,
+    *,
+    devices: int,
+    memory: str | None = None,
+    per_node: int | None = None,
+    hardware: str | None = None,
+    global_batch: int | None = None,
+    overrides: Sequence[str] = (),
+    write: Path | None = None,
+    as_json: bool = False,
+    cost: CostOf | None = None,
+    budget_seconds: float = BUDGET_SECONDS,
 ) -> int:
     """Run the whole command; returns its exit code: 0, also where nothing fits, which is an answer.
 
-    `cost` stands for tracing the network, and `budget_seconds` are what that may take, about.
+    Args:
+        run: the RUN to plan.
+        console: for the tables.
+        devices: how many the whole job has.
+        memory: of one device, as in 40GiB; None: the machine's.
+        per_node: how many devices a machine has; None: as the hardware file says.
+        hardware: a file or a preset; None: `DEFAULT_HARDWARE`.
+        global_batch: events of an optimizer step, exactly; None: any number.
+        overrides: the `--set`s.
+        write: the folder to write the chosen configurations to; None: write nothing.
+        as_json: print one line of JSON instead of tables.
+        cost: stands for tracing the network.
+        budget_seconds: what tracing may take, about.
 
     Raises:
         UserError: the run, the machine or a file to write is at fault.
     """
-    config, ds = recipes.load(request.run, request.overrides)
-    machine = load(request.hardware or DEFAULT_HARDWARE)
-    ranks_per_node = _per_node(request, machine)
-    memory_bytes = memory_of(machine, request.memory, min(ranks_per_node, request.devices))
-    if request.write is not None:
-        check_free(request.run, request.write)
+    config, ds = recipes.load(run, overrides)
+    machine = load(hardware or DEFAULT_HARDWARE)
+    ranks_per_node = _per_node(devices, per_node or machine.devices_per_node)
+    memory_bytes = memory_of(machine, memory, min(ranks_per_node, devices))
+    if write is not None:
+        check_free(run, write)
     problem = problem_of(absolute_paths(config, Path.cwd()), ds)
     progress = Console(stderr=True)
     with progress.status("looking at the network") as status:
         found = search(
             problem,
             machine,
-            request.devices,
+            devices,
             memory_bytes,
             ranks_per_node,
             cost=cost or Costs(),
-            global_batch=request.global_batch,
+            global_batch=global_batch,
             budget_seconds=budget_seconds,
             say=status.update,
         )
-    if request.as_json:
-        tree = as_json(found, machine, request.devices)
-    else:
-        print_report(console, found, machine, problem, request.devices, assumed=request.hardware is None)
-    if request.write is not None:
-        _write(request, found, config, ds, ranks_per_node, progress if request.as_json else console)
-    if request.as_json:
-        print(json.dumps(tree))
+    if not as_json:
+        print_report(console, found, machine, problem, devices, assumed=hardware is None)
+    if write is not None:
+        if found.recommended is None:
+            raise UserError("--write: nothing fits, so there is nothing to write")
+        command = write_plan(run, overrides, config, ds, found.recommended.candidate, ranks_per_node, write)
+        (progress if as_json else console).print(command, markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        print(json.dumps(tree_of(found, machine, devices)))
     return 0
 
 
 def problem_of(config: RunConfig, ds: AskedConfig) -> Problem:
-    """What is asked of the planner about a run.
+    """The problem that a run poses to the planner.
 
     Raises:
         UserError: the images must say their size and cannot, or there is no such network.
@@ -98,7 +107,7 @@ def problem_of(config: RunConfig, ds: AskedConfig) -> Problem:
 
 
 def memory_of(machine: Hardware, told: str | None, ranks: int) -> int:
-    """Bytes of one device: as told, or the machine's; `ranks` of a machine without devices share its memory.
+    """The bytes of one device: as told, or the machine's; `ranks` of a machine without devices share its memory.
 
     Raises:
         UserError: `told` is no size, or one of which nothing is left.
@@ -114,23 +123,10 @@ def memory_of(machine: Hardware, told: str | None, ranks: int) -> int:
     return size
 
 
-def _per_node(request: PlanRequest, machine: Hardware) -> int:
-    ranks_per_node = request.per_node or machine.devices_per_node
-    if request.devices > ranks_per_node and request.devices % ranks_per_node:
+def _per_node(devices: int, ranks_per_node: int) -> int:
+    if devices > ranks_per_node and devices % ranks_per_node:
         raise UserError(
-            f"--devices {request.devices}: is no multiple of the {ranks_per_node} devices of a machine; take "
-            f"{request.devices // ranks_per_node * ranks_per_node}, or say --per-node"
+            f"--devices {devices}: is no multiple of the {ranks_per_node} devices of a machine; take "
+            f"{devices // ranks_per_node * ranks_per_node}, or say --per-node"
         )
     return ranks_per_node
-
-
-def _write(
-    request: PlanRequest, found: Plan, config: RunConfig, ds: AskedConfig, ranks_per_node: int, console: Console
-) -> None:
-    assert request.write is not None
-    if found.recommended is None:
-        raise UserError("--write: nothing fits, so there is nothing to write")
-    command = write_plan(
-        request.run, request.overrides, config, ds, found.recommended.candidate, ranks_per_node, request.write
-    )
-    console.print(command, markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Candidates in order, by what is known of them so far: what to trace next, and what to recommend at the end."""
+"""The ranking puts candidates in order by what is known so far: what to trace next, and what to recommend."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from lartpc_ds.layout import Layout
 __all__ = ["Entry", "Ranking", "Row", "front"]
 
 _NEAR = 0.97
-"""Of the fastest: what is as fast as that is chosen by simplicity."""
+"""A share of the fastest speed: what is as fast as that is chosen by simplicity."""
 _GRAIN = 0.9
 """A point of the Pareto front needs at most so much of the memory of the next faster one."""
 _SLOWEST = 0.25
-"""Of the fastest: what is slower is on no front, however small; its devices would do more alone."""
+"""A share of the fastest speed: what is slower is on no front, however small; its devices would do more alone."""
 _FRONT = 8
-"""Points of it, at most."""
+"""The most points that a front has."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Row:
     cost: Cost
     fits: bool
     exact: bool
-    """Traced; otherwise guessed from what was."""
+    """Was the candidate traced? Otherwise its cost is guessed from what was."""
     pareto: bool
-    """None that fits is as fast and much smaller."""
+    """Is it on the Pareto front: is none that fits as fast and much smaller?"""
 
 
 @dataclass(eq=False)
@@ -41,21 +41,21 @@ class Entry:
     simplicity: tuple[int, ...]
     exact: bool = False
     bytes: int = 0
-    """Of a rank."""
+    """The peak memory of a rank."""
     order: tuple[float, tuple[int, ...]] = (0.0, ())
-    """Best first: by speed, and of equals the simplest."""
+    """The order of candidates, best first: by speed, and of equals the simplest."""
 
     def __post_init__(self) -> None:
         self.take(self.cost)
 
     def take(self, cost: Cost) -> None:
-        """Know this of it; sums are kept, because thousands are compared again and again."""
+        """Take a new cost; sums are kept, because thousands of candidates are compared again and again."""
         self.cost, self.bytes = cost, cost.memory.total
         self.order = -cost.events_per_second, self.simplicity
 
 
 def front(entries: Iterable[Entry]) -> list[Entry]:
-    """The fastest, then ever smaller ones, each the fastest of its size."""
+    """The Pareto front: the fastest, and then ever smaller ones, each the fastest of its size."""
     points: list[Entry] = []
     for entry in sorted(entries, key=lambda one: one.order):
         if points and entry.order[0] > _SLOWEST * points[0].order[0]:
@@ -83,17 +83,17 @@ class Ranking:
             self.add(candidate)
 
     def add(self, candidate: Candidate) -> Entry:
-        """One more."""
+        """Add a candidate with its guess."""
         entry = Entry(candidate, self._guess(candidate), simplicity(candidate, self._problem))
         self._entries.append(entry)
         return entry
 
     def drop(self, which: Callable[[Candidate], bool]) -> None:
-        """Forget those that cannot run."""
+        """Forget the candidates that cannot run."""
         self._entries = [entry for entry in self._entries if entry.exact or not which(entry.candidate)]
 
     def settle(self, entry: Entry, cost: Cost, concerns: Callable[[Candidate], bool]) -> None:
-        """It was traced: guess those anew that it concerns."""
+        """Note what a trace has found, and guess anew the candidates that it concerns."""
         entry.take(cost)
         entry.exact = True
         for other in self._entries:
@@ -101,7 +101,7 @@ class Ranking:
                 other.take(self._guess(other.candidate))
 
     def next_to_trace(self, hurried: bool, is_cheap: Callable[[Candidate], bool]) -> Entry | None:
-        """What looks best and is only a guess; None where all that matters is traced.
+        """The best entry that is only a guess; None where all that matters is traced.
 
         Hurried, what is not cheap is traced only until something fits, or anything is traced where nothing does.
         """
@@ -116,16 +116,16 @@ class Ranking:
         return next((entry for entry in wanted if not entry.exact), None)
 
     def smallest(self) -> Entry | None:
-        """What needs least memory."""
+        """The entry that needs least memory."""
         return min(self._entries, key=lambda entry: (entry.bytes, entry.order), default=None)
 
     def best(self) -> Entry | None:
-        """What to recommend: of all that is traced and fits."""
+        """The entry to recommend, of all that are traced and fit."""
         fitting = [entry for entry in self._fitting(self._entries) if entry.exact]
         return _simplest_near(fitting) if fitting else None
 
     def rows(self) -> list[Row]:
-        """What was traced, and of every other layout its best guess; best first."""
+        """All that was traced, and the best guess of every other layout; best first."""
         exact = [entry for entry in self._entries if entry.exact]
         best, points = self.best(), {id(entry) for entry in front(self._fitting(exact))}
         shown = {id(entry): entry for entry in exact}

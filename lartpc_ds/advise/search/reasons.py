@@ -1,4 +1,4 @@
-"""Why this one: a plan in a sentence that a physicist understands."""
+"""A plan is explained in one sentence that a physicist understands."""
 
 from lartpc_ds.advise.search.search import Plan, Row
 from lartpc_ds.advise.search.sizes import gib
@@ -8,12 +8,12 @@ __all__ = ["levers_of", "reason"]
 
 
 def reason(plan: Plan) -> str:
-    """What to take and why; where nothing fits, by how much not, and what would."""
+    """Say what to take and why; where nothing fits, say by how much not and what would."""
     return _nothing_fits(plan) if plan.recommended is None else _recommendation(plan, plan.recommended)
 
 
 def levers_of(candidate: Candidate) -> str:
-    """What is not kept of its activations, in a word or two; empty where all is."""
+    """Name a candidate's levers on activations in a word or two; empty where it has none."""
     memory = candidate.memory
     words = [f"{memory.stream_strips} strips"] if memory.stream_strips > 1 else []
     words += ["recompute"] if memory.recompute == "block" else []

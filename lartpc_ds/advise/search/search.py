@@ -1,4 +1,4 @@
-"""Which ways to run a problem there are, and which is best: guess all, trace the best, learn, and guess again.
+"""The search finds the best way to run a problem: it guesses all, traces the best, learns, and guesses again.
 
 A trace takes about a second and there are thousands of candidates. So each is guessed, the one that looks best is
 traced, what the trace says corrects the guesses that are like it, and so on until what is recommended, and the Pareto
@@ -23,14 +23,16 @@ from lartpc_ds.layout import Layout
 __all__ = ["BUDGET_SECONDS", "HEADROOM", "CostOf", "Plan", "Row", "limit_bytes", "search"]
 
 CostOf = Callable[[Problem, Candidate, Hardware, int], Cost]
-"""`planning.rank_cost.cost`, or what stands for it."""
+"""Predicts what a candidate costs: `costs.rank_cost.cost`, or what stands for it."""
 
 _MORE_DEVICES = (2, 4, 8, 16, 32, 64)
 BUDGET_SECONDS = 25.0
-"""Of tracing: with what comes before and the last trace, well below a minute."""
+"""How long tracing may take: with what comes before, and with the last trace, well below a minute."""
 _OTHER_GRIDS = 2
 HEADROOM = 0.05
-"""Of a device's memory that a plan leaves free: what the prediction may be off, and what an allocator cannot use."""
+"""The share of a device's memory that a plan leaves free.
+
+The prediction may be off by some of it, and an allocator cannot use some of it."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,17 @@ class Plan:
     refused: list[str]
     """What is not offered, and why, a sentence each."""
     memory_bytes: int
-    """Of a device."""
+    """The memory of a device."""
     limit_bytes: int
-    """That a rank may use of its device's memory."""
+    """How much of its device's memory a rank may use."""
     whole: Cost
-    """Of a rank that has whole events, one a micro-batch, without levers."""
+    """The cost of a rank that has whole events, one per micro-batch, without levers."""
     wider: Row | None = None
     """Where nothing fits: what would on more devices; None if none was found."""
 
 
 def limit_bytes(hardware: Hardware, memory_bytes: int) -> int:
-    """What a rank may use of a device of `memory_bytes`."""
+    """How many bytes a rank may use of a device of `memory_bytes`."""
     return int((memory_bytes - hardware.reserved_bytes) * (1 - HEADROOM))
 
 
@@ -69,7 +71,7 @@ def search(
     budget_seconds: float = BUDGET_SECONDS,
     say: Callable[[str], None] = lambda text: None,
 ) -> Plan:
-    """The best ways to run `problem` on so many devices.
+    """Find the best ways to run `problem` on so many devices.
 
     Args:
         problem: the run.
@@ -127,14 +129,14 @@ def _wider(rankings: Iterable[Ranking], loop: "_Loop", limit: int, until: float)
 
 
 def _reference_levers(offered: Choices) -> list[MemoryConfig]:
-    """Those that are cheap to trace and that a network may refuse: recomputation, and the fewest strips."""
+    """The levers that are cheap to trace and that a network may refuse: recomputation, and the fewest strips."""
     levers = list(dict.fromkeys(one.memory for one in offered.candidates))
     streamed = sorted((one for one in levers if one.stream_strips > 1), key=lambda one: one.stream_strips)
     return [one for one in levers if one.stream_strips == 1 and one != PLAIN and not one.lean_norm] + streamed[:1]
 
 
 def _possible(offered: Choices, base: References) -> list[Candidate]:
-    """Without the levers that the network itself refuses."""
+    """The candidates without the levers that the network itself refuses."""
     return [
         one
         for one in offered.candidates
@@ -153,7 +155,7 @@ class _Loop:
         self._reasons: dict[str, list[Layout]] = {}
 
     def trace_the_best(self, until: float) -> None:
-        """Until there is nothing better to trace, or the time is up and something traced can be recommended."""
+        """Trace until nothing better is left, or the time is up and something traced can be recommended."""
         cheap = self._surrogate.knows
         while (entry := self._ranking.next_to_trace(time.monotonic() > until, cheap)) is not None:
             self._say(f"tracing {entry.candidate.layout}, batch {entry.candidate.batch}, ZeRO-{entry.candidate.zero}")
@@ -169,7 +171,7 @@ class _Loop:
         self._ranking.settle(entry, cost, lambda other: self._surrogate.concerns(traced, other))
 
     def traced(self, candidate: Candidate) -> Cost | None:
-        """What it takes; None if the network cannot run so, which is noted once for each reason."""
+        """Trace a candidate; None if the network cannot run so, which is noted once for each reason."""
         try:
             return self._trace(candidate)
         except UserError as error:
@@ -190,7 +192,7 @@ class _Loop:
         return self._surrogate.alike(other, refused) or (all_tiles and other.layout.tiles > 1)
 
     def vary_the_best(self, problem: Problem, hardware: Hardware, until: float) -> None:
-        """What matters little is tried on the best one only, while there is time."""
+        """Try what matters little on the best candidate only, while there is time."""
         best = self._ranking.best()
         for variant in [] if best is None else _variants(best.candidate, problem, hardware):
             if time.monotonic() < until:

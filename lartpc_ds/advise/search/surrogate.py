@@ -13,40 +13,39 @@ from dataclasses import dataclass
 from lartpc_ds.config.run import MemoryConfig
 from lartpc_ds.costs.hardware import Hardware
 from lartpc_ds.costs.problem import Candidate, Cost, MemoryParts, Problem, TimeParts, trace_key
-from lartpc_ds.costs.reductions import reduction_seconds
 from lartpc_ds.costs.stage_split import StageSplit
+from lartpc_ds.costs.zero import FLOAT_BYTES, RoughStates, reduction_seconds, rough_states_of, updating_ranks
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout
 
 __all__ = ["PLAIN", "References", "Surrogate", "references"]
 
 PLAIN = MemoryConfig()
-"""No lever."""
+"""The network without any lever."""
 _HOST_BYTES_PER_SECOND = 25e9
-"""Between a device and the host's memory: PCI Express 4 with 16 lanes carries 32 GB/s at most."""
+"""The traffic between a device and the host's memory: PCI Express 4 with 16 lanes carries 32 GB/s at most."""
 _UPDATE_PASSES = 7
-"""Over the weights, of AdamW: it reads weight, gradient and two states, and writes three of them."""
-_FLOAT = 4
+"""How often AdamW passes over the weights: it reads weight, gradient and two states, and writes three of them."""
 _LEAN = 0.5
-"""Of the activations, what lean norms leave at best (docs/memory.md)."""
+"""The share of activations that lean norms leave at best (docs/memory.md)."""
 _STAGED = 0.8
-"""Of what the profile of blocks says that stages keep, what they keep at best (docs/pipeline.md)."""
+"""The share that stages keep at best of what the profile of blocks says (docs/pipeline.md)."""
 
 Trace = Callable[[Candidate], Cost]
 
 
 @dataclass(frozen=True)
 class References:
-    """What was traced first: whole events, one a micro-batch, ZeRO-0."""
+    """What is traced first: whole events, one per micro-batch, under ZeRO-0."""
 
     whole: dict[MemoryConfig, Cost]
-    """By levers; the plain network is always among them."""
+    """The cost with each set of levers; the plain network is always among them."""
     refused: dict[str, str]
     """Why there is no `streaming` or `recomputation`: the network's own refusal."""
 
     @property
     def sentences(self) -> list[str]:
-        """The same, for people."""
+        """The refusals as sentences for people."""
         return [f"{axis} is not offered: {why}" for axis, why in self.refused.items()]
 
 
@@ -69,7 +68,7 @@ def references(trace: Trace, devices: int, levers: list[MemoryConfig]) -> Refere
 
 @dataclass(frozen=True)
 class _Correction:
-    """What was traced, over what was guessed; and the halos, which are not guessed, of one event and pass."""
+    """What was traced over what was guessed, and the halos of one event and pass, which are not guessed."""
 
     activations: float = 1.0
     compute: float = 1.0
@@ -78,7 +77,7 @@ class _Correction:
 
 
 class Surrogate:
-    """Guesses, and learns from what is traced."""
+    """Guesses what candidates cost, and learns from those that are traced."""
 
     def __init__(
         self, problem: Problem, base: References, hardware: Hardware, ranks_per_node: int, split: StageSplit
@@ -88,11 +87,11 @@ class Surrogate:
         self._known: dict[tuple[object, ...], tuple[Candidate, Cost]] = {}
         self._corrections: dict[tuple[object, ...], _Correction] = {}
         plain = base.whole[PLAIN]
-        self._states = plain.memory.weights, plain.memory.gradients, plain.memory.optimizer
+        self._states = RoughStates(plain.memory.weights, plain.memory.gradients, plain.memory.optimizer)
         self._update = _UPDATE_PASSES * plain.memory.weights / hardware.rates[0].traffic_bytes_per_second
 
     def learn(self, candidate: Candidate, cost: Cost) -> None:
-        """What was traced corrects what is like it."""
+        """Correct the guesses of candidates that are like the traced one."""
         guess = self._guess(candidate, _Correction())
         self._known[self._trace_key(candidate)] = candidate, cost
         self._corrections[_group(candidate)] = _Correction(
@@ -103,14 +102,14 @@ class Surrogate:
         )
 
     def guess(self, candidate: Candidate) -> Cost:
-        """Near what `candidate` would cost."""
+        """Guess what `candidate` would cost."""
         known = self._known.get(self._trace_key(candidate))
         if known is not None:
             return self._derived(candidate, *known)
         return self._guess(candidate, self._corrections.get(_group(candidate), _Correction()))
 
     def knows(self, candidate: Candidate) -> bool:
-        """Was one traced that differs in states and reductions only?"""
+        """Was a candidate traced that differs from this one in states and reductions only?"""
         return self._trace_key(candidate) in self._known
 
     def concerns(self, traced: Candidate, other: Candidate) -> bool:
@@ -142,7 +141,7 @@ class Surrogate:
         )
 
     def _derived(self, candidate: Candidate, like: Candidate, cost: Cost) -> Cost:
-        """What has the same trace, with its own states and reductions."""
+        """The cost of a candidate that has the same trace, with its own states and reductions."""
         growth = candidate.accumulate / like.accumulate
         compute = (cost.time.compute - self._updating(like)) * growth + self._updating(candidate)
         old, new, traced = self._memory(like, 0, 0, 0), self._memory(candidate, 0, 0, 0), cost.memory
@@ -159,7 +158,7 @@ class Surrogate:
         return Cost(memory, time, candidate.global_batch)
 
     def _whole(self, memory: MemoryConfig) -> tuple[float, float, float]:
-        """Activations, seconds of a micro-batch of one, and workspace, of a whole image."""
+        """The activations, the seconds of a micro-batch of one, and the workspace of a whole image."""
         if (cost := self._base.whole.get(memory)) is not None:
             micro = max(cost.time.compute - self._update, cost.time.compute / 2)
             return float(cost.memory.activations), micro, float(cost.memory.workspace)
@@ -173,29 +172,18 @@ class Surrogate:
         return self._whole(PLAIN)
 
     def _memory(self, candidate: Candidate, activations: float, halos: float, workspace: float) -> MemoryParts:
-        layout = candidate.layout
-        ranks = layout.data * layout.tiles
-        weights, gradients, optimizer = (size / layout.pipe for size in self._states)
-        optimizer = 0.0 if candidate.offload else (optimizer + weights) / ranks if candidate.zero else optimizer
-        return MemoryParts(
-            weights=round(weights / ranks if candidate.zero == 3 else weights),
-            gradients=round(gradients / ranks if candidate.zero >= 2 else gradients),
-            optimizer=round(optimizer),
-            activations=round(activations),
-            halos=round(halos),
-            workspace=round(workspace),
-        )
+        parts = (*rough_states_of(candidate, self._states), activations, halos, workspace)
+        return MemoryParts(*(round(size) for size in parts))
 
     def _updating(self, candidate: Candidate) -> float:
-        layout = candidate.layout
-        shared = layout.data * layout.tiles if candidate.zero else 1
-        seconds = self._update / layout.pipe / shared
+        pipe, sharing = candidate.layout.pipe, updating_ranks(candidate)
+        seconds = self._update / pipe / sharing
         if candidate.offload:  # gradients out, weights back
-            seconds += 2 * self._states[0] / layout.pipe / shared / _HOST_BYTES_PER_SECOND
+            seconds += 2 * self._states.weights / pipe / sharing / _HOST_BYTES_PER_SECOND
         return seconds
 
     def _reduction(self, candidate: Candidate) -> float:
-        parameters = self._states[0] // _FLOAT // candidate.layout.pipe
+        parameters = self._base.whole[PLAIN].memory.weights // FLOAT_BYTES // candidate.layout.pipe
         return reduction_seconds(self._problem.ds, candidate, parameters, self._hardware, self._ranks_per_node)
 
     def _trace_key(self, candidate: Candidate) -> tuple[object, ...]:

@@ -1,10 +1,9 @@
-"""The folder of a tuning: what was asked, the trials, and a line for each that has ended, so that it can be resumed.
+"""The folder of a tuning keeps what was asked, the trials, and the result of each, so that it can be resumed.
 
 The trials are written down before the first one runs. Rejected: to plan again on `--resume`, because a search that is
 given so many seconds need not come to the same layouts twice, and then a table would be of two tunings.
 """
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lartpc_ds.advise.tune.tune_trials import Trial
-from lartpc_ds.config.run_folder import RunFolder
+from lartpc_ds.config.run_folder import RunFolder, claim_folder, lock_held
 from lartpc_ds.data.integrity import Damage, FileRecord, fault, seal, sync, unseal, write_atomically
 from lartpc_ds.errors import UserError
 from lartpc_ds.jobs.differences import differences, shortly
@@ -31,17 +30,17 @@ class TuneFolder:
 
     @property
     def plan_file(self) -> Path:
-        """What was asked, and the trials."""
+        """The file that says what was asked, and the trials."""
         return self.path / "tune.json"
 
     @property
     def hardware_file(self) -> Path:
-        """Of this machine, if the tuning has measured it."""
+        """The hardware file of this machine, if the tuning has measured it."""
         return self.path / "hardware.toml"
 
     @property
     def results_file(self) -> Path:
-        """One JSON object a line: a trial that has ended."""
+        """The file with one JSON object per line for each trial that has ended."""
         return self.path / "tune.jsonl"
 
     @property
@@ -60,7 +59,7 @@ class TuneFolder:
         return self.path / "simulated.h5"
 
     def run_folder(self, number: int) -> RunFolder:
-        """Of trial `number`, counted from 1."""
+        """The run folder of trial `number`, counted from 1."""
         return RunFolder(self.path / f"trial{number:02d}")
 
     @contextmanager
@@ -70,12 +69,7 @@ class TuneFolder:
         Raises:
             UserError: it exists and holds something.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise UserError(f"--out {self.path}: already exists and is not empty; choose another, or add --resume")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out {self.path}: cannot be made: {error.strerror}") from None
+        claim_folder(self.path, "--out", "or add --resume")
         try:
             yield
         finally:
@@ -84,16 +78,13 @@ class TuneFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Held while trials run; a second tuning would write over the first.
+        """Hold the folder while trials run, because a second tuning would write over the first.
 
         Raises:
             UserError: another process holds it.
         """
-        with (self.path / "lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"--out {self.path}: a tuning is running in it; wait for it or stop it") from None
+        refusal = f"--out {self.path}: a tuning is running in it; wait for it or stop it"
+        with lock_held(self.path / "lock", refusal):
             yield
 
     def write_plan(self, asked: Mapping[str, Any], files: Sequence[str], trials: Sequence[Trial]) -> None:
@@ -101,11 +92,11 @@ class TuneFolder:
         tree: dict[str, Any] = {"asked": asked, "files": files, "trials": [trial.as_dict() for trial in trials]}
         if self.simulated_file.exists():
             sync(self.simulated_file)
-            tree["simulated"] = FileRecord.of(self.simulated_file).as_dict()
+            tree["simulated"] = asdict(FileRecord.of(self.simulated_file))
         write_atomically(self.plan_file, seal(tree))
 
     def read_plan(self, asked: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Trial]]:
-        """The event files and the trials that were written down.
+        """Read the event files and the trials that were written down.
 
         Raises:
             UserError: there is no tuning here, it is damaged, or it was asked for something else.
@@ -136,13 +127,13 @@ class TuneFolder:
         return tree
 
     def append(self, trial: Trial, result: TrialResult) -> None:
-        """Add one that has ended; a garbled line goes, or the new one could be joined to it."""
+        """Add a trial that has ended; a garbled line goes, because the new one could be joined to it."""
         known = {**self.results(), trial.key: result}
         lines = [json.dumps({"key": key, **asdict(one)}) + "\n" for key, one in known.items()]
         write_atomically(self.results_file, "".join(lines))
 
     def results(self) -> dict[str, TrialResult]:
-        """Those that have ended, by their trial's key.
+        """The results of the trials that have ended, by their trial's key.
 
         A line that is no result of a trial, garbled or cut short by a kill, is left out: its trial runs again.
         """

@@ -11,19 +11,20 @@ import statistics
 
 from rich.console import Console
 
-from lartpc_ds.advise.tune.tune_trials import WARM_UP_STEPS, Trial, shortened
+from lartpc_ds.advise.short_runs.short_run import WARM_UP_STEPS, prepared, shortened, steps_of
+from lartpc_ds.advise.tune.tune_trials import Trial
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.errors import UserError
-from lartpc_ds.jobs.resolve import prepare_run
 from lartpc_ds.jobs.site import here, with_environment
-from lartpc_ds.jobs.supervise.command import check_devices, command_of
+from lartpc_ds.jobs.supervise.command import command_of
 from lartpc_ds.jobs.supervise.job import JobEnd, run_job
 from lartpc_ds.jobs.supervise.progress import JobDisplay
+from lartpc_ds.jobs.supervise.stops import RESUMABLE
 from lartpc_ds.report.tuning import OUT_OF_MEMORY, TrialResult
+from lartpc_ds.training.prepare import with_files
 
 __all__ = ["failure_of", "run_trial"]
 
-_STOPPED = 75
 # what torch, numpy, the C++ library and the CUDA runtime say; a rank that the kernel kills says nothing
 _NO_MEMORY = re.compile(
     r"OutOfMemoryError|CUDA out of memory|MemoryError|can't allocate memory|Cannot allocate memory|bad_alloc"
@@ -35,13 +36,13 @@ _LONGEST_REASON = 160
 def run_trial(
     trial: Trial, files: tuple[str, ...], steps: int, folder: RunFolder, console: Console
 ) -> TrialResult | None:
-    """Train the trial's short run; None if it was asked to stop.
+    """Train the trial's short run and say what came of it; None if it was asked to stop.
 
     Args:
         trial: what to run.
         files: the events of all trials.
-        steps: timed ones, after those of the warm-up.
-        folder: of the short run; one that an interrupted tuning has left is replaced.
+        steps: how many are timed, after those of the warm-up.
+        folder: where the short run lies; one that an interrupted tuning has left is replaced.
         console: shows the progress.
     """
     if folder.path.exists():
@@ -50,24 +51,22 @@ def run_trial(
         end = _train(trial, files, steps, folder, console)
     except UserError as error:  # of this trial, such as a tile without rows: the others may run
         end = JobEnd(2, str(error))
-    if end.code == _STOPPED:
+    if end.code == RESUMABLE:
         return None
     known = (trial.name, trial.global_batch, trial.predicted_step_seconds, trial.predicted_peak_bytes)
     if end.code != 0:
         return TrialResult(*known, failure=failure_of(end.report or f"ended with exit code {end.code}"))
-    lines = [line for line in folder.metrics() if "loss" in line]
+    lines = steps_of(folder)
     seconds = statistics.median(line["step_seconds"] for line in lines[WARM_UP_STEPS:])
     return TrialResult(*known, seconds, max(line["peak_bytes"] for line in lines))
 
 
 def _train(trial: Trial, files: tuple[str, ...], steps: int, folder: RunFolder, console: Console) -> JobEnd:
-    check_devices(trial.layout.world_size, trial.ds)
-    config = shortened(trial.config, files, steps)
-    folder.claim()
-    resolved = prepare_run(config, json.loads(json.dumps(trial.ds)), trial.layout, folder, console)
+    config = with_files(shortened(trial.config, steps), files)
+    prepared(config, json.loads(json.dumps(trial.ds)), trial.layout, folder.path, console)
     site = with_environment(here(trial.layout.world_size), config.launch)
     command = command_of(site, "train", folder.path, folder.logs)
-    with folder.locked(), JobDisplay(folder, resolved.job.max_steps, console, verbose=False) as display:
+    with folder.locked(), JobDisplay(folder, WARM_UP_STEPS + steps, console, verbose=False) as display:
         end = run_job(
             command,
             site,
@@ -82,7 +81,7 @@ def _train(trial: Trial, files: tuple[str, ...], steps: int, folder: RunFolder, 
 
 
 def failure_of(report: str) -> str:
-    """Why a job has failed, in a line, from what is told of it: `out of memory` and how it shows, or the error."""
+    """Say in one line why a job has failed, from its report: `out of memory` and how it shows, or the error."""
     lines = [line.strip() for line in report.splitlines() if line.strip()]
     told = [line for line in lines if not re.match(r"rank \d+ failed first", line)] or lines
     for line in told:

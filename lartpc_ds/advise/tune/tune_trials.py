@@ -1,4 +1,4 @@
-"""The trials of a tuning: which ways of running are tried, and each as a short run.
+"""The trials of a tuning are the ways of running that it tries.
 
 The planner's best layouts, each with every ZeRO stage that goes with it. A trial is kept as the pair of configurations
 that the user would train with, so the winner is written as it was measured; the short run is made of it. Rejected:
@@ -14,30 +14,26 @@ from typing import Any, Self
 
 from lartpc_ds.advise.search.reasons import levers_of, reason
 from lartpc_ds.advise.search.search import CostOf, Plan
-from lartpc_ds.config.run import RunConfig, SplitConfig
+from lartpc_ds.config.run import RunConfig
 from lartpc_ds.costs.applied import applied
 from lartpc_ds.costs.hardware import Hardware
 from lartpc_ds.costs.problem import Candidate, Problem
 from lartpc_ds.costs.stages import check_zero
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout
-from lartpc_ds.training.prepare import with_files
 
-__all__ = ["WARM_UP_STEPS", "Trial", "make_trials", "named", "parse_stages", "shortened"]
-
-WARM_UP_STEPS = 1
-"""Allocators grow, libraries choose kernels: the first step says nothing of the others."""
+__all__ = ["Trial", "make_trials", "named", "parse_stages"]
 
 _STAGES = (0, 1, 2, 3)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One way to run, and what the planner says of it."""
+    """One way to run, and what the planner predicts of it."""
 
     name: str
     config: RunConfig
-    """Of the whole run, not of the short one."""
+    """The configuration of the whole run, not of the short one."""
     ds: Mapping[str, Any]
     global_batch: int
     predicted_step_seconds: float
@@ -45,14 +41,14 @@ class Trial:
 
     @property
     def layout(self) -> Layout:
-        """Of the run; a trial has every axis written down."""
+        """The layout of the run: a trial has every axis written down."""
         axes = self.config.layout
         assert axes.data is not None
         return Layout(axes.pipe, axes.data, axes.rows, axes.cols)
 
     @property
     def key(self) -> str:
-        """The same for the same pair of configurations only."""
+        """A short name that only the same pair of configurations has."""
         text = json.dumps([self.config.model_dump(mode="json"), self.ds], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -91,7 +87,7 @@ def make_trials(
     ranks_per_node: int,
     cost: CostOf,
 ) -> tuple[list[Trial], list[str]]:
-    """The trials, and what is left out and why, a sentence each.
+    """Choose the trials; returns them and, in a sentence each, what is left out and why.
 
     Args:
         problem: the run.
@@ -140,7 +136,7 @@ def _check_offload(candidate: Candidate) -> None:
 
 
 def named(candidate: Candidate) -> str:
-    """What is special about a candidate, in a few words."""
+    """Name what is special about a candidate, in a few words."""
     axes = {name: getattr(candidate.layout, name) for name in ("pipe", "data", "rows", "cols")}
     words = [f"{name} {size}" for name, size in axes.items() if size > 1] or ["1 rank"]
     words += [f"batch {candidate.batch}"] if candidate.batch > 1 else []
@@ -152,11 +148,3 @@ def named(candidate: Candidate) -> str:
         words.append(f"cuts {cuts if isinstance(cuts, str) else '+'.join(cuts)}")
     words += ["no overlap"] if not candidate.overlap else []
     return ", ".join([*words, f"zero {candidate.zero}{' offload' if candidate.offload else ''}"])
-
-
-def shortened(config: RunConfig, files: tuple[str, ...], steps: int) -> RunConfig:
-    """The same run on `files` for `steps` timed steps: it trains on all events and evaluates none."""
-    data = config.data.model_copy(update={"split": SplitConfig(train=1.0, validation=0.0)})
-    length = {"max_steps": WARM_UP_STEPS + steps, "epochs": None, "eval_every": 0, "checkpoint_every": 0}
-    train = config.train.model_copy(update=length)
-    return with_files(config.model_copy(update={"data": data, "train": train}), files)

@@ -1,4 +1,4 @@
-"""The files of a tuning's winner: a DeepSpeed JSON under a new name, and a run TOML that names it."""
+"""A tuning's winner is written as a DeepSpeed JSON under a new name, and a run TOML that names it."""
 
 import json
 from pathlib import Path

@@ -13,29 +13,23 @@ from torch.utils._pytree import tree_leaves
 
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.grid.tiles import Tiles
-from lartpc_ds.exact.grid.windows import AxisPlan, Here
+from lartpc_ds.exact.grid.windows import AxisPlan, TileView
 from lartpc_ds.layout import Bounds
 
 __all__ = [
-    "RESHAPES",
     "Call",
     "Cut",
     "EmptyTile",
+    "Function",
     "Key",
     "Plans",
     "Run",
-    "compared",
     "key_of",
     "local_shape",
     "numbers_of",
     "tensors_of",
     "view_of",
 ]
-
-RESHAPES = frozenset({"reshape", "view", "flatten", "unflatten", "expand", "repeat"})
-_PLANNED_NUMBERS = frozenset(
-    {"conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "pad", "interpolate", "upsample", "unfold"}
-)
 
 _NO_TENSOR = frozenset((int, float, bool, str, slice, type(None), torch.dtype, torch.device))
 
@@ -45,8 +39,11 @@ Key = tuple[str, tuple[tuple[int, ...], ...]]
 Plans = tuple[AxisPlan, AxisPlan]
 """Rows and columns of one operator."""
 
+Function = Callable[..., Any]
+"""A torch function."""
+
 Run = Callable[..., Any]
-"""What stands for a function on tiles: called as run(tiles, function, args, kwargs)."""
+"""What stands for a function on tiles: called as run(tiles, function, *args, **kwargs)."""
 
 
 class EmptyTile(UserError):
@@ -105,6 +102,12 @@ class Call:
     """Plain numbers among the arguments, as far as they must not depend on the tile."""
     told: tuple[Any, ...] = ()
     """All plain numbers among the arguments: they tell calls of one function on maps of one size apart."""
+    reads: tuple[int, ...] = ()
+    """The numbers, in the program, of the tensors among the arguments."""
+    gives: tuple[int, ...] = ()
+    """Those of the results."""
+    given_numel: int = 0
+    """The results' numbers of elements, summed."""
 
     @property
     def is_cut(self) -> bool:
@@ -115,16 +118,6 @@ class Call:
         """The call as the rank at (row, col) makes it."""
         shapes = (local_shape(shape, cut, row, col) for shape, cut in self.tensors)
         return self.name, tuple(shape[1:] for shape in shapes)
-
-
-def compared(name: str, run: Run | None, numbers: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The numbers that a tile's call must share with the whole image's.
-
-    Reshapes have the tile's sizes, the plan of a window has the whole image's, and the momentum of a batch norm may
-    count its steps.
-    """
-    own = name in RESHAPES or name == "batch_norm" or (run is not None and name in _PLANNED_NUMBERS)
-    return () if own else numbers
 
 
 def local_shape(shape: tuple[int, ...], cut: Cut | None, row: int, col: int) -> tuple[int, ...]:
@@ -174,10 +167,10 @@ def numbers_of(args: Any, kwargs: Any) -> tuple[Any, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _here(plans: Plans, row: int, col: int) -> Here:
-    return Here.of(*plans, row, col)
+def _here(plans: Plans, row: int, col: int) -> TileView:
+    return TileView.of(*plans, row, col)
 
 
-def view_of(plans: Plans, tiles: Tiles) -> Here:
+def view_of(plans: Plans, tiles: Tiles) -> TileView:
     """This rank's view of an operator."""
     return _here(plans, tiles.row, tiles.col)

@@ -1,16 +1,14 @@
 """How much of a map to work on at once: on CPU what a core's cache holds, elsewhere what keeps a device busy."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.profiler import record_function
 
-__all__ = ["CACHED_BYTES", "has_no_data", "in_pieces", "rows_at_once", "works_in_pieces"]
+__all__ = ["CACHED_BYTES", "IN_PIECES", "has_no_data", "in_pieces", "rows_at_once"]
 
-_IN_PIECES = ContextVar("in_pieces", default=False)
+IN_PIECES = "lartpc_ds: in pieces"
+"""The name of loops over such rows in a profile of torch."""
 
 CACHED_BYTES = 3 << 18
 """What a core's cache holds."""
@@ -30,16 +28,9 @@ def rows_at_once(x: Tensor, row_bytes: int, cpu_bytes: int = CACHED_BYTES) -> in
     return max(1, at_once // max(1, row_bytes))
 
 
-@contextmanager
-def in_pieces() -> Iterator[None]:
-    """Around a loop over such rows: a trace, whose pieces are larger, asks whether they would be in a cache."""
-    token = _IN_PIECES.set(True)
-    try:
-        yield
-    finally:
-        _IN_PIECES.reset(token)
+def in_pieces() -> record_function:
+    """A label around a loop over such rows, for torch's profiler and for whoever watches operators.
 
-
-def works_in_pieces() -> bool:
-    """Is this call made inside `in_pieces`?"""
-    return _IN_PIECES.get()
+    A trace without data sees larger pieces and learns from the label that the real ones would be in a cache.
+    """
+    return record_function(IN_PIECES)

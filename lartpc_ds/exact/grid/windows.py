@@ -15,25 +15,25 @@ from typing import NamedTuple, Protocol
 from lartpc_ds.layout import Bounds
 
 __all__ = [
+    "AxisOperator",
     "AxisPlan",
-    "Here",
-    "Operator",
     "Piece",
     "Range",
     "Rect",
     "Same",
     "Shift",
+    "TileView",
     "Transposed",
     "Window",
     "intersection",
-    "plan",
+    "plan_axis",
 ]
 
 Range = tuple[int, int]
 """[start, stop) on one axis, in pixels of the whole map."""
 
 
-class Operator(Protocol):
+class AxisOperator(Protocol):
     """One axis of an operator: how it maps boundaries and what its outputs need."""
 
     def out_bounds(self, bounds: Bounds, size: int) -> Bounds:
@@ -152,9 +152,9 @@ class AxisPlan:
         return intersection(self.needs[needing], self.own(owning))
 
 
-def plan(operator: Operator, bounds: Bounds, out_bounds: Bounds) -> AxisPlan:
+def plan_axis(axis: AxisOperator, bounds: Bounds, out_bounds: Bounds) -> AxisPlan:
     """Who needs what for outputs cut at `out_bounds`, none of them empty."""
-    return AxisPlan(bounds, tuple(operator.need(out) for out in itertools.pairwise(out_bounds)))
+    return AxisPlan(bounds, tuple(axis.need(out) for out in itertools.pairwise(out_bounds)))
 
 
 def intersection(one: Range, other: Range) -> Range | None:
@@ -183,7 +183,7 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Here:
+class TileView:
     """One rank's view of an operator: all in pixels of the whole input map.
 
     Rows and columns are exchanged together: one message a peer, corners included.
@@ -198,7 +198,7 @@ class Here:
     """No rank of the grid needs a pixel that it does not own, inside the map or outside; the same on every rank."""
 
     @classmethod
-    def of(cls, rows: AxisPlan, cols: AxisPlan, row: int, col: int) -> "Here":
+    def of(cls, rows: AxisPlan, cols: AxisPlan, row: int, col: int) -> "TileView":
         """The view of the rank at (row, col) of the grid."""
         grid = [(r, c) for r in range(len(rows.needs)) for c in range(len(cols.needs))]
         incoming, outgoing = [], []

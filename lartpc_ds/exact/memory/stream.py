@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-from lartpc_ds.exact.memory.rows import Rows
+from lartpc_ds.exact.grid.rows import Rows
 from lartpc_ds.exact.memory.strip_plan import Strip, StripPlan
 from lartpc_ds.exact.memory.strips import Strips
 from lartpc_ds.exact.trace.modules import wrap

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from lartpc_ds.errors import UserError
+from lartpc_ds.exact.grid.rows import Rows
 from lartpc_ds.exact.grid.windows import Range
-from lartpc_ds.exact.memory.rows import Rows
 from lartpc_ds.exact.memory.saved import BlockBytes, block_bytes
 from lartpc_ds.exact.memory.strips import Note, Strips
 from lartpc_ds.exact.spatialize import both_modes

@@ -1,28 +1,26 @@
 """While blocks run on a strip, a mode knows which rows each map has, and makes every call right for them.
 
-The mode sees every torch function that a block calls, in modules and in `forward` alike, so nothing runs on a strip
-unseen: a rule (`strip_rules`) makes the call, or it is refused with its layer and line. Each block's forward is wrapped
-and enters the mode itself, so that it stands inside whatever else is wrapped around the block, and works as well when
-recomputation runs the block again from an autograd thread. Rows go from block to block by hand, not by the tensor,
-because hooks (DeepSpeed's at stage 3, say) put another tensor in its place.
+Nothing runs on a strip unseen: the rule of its function (`ops.table`) makes a call, or it is refused with its layer and
+line. Each block's forward is wrapped and enters the mode itself, so that it stands inside whatever else is wrapped
+around the block, and works as well when recomputation runs the block again from an autograd thread. Rows go from block
+to block by hand, not by the tensor, because hooks (DeepSpeed's at stage 3, say) put another tensor in its place.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from lartpc_ds.errors import UserError
-from lartpc_ds.exact.grid.cuts import RESHAPES, numbers_of, tensors_of
-from lartpc_ds.exact.memory.rows import Rows
-from lartpc_ds.exact.memory.strip_rules import JOINS, STRIP_RULES
-from lartpc_ds.exact.memory.strip_windows import STRIP_WINDOW_RULES
-from lartpc_ds.exact.ops.rules import changes_in_place
+from lartpc_ds.exact.grid.cuts import numbers_of, tensors_of
+from lartpc_ds.exact.grid.rows import Rows
+from lartpc_ds.exact.ops.operator import STRIPS, Numbers
+from lartpc_ds.exact.ops.pointwise import changes_in_place
+from lartpc_ds.exact.ops.randomness import draws_unseeded
+from lartpc_ds.exact.ops.table import OPERATORS
 from lartpc_ds.exact.trace.compiled import uncompiled
+from lartpc_ds.exact.trace.following import Following, shared_numbers
 from lartpc_ds.exact.trace.frames import autograd_function, checkpointed, where
-from lartpc_ds.exact.trace.trace import DROPOUTS, LOOKS, UNSEEDED, canonical
 
 __all__ = ["Note", "Strips"]
 
@@ -32,23 +30,23 @@ Note = tuple[str, str, str, tuple[Any, ...], tuple[Any, ...]]
 """A call: layer, line, function, its plain numbers, and where each tensor has its rows and how large it is beside."""
 
 
-class Strips(TorchFunctionMode):
-    """Follows one strip at a time through the blocks that it is given to as `around` (`parallel.modules`)."""
+class Strips(Following):
+    """Follows one strip at a time through the blocks that it is given to as `around` (`trace.modules`)."""
+
+    words = STRIPS
 
     def __init__(self) -> None:
         super().__init__()
         self.notes: list[Note] | None = None
         """A list: a plan is made or checked; note every call on a strip."""
         self.trail: list[Rows] = []
-        """What each block of the last run gave."""
+        """The rows that each block of the last run gave."""
         self._rows: Any = WeakTensorKeyDictionary()  # no map may live longer because its rows are known
         self._passed: Rows | None = None
-        self._stack: list[str] = []
-        self._name = ""
         self._images: Tensor | None = None
 
     def run(self, blocks: Sequence[tuple[str, nn.Module]], x: Tensor, rows: Rows) -> tuple[Tensor, Rows]:
-        """Run blocks on a strip `x` of images that has `rows`; what they give, and which rows of it."""
+        """Run blocks on a strip `x` of images that has `rows`; returns what they give, and which rows of it."""
         self._passed, self._images, self.trail = rows, _storage(x), []
         self._rows = WeakTensorKeyDictionary()  # a map that a model has kept from another strip is unknown in this one
         try:
@@ -63,15 +61,16 @@ class Strips(TorchFunctionMode):
         """Run a module: the outermost one enters the mode; outside `run`, all are as they were."""
         if self._passed is None:
             return forward(*args, **kwargs)
-        self._stack.append(name)
-        try:
-            if len(self._stack) > 1:
-                return forward(*args, **kwargs)
+        return super().around(name, forward if self._stack else self._block(forward), args, kwargs)
+
+    def _block(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
             self._name = "the block"
             given = tensors_of(args, kwargs)
             if len(given) != 1:
                 raise self.refuse(f"takes {len(given)} tensors; a streamed block takes one map")
-            self.mark(given[0], self._passed)
+            assert self._passed is not None
+            self.mark_rows(given[0], self._passed)
             with uncompiled(), self:
                 result = forward(*args, **kwargs)
             rows = self.rows_of(result)
@@ -79,60 +78,61 @@ class Strips(TorchFunctionMode):
                 raise self.refuse("gives no map of which the rows are known; a streamed block gives one map")
             self._passed = rows
             return result
-        finally:
-            self._stack.pop()
 
-    # what a rule asks (strip_site.StripSite)
+        return run
+
+    # what a rule asks (StripCallSite)
 
     def rows_of(self, tensor: Any) -> Rows | None:
         """None for whole tensors, such as weights, and for anything else."""
         rows: Rows | None = self._rows.get(tensor) if isinstance(tensor, Tensor) else None
         return rows
 
-    def mark(self, tensor: Tensor, rows: Rows) -> Tensor:
-        """Say which rows a result has."""
+    def mark_rows(self, tensor: Tensor, rows: Rows) -> Tensor:
+        """Note which rows a result has."""
         assert tensor.shape[rows.dim] == rows.count, (self._name, tuple(tensor.shape), rows)
         self._rows[tensor] = rows
         return tensor
 
-    def refuse(self, reason: str) -> Exception:
-        """The error for the call at hand."""
-        return UserError(f"{self._stack[-1]} ({where()}): {self._name} {reason}")
+    def dims_of(self, tensor: Any) -> tuple[int, ...] | None:
+        """The dimension of the rows of a strip."""
+        rows = self.rows_of(tensor)
+        return None if rows is None else (rows.dim,)
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Rule or refusal for everything that touches a strip."""
-        kwargs, self._name = kwargs or {}, canonical(func)
-        if self._name in LOOKS or self._name in _HOOKS:
+    def size_of(self, tensor: Any) -> tuple[int, ...]:
+        """The rows of the whole map that a strip is of."""
+        rows = self.rows_of(tensor)
+        assert rows is not None
+        return (rows.size,)
+
+    def cut_like(self, result: Tensor, source: Tensor, dims: tuple[int, ...]) -> Tensor:
+        """Note that a result has the rows of `source`, in its own dimension."""
+        rows = self.rows_of(source)
+        assert rows is not None
+        return self.mark_rows(result, rows.moved(dims[0]))
+
+    # the run
+
+    def _call(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if self._name in _HOOKS:
             return func(*args, **kwargs)
-        if self._name in UNSEEDED and self._name not in DROPOUTS and kwargs.get("training", True):
+        if draws_unseeded(self._name, args, kwargs):
             raise self.refuse("draws random numbers, which strips cannot share; end the front before it")
-        tensors = tensors_of(args, kwargs)
-        marked = [tensor for tensor in tensors if self.rows_of(tensor) is not None]
-        if self._name == "get":
-            return self._attribute(func, args)
-        if not marked and self._name in STRIP_WINDOW_RULES and tensors and tensors[0].ndim == 4:
+        tensors, operator = tensors_of(args, kwargs), OPERATORS.get(self._name)
+        marked = any(self.rows_of(tensor) is not None for tensor in tensors)
+        windowed = operator is not None and operator.numbers is Numbers.PLANNED
+        if not marked and windowed and tensors and tensors[0].ndim == 4:
             raise self.refuse("is of a map of which the rows are not known")
         if not marked or self._name.startswith("new_"):  # x.new_zeros asks x for its dtype and device only
             return func(*args, **kwargs)
-        self._check(func, args, kwargs, marked)
+        self._check(func, args, kwargs)
         if self.notes is not None:
             self._note(args, kwargs, tensors)
-        try:
-            return STRIP_RULES[self._name](self, func, *args, **kwargs)
-        except (TypeError, IndexError) as error:
-            raise self.refuse(f"is called in a way that is not covered on strips: {error}") from error
+        return self._by_rule(operator, None if operator is None else operator.on_strips, func, args, kwargs)[0]
 
-    def _check(self, func: Any, args: Any, kwargs: Any, marked: list[Tensor]) -> None:
-        """What is refused whatever the function does."""
-        if self._name not in STRIP_RULES:
-            raise self.refuse(
-                "has no proven form on strips of rows, which are for convolutions, max and average pools, padding and "
-                "whatever acts on every pixel for itself; end the streamed front before it with memory.stream_until, "
-                "or set memory.stream_strips = 1"
-            )
+    def _check(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Refuse what no rule could make right."""
         first = args[0] if args else kwargs.get("input")
-        if self._name not in JOINS and any(one is not first for one in marked):
-            raise self.refuse("takes a map that is cut into strips in place of a whole tensor")
         if changes_in_place(func, kwargs) and isinstance(first, Tensor) and _storage(first) is self._images:
             raise self.refuse("changes the images in place, whose rows are read by two strips; make it a copy")
         if self.notes is not None and (function := autograd_function()) is not None:
@@ -143,14 +143,6 @@ class Strips(TorchFunctionMode):
         if self.notes is not None and checkpointed():
             raise self.refuse("runs in torch.utils.checkpoint, which a streamed front does already; leave it out")
 
-    def _attribute(self, func: Any, args: Any) -> Any:
-        result, rows = func(*args), self.rows_of(args[0])
-        if rows is not None and isinstance(result, Tensor):
-            if func.__self__.__name__ != "data":
-                raise self.refuse(f"of the attribute {func.__self__.__name__} has no proven form on strips")
-            self.mark(result, rows)
-        return result
-
     def _note(self, args: Any, kwargs: Any, tensors: list[Tensor]) -> None:
         """Reshapes have the strip's sizes; everything else must be as on the whole image."""
         assert self.notes is not None
@@ -159,8 +151,8 @@ class Strips(TorchFunctionMode):
             rows = self.rows_of(tensor)
             dim = None if rows is None else rows.dim
             sizes.append((dim, rows and rows.size, *(n for at, n in enumerate(tensor.shape) if at != dim)))
-        numbers = () if self._name in RESHAPES else numbers_of(args, kwargs)
-        self.notes.append((self._stack[-1], where(), self._name, numbers, tuple(sizes)))
+        numbers = shared_numbers(self._name, None, numbers_of(args, kwargs))
+        self.notes.append((self.owner, where(), self._name, numbers, tuple(sizes)))
 
 
 def _storage(x: Tensor) -> Tensor:

@@ -1,279 +1,209 @@
-"""Convolution of a tile without a padded copy of it.
+"""Convolutions, transposed convolutions, and the windows of a map as channels (`unfold`)."""
 
-A convolution is linear, so a tile's outputs are those of the tile with zeros around it plus what the halo adds to the
-rows and columns at its edges. The first term needs no neighbour and no copy: it is torch's own convolution with its own
-padding, computed while the halo is under way. The second is a convolution of four thin strips, each holding its halo
-pixels and zeros elsewhere. Rejected: concatenating tile and halo before each convolution, a third of its time and a
-second copy of the largest map.
-
-Where a symmetric padding cannot express the tile (a stride that does not divide the tile's start), that copy is made
-after all. Each rank may take either way, because both are one autograd node that exchanges the same messages (`order`).
-"""
-
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from lartpc_ds.exact.grid.order import Messenger
+from lartpc_ds.exact.grid.cuts import Cut, Function, Plans, Run, view_of
 from lartpc_ds.exact.grid.tiles import Tiles
-from lartpc_ds.exact.grid.windows import Here, Range, Rect, Window
-from lartpc_ds.exact.ops.halo import add_home, assembled, cut, fetch, send_home, taken_apart
-from lartpc_ds.exact.ops.weight_gradients import weight_gradient
+from lartpc_ds.exact.grid.windows import Transposed
+from lartpc_ds.exact.kernels.convolution import Geometry, convolve
+from lartpc_ds.exact.kernels.halo import padded
+from lartpc_ds.exact.ops.operator import (
+    Numbers,
+    Operator,
+    Pair,
+    Result,
+    StripCallSite,
+    TileCallSite,
+    map_cut,
+    map_rows,
+    pair,
+)
+from lartpc_ds.exact.ops.windows import OutBounds, outputs_of, planned, windowed_rows, windows_of
 
-__all__ = ["Geometry", "InPlace", "convolve", "in_place"]
+__all__ = ["OPERATORS", "Convolution", "Remake"]
 
-Pair = tuple[int, int]
+
+class _Conv2d(NamedTuple):
+    """The arguments of F.conv2d."""
+
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+    stride: Any = 1
+    padding: Any = 0
+    dilation: Any = 1
+    groups: int = 1
+
+    @property
+    def geometry(self) -> Geometry:
+        """The windows; of an even kernel with padding "same", torch puts the odd pixel after."""
+        kernel, spread, padding = pair(self.weight.shape[2:]), pair(self.dilation), self.padding
+        if padding == "same":
+            padding = tuple(spread[axis] * (kernel[axis] - 1) // 2 for axis in (0, 1))
+        return Geometry(*windows_of(kernel, self.stride, 0 if padding == "valid" else padding, self.dilation))
+
+    def autocast(self) -> "_Conv2d":
+        """Do to the tensors what torch.autocast does; it does not reach into autograd functions."""
+        device = self.input.device.type
+        if device == "meta" or not torch.is_autocast_enabled(device):
+            return self
+        dtype = torch.get_autocast_dtype(device)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return self._replace(input=self.input.to(dtype), weight=self.weight.to(dtype), bias=bias)
 
 
 @dataclass(frozen=True, slots=True)
-class Geometry:
-    """A convolution's windows on both axes."""
+class Convolution:
+    """This rank's outputs of F.conv2d."""
 
-    rows: Window
-    cols: Window
+    plans: Plans
+    bounds: OutBounds
+    geometry: Geometry
 
-    @property
-    def stride(self) -> Pair:
-        """(rows, cols)."""
-        return self.rows.stride, self.cols.stride
-
-    @property
-    def dilation(self) -> Pair:
-        """(rows, cols)."""
-        return self.rows.dilation, self.cols.dilation
+    def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
+        """The outputs (N, K, rows, columns) of this rank's tile."""
+        groups = (given := _Conv2d(*args, **kwargs)).input.shape[1] // given.weight.shape[1]
+        x, weight, bias, *_ = given.autocast()
+        outputs = outputs_of(self.bounds, tiles).shape
+        return convolve(tiles, view_of(self.plans, tiles), self.geometry, outputs, x, weight, bias, groups)
 
 
-class InPlace(NamedTuple):
-    """How one axis of a tile is convolved in place: drop `skip` pixels, pad with `padding` zeros on both sides."""
+@dataclass(frozen=True, slots=True)
+class Remake:
+    """F.conv2d, or `run` in its place, whose result is not kept: it is made again from its small input."""
 
-    skip: int
-    padding: int
+    run: Run | None
+
+    def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
+        """The outputs of this rank's tile."""
+        given = _Conv2d(*args, **kwargs).autocast()
+
+        def made(given: _Conv2d) -> Tensor:
+            y: Tensor = function(*given) if self.run is None else self.run(tiles, function, *given)
+            return y
+
+        y = made(given)
+        if not torch.is_grad_enabled():
+            return y
+        # with weights of its own: a sharding engine takes a parameter's away before a later layer asks for the map
+        bias = None if given.bias is None else given.bias.detach().clone()
+        own = given._replace(weight=given.weight.detach().clone(), bias=bias)
+        return tiles.remade.note(y, torch.no_grad()(lambda: made(own)))
 
 
-def in_place(window: Window, own: Range, need: Range, outputs: int) -> InPlace | None:
-    """How; None where torch's symmetric padding would not give just the `outputs` of the needed pixels."""
-    before = own[0] - need[0]
-    skip, padding = max(-before, 0), max(before, 0)
-    length = own[1] - own[0] - skip
-    given = (length + 2 * padding - window.reach) // window.stride + 1
-    return InPlace(skip, padding) if length > 0 and given == outputs else None
+def conv2d_on_tiles(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    """Any kernel, stride, padding, dilation and groups."""
+    given = _Conv2d(*args, **kwargs)
+    cut, y, geometry = map_cut(site, given.input), function(*given), given.geometry
+    plans, bounds = planned(site, cut, (geometry.rows, geometry.cols), y)
+    return y, Convolution(plans, bounds, geometry)
 
 
-class _Strip(NamedTuple):
-    """A band of halo pixels along one edge: where it lies, how far it is moved to its first window, what it adds to."""
+def conv2d_on_strips(site: StripCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    """Any kernel, stride, padding, dilation and groups."""
+    given = _Conv2d(*args, **kwargs)
+    rows, cols = given.geometry.rows, given.geometry.cols
+    odd_row, odd_col = ((rows.reach - 1) % 2, (cols.reach - 1) % 2) if given.padding == "same" else (0, 0)
+    pixels = map_rows(site, given.input).size + 2 * rows.padding + odd_row
+    outputs = (pixels - rows.reach) // rows.stride + 1
+    x, out = windowed_rows(site, given.input, rows, outputs, 0.0, (0, odd_col))
+    return site.mark_rows(function(*given._replace(input=x, padding=(0, cols.padding))), out), None
 
-    rect: Rect
-    pad: tuple[int, int, int, int]
-    """F.pad's (left, right, top, bottom), so that its windows are whole; negative drops pixels that none needs."""
+
+class _ConvTranspose2d(NamedTuple):
+    """The arguments of F.conv_transpose2d."""
+
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+    stride: Any = 1
+    padding: Any = 0
+    output_padding: Any = 0
+    groups: int = 1
+    dilation: Any = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TransposedConvolution:
+    """This rank's outputs of F.conv_transpose2d: torch's own on the inputs that reach them, cut to them."""
+
+    plans: Plans
+    bounds: OutBounds
+    stride: Pair
     padding: Pair
-    skip: int
-    """Rows of the tile that its outputs do not need."""
-    outputs: Rect
-    """In outputs of this tile."""
+    dilation: Pair
+
+    def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
+        """The outputs of this rank's tile."""
+        given, here = _ConvTranspose2d(*args, **kwargs), view_of(self.plans, tiles)
+        x = padded(tiles, given.input, here)
+        y = F.conv_transpose2d(x, given.weight, None, self.stride, 0, 0, given.groups, self.dilation)
+        pads: list[int] = []
+        for axis, wanted in enumerate(outputs_of(self.bounds, tiles)):
+            start = here.need[axis][0] * self.stride[axis] - self.padding[axis]
+            pads = [start - wanted[0], wanted[1] - start - y.shape[2 + axis], *pads]
+        # first more, then less: where no input reaches the outputs, they lie beside y altogether
+        for some in ([max(pad, 0) for pad in pads], [min(pad, 0) for pad in pads]):
+            y = F.pad(y, some) if any(some) else y
+        return y if given.bias is None else y + given.bias.to(y.dtype)[:, None, None]
 
 
-def _bands(window: Window, own: Range, need: Range, size: int, outputs: int) -> list[tuple[Range, Pair, Range]]:
-    """Halo before and after the own pixels: (its pixels, F.pad's pair, outputs that it adds to)."""
-    bands = []
-    if need[0] < own[0] and own[0] > 0:
-        stop = min(-(-(own[0] - need[0]) // window.stride), outputs)
-        reached = need[0] + (stop - 1) * window.stride + window.reach
-        bands.append(((need[0], own[0]), (0, reached - own[0]), (0, stop)))
-    if need[1] > own[1] and own[1] < size:
-        start = max(-(-(own[1] - need[0] - window.reach + 1) // window.stride), 0)
-        bands.append(((own[1], need[1]), (own[1] - need[0] - start * window.stride, 0), (start, outputs)))
-    return bands
+def conv_transpose2d(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    """Any kernel, stride, padding, output padding, dilation and groups."""
+    given = _ConvTranspose2d(*args, **kwargs)
+    cut, y = map_cut(site, given.input), function(*given)
+    kernel, steps, pads, spread = map(pair, (given.weight.shape[2:], given.stride, given.padding, given.dilation))
+    axes = [Transposed(kernel[axis], steps[axis], pads[axis], spread[axis]) for axis in (0, 1)]
+    plans, bounds = planned(site, cut, axes, y)
+    return y, TransposedConvolution(plans, bounds, steps, pads, spread)
 
 
-def _strips(geometry: Geometry, here: Here, axes: tuple[InPlace, InPlace], outputs: Pair) -> list[_Strip]:
-    """Above and below over the whole needed width, corners included; left and right over the own rows."""
-    strips = []
-    everything = Rect((0, outputs[0]), (0, outputs[1]))
-    for pixels, (before, after), rows in _bands(geometry.rows, here.own.rows, here.need.rows, here.size[0], outputs[0]):
-        rect = Rect(pixels, here.need.cols)
-        strips.append(_Strip(rect, (0, 0, before, after), (0, 0), 0, everything._replace(rows=rows)))
-    for pixels, (before, after), cols in _bands(geometry.cols, here.own.cols, here.need.cols, here.size[1], outputs[1]):
-        rect = Rect(here.own.rows, pixels)
-        padding, skip = (axes[0].padding, 0), axes[0].skip
-        strips.append(_Strip(rect, (before, after, 0, 0), padding, skip, everything._replace(cols=cols)))
-    return strips
+class _Unfold(NamedTuple):
+    """The arguments of F.unfold."""
+
+    input: Tensor
+    kernel_size: Any
+    dilation: Any = 1
+    padding: Any = 0
+    stride: Any = 1
 
 
-def convolve(
-    tiles: Tiles,
-    here: Here,
-    geometry: Geometry,
-    outputs: Pair,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    groups: int,
-) -> Tensor:
-    """(N, C, own) -> (N, K, outputs), this rank's part of the convolution of the whole map."""
-    rows = in_place(geometry.rows, here.own.rows, here.need.rows, outputs[0])
-    cols = in_place(geometry.cols, here.own.cols, here.need.cols, outputs[1])
-    axes = None if rows is None or cols is None else (rows, cols)
-    y: Tensor = _Convolution.apply(x, weight, bias, tiles, here, geometry, axes, outputs, groups)  # type: ignore[no-untyped-call]
-    return y
+@dataclass(frozen=True, slots=True)
+class Unfold:
+    """This rank's windows of F.unfold."""
+
+    plans: Plans
+
+    def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
+        """The windows (N, C * kernel, windows) of this rank's tile."""
+        given = _Unfold(*args, **kwargs)
+        return F.unfold(*given._replace(input=padded(tiles, given.input, view_of(self.plans, tiles)), padding=0))
 
 
-class _Convolution(Messenger):
-    """x (N, C, own), weight (K, C / groups, k, k), bias (K) or None -> (N, K, outputs).
-
-    Gradients: (N, K, outputs) -> x's, whole, halo gradients added; weight's and bias's, of this tile's outputs.
-    `axes` says how the tile is convolved in place; None: a padded copy of it is.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        tiles: Tiles,
-        here: Here,
-        geometry: Geometry,
-        axes: tuple[InPlace, InPlace] | None,
-        outputs: Pair,
-        groups: int,
-    ) -> Tensor:
-        ctx.tiles, ctx.here, ctx.axes, ctx.has_bias = tiles, here, axes, bias is not None
-        ctx.options = geometry.stride, geometry.dilation, groups
-        if axes is None:
-            x = assembled(tiles, x, here)
-            ctx.save_for_backward(x, weight)
-            return _forward(x, weight, bias, (0, 0), ctx.options)
-        ctx.strips = strips = _strips(geometry, here, axes, outputs)
-        pieces = fetch(tiles, x, here)
-        if not tiles.overlap:
-            pieces()
-        y = _forward(_skipped(x, axes), weight, bias, (axes[0].padding, axes[1].padding), ctx.options)
-        halos = _collect(strips, pieces(), x)
-        for strip, halo in zip(strips, halos, strict=True):
-            _at(y, strip.outputs).add_(_forward(halo, weight, None, strip.padding, ctx.options))
-        ctx.save_for_backward(x, weight, *halos)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = gradients
-        x, weight, *halos = ctx.saved_tensors
-        wants_x, wants_weight, wants_bias, *others = ctx.needs_input_grad
-        wanted = (wants_x, wants_weight, wants_bias and ctx.has_bias)
-        if ctx.axes is None:
-            g_x, g_weight, g_bias = _backward(gradient, x, weight, (0, 0), ctx.options, wanted)
-            if wants_x:
-                g_x = taken_apart(ctx.tiles, g_x, ctx.here)
-        else:
-            g_x, g_weight, g_bias = _backward_in_place(ctx, gradient, x, weight, halos, wanted)
-        return g_x, g_weight, g_bias, *(None for _ in others)
+def unfold(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    """The pixels of each window become channels; rows and columns of windows become one dimension."""
+    if function is Tensor.unfold:
+        raise site.refuse("has no proven form on tiles as a tensor's method; use torch.nn.functional.unfold")
+    given = _Unfold(*args, **kwargs)
+    cut, y = map_cut(site, given.input), function(*given)
+    axes = windows_of(given.kernel_size, given.stride, given.padding, given.dilation)
+    sizes = [
+        (pixels + 2 * axis.padding - axis.reach) // axis.stride + 1
+        for axis, pixels in zip(axes, given.input.shape[2:], strict=True)
+    ]
+    plans, bounds = planned(site, cut, axes, y.new_empty((1, 1, *sizes)))
+    return site.mark(y, Cut((2, 2), bounds)), Unfold(plans)
 
 
-def _backward_in_place(
-    ctx: Any, gradient: Tensor, x: Tensor, weight: Tensor, halos: list[Tensor], wanted: tuple[bool, bool, bool]
-) -> tuple[Any, Any, Any]:
-    """Gradients of (x, weight, bias); the halo's gradients travel while the tile's own are computed."""
-    here, (wants_x, wants_weight, _) = ctx.here, wanted
-    weight_gradients, halo_gradients = [], []
-    for strip, halo in zip(ctx.strips, halos, strict=True):
-        g = _at(gradient, strip.outputs)
-        g_halo, g_weight, _ = _backward(g, halo, weight, strip.padding, ctx.options, (wants_x, wants_weight, False))
-        weight_gradients.append(g_weight)
-        halo_gradients.append(g_halo)
-    if wants_x:
-        pieces = send_home(ctx.tiles, _take_apart(ctx.strips, halo_gradients, here), here, x)
-        if not ctx.tiles.overlap:
-            pieces()
-    padding = ctx.axes[0].padding, ctx.axes[1].padding
-    g_x, g_weight, g_bias = _backward(gradient, _skipped(x, ctx.axes), weight, padding, ctx.options, wanted)
-    for extra in weight_gradients if wants_weight else ():
-        g_weight.add_(extra)
-    if wants_x:
-        skips = [axis.skip for axis in ctx.axes]
-        if any(skips):
-            g_x = F.pad(g_x, (skips[1], 0, skips[0], 0))
-        g_x = add_home(g_x, pieces(), here)
-    return g_x, g_weight, g_bias
-
-
-Options = tuple[Pair, Pair, int]
-
-
-def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Pair, options: Options) -> Tensor:
-    stride, dilation, groups = options
-    y: Tensor = torch.ops.aten.convolution(x, weight, bias, stride, padding, dilation, False, (0, 0), groups)
-    return y
-
-
-def _backward(
-    gradient: Tensor, x: Tensor, weight: Tensor, padding: Pair, options: Options, wanted: Sequence[bool]
-) -> tuple[Any, Any, Any]:
-    """Gradients of (x, weight, bias), None where not wanted."""
-    stride, dilation, groups = options
-    g_x = g_weight = g_bias = None
-    if wanted[0] or wanted[2]:
-        bias_sizes = [weight.shape[0]] if wanted[2] else None
-        g_x, _, g_bias = torch.ops.aten.convolution_backward(
-            gradient,
-            x,
-            weight,
-            bias_sizes,
-            stride,
-            padding,
-            dilation,
-            False,
-            (0, 0),
-            groups,
-            (wanted[0], False, wanted[2]),
-        )
-    if wanted[1]:
-        g_weight = weight_gradient(gradient, x, weight, stride, padding, dilation, groups)
-    return g_x, g_weight, g_bias
-
-
-def _skipped(x: Tensor, axes: tuple[InPlace, InPlace]) -> Tensor:
-    return x[:, :, axes[0].skip :, axes[1].skip :]
-
-
-def _at(y: Tensor, outputs: Rect) -> Tensor:
-    (top, bottom), (left, right) = outputs
-    return y[:, :, top:bottom, left:right]
-
-
-def _collect(strips: Sequence[_Strip], pieces: Sequence[tuple[Rect, Tensor]], like: Tensor) -> list[Tensor]:
-    """The strips with their halo pixels, zero where outside the image, padded so that their windows are whole."""
-    halos = []
-    for strip in strips:
-        inside = [(rect, piece) for rect, piece in pieces if _contains(strip.rect, rect)]
-        if len(inside) == 1 and inside[0][0] == strip.rect:
-            halo = inside[0][1]
-        else:
-            events, channels = like.shape[:2]
-            halo = like.new_zeros((events, *strip.rect.shape, channels)).permute(0, 3, 1, 2)
-            for rect, piece in inside:
-                cut(halo, rect, strip.rect).copy_(piece)
-        halos.append(F.pad(halo[:, :, strip.skip :], strip.pad))
-    return halos
-
-
-def _take_apart(strips: Sequence[_Strip], gradients: Sequence[Tensor], here: Here) -> list[Tensor]:
-    """The adjoint of `_collect`: the gradient of each incoming piece."""
-    whole = []
-    for strip, gradient in zip(strips, gradients, strict=True):
-        left, right, top, bottom = (-pad for pad in strip.pad)
-        whole.append((strip.rect, F.pad(gradient, (left, right, top + strip.skip, bottom))))
-    parts = []
-    for _, rect in here.incoming:
-        (home,) = [(origin, gradient) for origin, gradient in whole if _contains(origin, rect)]
-        parts.append(cut(home[1], rect, home[0]))
-    return parts
-
-
-def _contains(outer: Rect, inner: Rect) -> bool:
-    return all(o[0] <= i[0] and i[1] <= o[1] for o, i in zip(outer, inner, strict=True))
+OPERATORS = {
+    "conv2d": Operator(
+        on_tiles=conv2d_on_tiles, on_strips=conv2d_on_strips, numbers=Numbers.PLANNED, fresh_gradient=True
+    ),
+    "conv_transpose2d": Operator(on_tiles=conv_transpose2d, numbers=Numbers.PLANNED),
+    "unfold": Operator(on_tiles=unfold, numbers=Numbers.PLANNED),
+}

@@ -1,252 +1,255 @@
-"""Batch, group and instance normalisation over the whole image of a tile group.
+"""Norms: on tiles with the statistics of the whole image, and together with the ReLU that follows them (lean norms).
 
-All three are one operation: statistics over some samples, a group of channels and all pixels of all tiles, weighted by
-element counts, no halo pixel among them. A rank sends its means, squared deviations and count (Chan's combination, not
-E[x^2] - E[x]^2, which cancels in low precision): one small message a norm and direction, never an activation.
-
-Speed on CPU decides the rest. `torch.var_mean` of a bfloat16 map takes 30 times what `batch_norm_update_stats` takes,
-and the fused evaluation kernel of batch norm applies any statistics; the two sums of the backward come from
-`native_batch_norm_backward` when only the parameters' gradients are asked of it. The input's gradient is an affine map
-of two maps, done in float32 on pieces that fit a core's cache: what the native kernel takes, and rounded once.
-
-With `remade`, a ReLU follows at once and only the norm's input is kept: the layer that reads the result saves a recipe
-for it, and the backward makes it again piece by piece to see where the ReLU was open, into the memory of the gradient
-that it returns.
+On strips a norm must act on every pixel by itself, or have running statistics: one over the whole map would need a
+sweep over all strips of its own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from lartpc_ds.exact.grid.order import Messenger
-from lartpc_ds.exact.grid.pieces import has_no_data, in_pieces, rows_at_once
-from lartpc_ds.exact.grid.remade import Remade
-from lartpc_ds.exact.grid.tiles import Group
+from lartpc_ds.exact.grid.cuts import Function, Run
+from lartpc_ds.exact.grid.tiles import Alone, Group, Tiles
+from lartpc_ds.exact.kernels.layer_norms import layer_norm_relu
+from lartpc_ds.exact.kernels.norms import Statistics, normalise, statistics_of
+from lartpc_ds.exact.ops.operator import (
+    CallSite,
+    Numbers,
+    Operator,
+    Result,
+    StripCallSite,
+    TileCallSite,
+    cut_dims,
+    map_cut,
+    map_rows,
+)
 
-__all__ = ["Statistics", "normalise", "statistics_of"]
+__all__ = ["OPERATORS", "SWEEP", "BatchNorm", "LayerNorm", "statistics_on_strips"]
 
-
-class Statistics(NamedTuple):
-    """Of one norm over all tiles: mean, biased variance, pixels a channel behind them; each (units, groups)."""
-
-    mean: Tensor
-    variance: Tensor
-    pixels: Tensor
-
-
-@torch.no_grad()
-def statistics_of(x: Tensor, *, num_groups: int, per_sample: bool, group: Group) -> Statistics:
-    """Of the whole image, of which this rank has the tile x (N, C, h, w).
-
-    A unit is one sample, or with `per_sample` false all of them; a statistic is over one unit and C / num_groups
-    channels.
-    """
-    return _combined(_local(x, num_groups, per_sample), group)
+SWEEP = (
+    "takes statistics over the whole map; each would need a sweep over all strips of its own. Norms of the streamed "
+    "front must act per pixel or be frozen: --set model.norm=layer, an earlier memory.stream_until, or "
+    "memory.stream_strips = 1"
+)
 
 
-def normalise(
-    x: Tensor,
-    statistics: Statistics,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    *,
-    per_sample: bool,
-    group: Group,
-    remade: Remade | None = None,
-    owns_gradient: bool = False,
-) -> Tensor:
-    """(x - mean) / sqrt(variance + eps) * weight + bias, with the `statistics_of` x.
+class _BatchNorm(NamedTuple):
+    """The arguments of F.batch_norm."""
 
-    With `remade` the result is relu(y), noted there; with `owns_gradient` the gradient that reaches it is nobody
-    else's, and is written over.
-    """
-    relu = None if remade is None else _ReLU(owns_gradient)
-    y: Tensor = _Normalise.apply(x, weight, bias, statistics, eps, per_sample, group, relu)  # type: ignore[no-untyped-call]
-    if remade is not None and torch.is_grad_enabled():
-        affine = _Affine.of(statistics, x.shape[1], weight, bias, eps, per_sample)
-        again = remade.again(x)
-        remade.note(y, lambda: affine.of_map(again(), relu=True))
-    return y
+    input: Tensor
+    running_mean: Tensor | None = None
+    running_var: Tensor | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    training: bool = False
+    momentum: float = 0.1
+    eps: float = 1e-5
 
 
-class _ReLU(NamedTuple):
-    """That follows a norm at once."""
+class _InstanceNorm(NamedTuple):
+    """The arguments of F.instance_norm."""
 
-    owns_gradient: bool
-
-
-class _Affine(NamedTuple):
-    """A norm whose statistics are known: each (units, C), weight and bias (C)."""
-
-    mean: Tensor
-    variance: Tensor
-    weight: Tensor | None
-    bias: Tensor | None
-    eps: float
-    per_sample: bool
-
-    @classmethod
-    def of(
-        cls, statistics: Statistics, channels: int, weight: Tensor | None, bias: Tensor | None, eps: float, unit: bool
-    ) -> "_Affine":
-        """With weights of its own: a sharding engine takes a parameter's away before a later layer asks for it."""
-        repeats = channels // statistics.mean.shape[1]
-        mean, variance = (one.repeat_interleave(repeats, 1) for one in statistics[:2])
-        own = [None if one is None else one.detach().clone() for one in (weight, bias)]
-        return cls(mean, variance, own[0], own[1], eps, unit)
-
-    def of_map(self, x: Tensor, *, relu: bool) -> Tensor:
-        """Of (N, C, h, w)."""
-        parts = [self.of_unit(unit, part, relu=relu) for unit, part in _units(x, self.per_sample)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def of_unit(self, unit: int, part: Tensor, *, relu: bool) -> Tensor:
-        """Of some pixels of one unit."""
-        mean, variance = self.mean[unit], self.variance[unit]
-        y = torch.native_batch_norm(part, self.weight, self.bias, mean, variance, False, 0.0, self.eps)[0]
-        return y.relu_() if relu else y
+    input: Tensor
+    running_mean: Tensor | None = None
+    running_var: Tensor | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    use_input_stats: bool = True
+    momentum: float = 0.1
+    eps: float = 1e-5
 
 
-class _Normalise(Messenger):
-    """x (N, C, h, w), weight and bias (C) or None, statistics of (units, groups) -> y like x.
+class _GroupNorm(NamedTuple):
+    """The arguments of F.group_norm."""
 
-    Gradients: (N, C, h, w) -> x's, through its statistics, too; weight's and bias's, of this tile's pixels.
-    """
+    input: Tensor
+    num_groups: int
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    eps: float = 1e-5
 
-    @staticmethod
-    def forward(
-        ctx: Any,
+
+_Given = _BatchNorm | _InstanceNorm | _GroupNorm
+
+
+@dataclass(frozen=True, slots=True)
+class _Norm:
+    """A norm over pixels of this rank's tile, with the statistics of the whole image."""
+
+    whole: bool = False
+    """Every tile rank holds the whole map, so that statistics run over the data axis at most."""
+    relu: bool = False
+    """A ReLU is all that reads the result: it is applied here, and one map is kept instead of two (see `remade`)."""
+    owns_gradient: bool = False
+    """Nobody else holds the gradient that comes back, so that it may be written over."""
+
+    def _normalised(
+        self,
+        tiles: Tiles,
         x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        statistics: Statistics,
-        eps: float,
-        per_sample: bool,
+        given: _BatchNorm | _InstanceNorm | _GroupNorm,
         group: Group,
-        relu: _ReLU | None,
+        groups: int,
+        *,
+        per_sample: bool,
     ) -> Tensor:
-        ctx.eps, ctx.group, ctx.per_sample, ctx.relu = eps, group, per_sample, relu
-        affine = _Affine.of(statistics, x.shape[1], weight, bias, eps, per_sample)
-        ctx.save_for_backward(x, weight, bias, affine.mean, affine.variance, statistics.pixels)
-        return affine.of_map(x, relu=relu is not None)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, mean, variance, count = ctx.saved_tensors
-        x, gradient = _usual_strides(x), _usual_strides(gradients[0])
-        affine = _Affine(mean, variance, weight, bias, ctx.eps, ctx.per_sample)
-        invstd = (variance + ctx.eps).rsqrt()
-        if ctx.relu is not None:
-            mine = ctx.relu.owns_gradient and gradient.dtype == x.dtype
-            masked = gradient if mine else torch.empty_like(x)
-            with_x, alone = _through_relu(masked, gradient, x, affine, invstd)
-            gradient = masked
-        else:
-            with_x, alone = _sums(gradient, x, affine, invstd)
-        g_weight = None if weight is None else with_x.sum(0).to(weight.dtype)
-        g_bias = None if bias is None else alone.sum(0).to(bias.dtype)
-        if not ctx.needs_input_grad[0]:
-            return None, g_weight, g_bias, *(None for _ in range(5))
-        scale = invstd if weight is None else invstd * weight
-        both = torch.stack([alone, with_x]) if weight is None else torch.stack([alone, with_x]) * weight
-        groups, channels = count.shape[1], x.shape[1] // count.shape[1]
-        grouped = both.reshape(2, both.shape[1], groups, channels).sum(3)
-        over_all = ctx.group.all_reduce(grouped.contiguous()) / (count * channels)
-        mean_gradient, mean_product = over_all.repeat_interleave(channels, 2)
-        slope = -mean_product * invstd * invstd
-        offset = -mean_gradient * invstd - slope * mean
-        g_x = torch.empty_like(x) if ctx.relu is None else gradient
-        return _combine(g_x, gradient, x, scale, slope, offset), g_weight, g_bias, *(None for _ in range(5))
-
-
-def _usual_strides(x: Tensor) -> Tensor:
-    """Of one event any first stride is right, but with some torch's norms take channels-last maps for others."""
-    return x.as_strided(x.shape, (x[0].numel(), *x.stride()[1:])) if len(x) == 1 else x
-
-
-def _units(x: Tensor, per_sample: bool) -> Iterator[tuple[int, Tensor]]:
-    return enumerate(torch.split(x, 1) if per_sample else [x])
-
-
-def _local(x: Tensor, num_groups: int, per_sample: bool) -> Statistics:
-    """This tile's statistics."""
-    moments = []
-    for _, part in _units(x, per_sample):
-        dtype = torch.promote_types(part.dtype, torch.float32)
-        # running buffers in float32 make the kernel answer in it; a momentum of 1 leaves nothing of them
-        unused = torch.zeros(2, x.shape[1], dtype=dtype, device=x.device)
-        # torch has no form of this function without data, and all that a plan wants is the shape
-        moments.append(
-            # a sum reads as much, which a trace that counts seconds wants to see
-            unused + part.sum((0, 2, 3), dtype=dtype)
-            if has_no_data(x)
-            else torch.stack(torch.batch_norm_update_stats(part, unused[0], unused[1], 1.0))
+        statistics = statistics_of(x, num_groups=groups, per_sample=per_sample, group=group)
+        if not isinstance(given, _GroupNorm):
+            _move_running(given, statistics)
+        return normalise(
+            x,
+            statistics,
+            given.weight,
+            given.bias,
+            given.eps,
+            per_sample=per_sample,
+            group=group,
+            remade=tiles.remade if self.relu else None,
+            owns_gradient=self.owns_gradient,
         )
-    mean, variance = torch.stack(moments).reshape(len(moments), 2, num_groups, -1).unbind(1)
-    group_mean = mean.mean(2)
-    between = (mean - group_mean[..., None]).square().mean(2)
-    pixels = x.numel() / x.shape[1] / len(moments)
-    return Statistics(group_mean, variance.mean(2) + between, torch.full_like(group_mean, pixels))
 
 
-def _combined(local: Statistics, group: Group) -> Statistics:
-    """Over all ranks; the same numbers in the same order everywhere, so that all ranks agree to the bit."""
-    means, variances, counts = group.all_gather(torch.stack(local)).unbind(1)
-    count = counts.sum(0)
-    mean = (means * counts).sum(0) / count
-    deviations = (variances + (means - mean).square()) * counts
-    return Statistics(mean, deviations.sum(0) / count, count)
+def _move_running(given: _BatchNorm | _InstanceNorm, statistics: Statistics) -> None:
+    """Move running statistics as torch does: unbiased, with the count over all tiles; the mean of several samples'.
+
+    This comes before the norm itself: a checkpoint of the user's own may end its second run as soon as the norm has
+    saved its maps, and torch's kernels have then updated their statistics.
+    """
+    if given.running_mean is None or given.running_var is None:
+        return
+    unbiased = statistics.variance * (statistics.pixels / (statistics.pixels - 1))
+    for running, fresh in ((given.running_mean, statistics.mean), (given.running_var, unbiased)):
+        running.lerp_(fresh.mean(0).to(running.dtype), given.momentum)
 
 
-def _sums(gradient: Tensor, x: Tensor, affine: _Affine, invstd: Tensor) -> tuple[Tensor, Tensor]:
-    """Over pixels: of gradient * (x - mean) * invstd, and of gradient; each (units, C)."""
-    units = zip(_units(x, affine.per_sample), _units(gradient, affine.per_sample), strict=True)
-    sums = [_sums_of_unit(unit, part_of_g, part, affine, invstd) for (unit, part), (_, part_of_g) in units]
-    with_x, alone = (torch.stack(column) for column in zip(*sums, strict=True))
-    return with_x, alone
+@dataclass(frozen=True, slots=True)
+class BatchNorm(_Norm):
+    """F.batch_norm; in training its statistics and running buffers are those of the whole image."""
+
+    def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
+        """The outputs of this rank's tile, or of any whole tensor."""
+        given = _BatchNorm(*args, **kwargs)
+        if not given.training:
+            return function(*given)  # type: ignore[no-any-return]
+        x, shape = given.input, given.input.shape
+        four = x if len(shape) == 4 else x.reshape(*shape[:2], -1, 1)
+        group = tiles.whole_norm if self.whole else tiles.norm
+        y = self._normalised(tiles, four, given, group, shape[1], per_sample=False)
+        # a reshape to the same shape would change the strides of a single event, and torch leave channels-last
+        return y if four is x else y.reshape(shape)
 
 
-def _sums_of_unit(unit: int, gradient: Tensor, x: Tensor, affine: _Affine, invstd: Tensor) -> tuple[Tensor, Tensor]:
-    ones = torch.ones_like(invstd[unit])  # without a weight, CUDA has no type for the sums
-    _, with_x, alone = torch.ops.aten.native_batch_norm_backward(
-        gradient, x, ones, None, None, affine.mean[unit], invstd[unit], True, affine.eps, (False, True, True)
-    )
-    return with_x, alone
+@dataclass(frozen=True, slots=True)
+class InstanceNorm(_Norm):
+    """F.instance_norm."""
+
+    def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
+        """The outputs of this rank's tile."""
+        given = _InstanceNorm(*args, **kwargs)
+        if not given.use_input_stats:
+            return function(*given)  # type: ignore[no-any-return]
+        group = Alone() if self.whole else tiles.group
+        return self._normalised(tiles, given.input, given, group, given.input.shape[1], per_sample=True)
 
 
-def _through_relu(
-    masked: Tensor, gradient: Tensor, x: Tensor, affine: _Affine, invstd: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Into `masked`, which may be it, the gradient where the ReLU was open; returns its sums as `_sums` does."""
-    with_x, alone = (torch.zeros_like(affine.mean) for _ in range(2))
-    for unit, piece in _pieces(x, affine.per_sample):
-        y = affine.of_unit(unit, x[piece], relu=False)
-        masked[piece] = torch.ops.aten.threshold_backward(gradient[piece], y, 0)
-        sums = _sums_of_unit(unit, masked[piece], x[piece], affine, invstd)
-        with_x[unit] += sums[0]
-        alone[unit] += sums[1]
-    return with_x, alone
+@dataclass(frozen=True, slots=True)
+class GroupNorm(_Norm):
+    """F.group_norm."""
+
+    def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
+        """The outputs of this rank's tile."""
+        given, group = _GroupNorm(*args, **kwargs), Alone() if self.whole else tiles.group
+        return self._normalised(tiles, _autocast(given.input), given, group, given.num_groups, per_sample=True)
 
 
-def _pieces(x: Tensor, per_sample: bool) -> Iterator[tuple[int, tuple[slice, slice, slice]]]:
-    """(unit, where) of bands of rows that fit a cache."""
-    rows = rows_at_once(x, x[0, :, 0].numel() * x.element_size())
-    with in_pieces():
-        for sample in range(len(x)):
-            for top in range(0, x.shape[2], rows):
-                yield sample if per_sample else 0, (slice(sample, sample + 1), slice(None), slice(top, top + rows))
+@dataclass(frozen=True, slots=True)
+class LayerNorm:
+    """F.layer_norm and the ReLU that is all that reads it; every pixel is normalised by itself."""
+
+    owns_gradient: bool = False
+
+    def __call__(
+        self,
+        tiles: Tiles,
+        function: Function,
+        /,
+        input: Tensor,
+        normalized_shape: Sequence[int],
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        """The outputs of any map."""
+        x = _autocast(input)
+        return layer_norm_relu(x, list(normalized_shape), weight, bias, eps, tiles.remade, self.owns_gradient)
 
 
-def _combine(y: Tensor, gradient: Tensor, x: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """Into y, which may be the gradient: gradient * scale + x * slope + offset, each factor (units, C), in float32."""
-    factors = [factor[:, None, :, None, None] for factor in (scale, slope, offset)]
-    for unit, piece in _pieces(x, len(scale) > 1):
-        a, b, c = (factor[unit] for factor in factors)
-        part = gradient[piece].to(a.dtype, copy=True)
-        y[piece] = part.mul_(a).addcmul_(x[piece].to(a.dtype), b).add_(c)
-    return y
+def _autocast(x: Tensor) -> Tensor:
+    """Do what autocast does to group and layer norms on CUDA, and not on CPU."""
+    return x.float() if x.is_cuda and torch.is_autocast_enabled("cuda") else x
+
+
+def batch_norm_on_whole(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    """Of tensors that every tile rank holds whole: statistics run over the data axis at most."""
+    return function(*args, **kwargs), BatchNorm(whole=True)
+
+
+def _on_tiles(run: Callable[[], Run]) -> Callable[..., Result]:
+    def rule(site: TileCallSite, function: Function, input: Tensor, *args: Any, **kwargs: Any) -> Result:
+        """Statistics of the whole image, or running ones."""
+        cut = map_cut(site, input)
+        return site.mark(function(input, *args, **kwargs), cut), run()
+
+    return rule
+
+
+def batch_norm_on_strips(site: StripCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    """With running statistics, frozen."""
+    given = _BatchNorm(*args, **kwargs)
+    if given.training or given.running_mean is None:
+        raise site.refuse(SWEEP)
+    return site.mark_rows(function(*given), map_rows(site, given.input)), None
+
+
+def statistics_on_strips(site: StripCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    """Whatever takes statistics over the map is refused."""
+    raise site.refuse(SWEEP)
+
+
+def layer_norm(
+    site: CallSite, function: Function, input: Tensor, normalized_shape: Sequence[int], *args: Any, **kwargs: Any
+) -> Result:
+    """Over trailing dimensions that are not cut: every pixel is normalised by itself."""
+    dims = cut_dims(site, input)
+    if max(dims) >= input.ndim - len(normalized_shape):
+        raise site.refuse(
+            f"runs over {site.words.lines}; on {site.words.parts} a layer norm must act per pixel, over channels in "
+            f"the last dimension; {site.words.way_out}"
+        )
+    return site.cut_like(function(input, normalized_shape, *args, **kwargs), input, dims), None
+
+
+def _lean_layer_norm(*, whole: bool, owns_gradient: bool) -> LayerNorm:
+    return LayerNorm(owns_gradient)
+
+
+OPERATORS = {
+    "batch_norm": Operator(
+        on_tiles=_on_tiles(BatchNorm),
+        on_whole=batch_norm_on_whole,
+        on_strips=batch_norm_on_strips,
+        numbers=Numbers.OWN,
+        with_relu=partial(BatchNorm, relu=True),
+    ),
+    "group_norm": Operator(
+        on_tiles=_on_tiles(GroupNorm), on_strips=statistics_on_strips, with_relu=partial(GroupNorm, relu=True)
+    ),
+    "instance_norm": Operator(
+        on_tiles=_on_tiles(InstanceNorm), on_strips=statistics_on_strips, with_relu=partial(InstanceNorm, relu=True)
+    ),
+    "layer_norm": Operator(on_tiles=layer_norm, on_strips=layer_norm, with_relu=_lean_layer_norm),
+}

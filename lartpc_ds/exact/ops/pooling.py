@@ -1,185 +1,177 @@
-"""Max pooling of a tile without a padded copy of it.
+"""Max and average pools with a window."""
 
-A pool's windows that lie in the tile need no neighbour, so torch pools the tile as it is. The few outputs at its edges
-whose windows reach into the halo are pooled again from small rectangles of tile and halo pixels, in the same order of
-pixels as on one device: of equal values, of which a nearly empty event has many, the same one gets the gradient.
-Rejected: pooling a padded copy, which would stand beside the largest map of the network until the backward pass.
-"""
-
-from collections.abc import Sequence
-from dataclasses import replace
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from lartpc_ds.exact.grid.order import Messenger
+from lartpc_ds.exact.grid.cuts import Function, Plans, view_of
 from lartpc_ds.exact.grid.tiles import Tiles
-from lartpc_ds.exact.grid.windows import Here, Range, Rect, Window, intersection
-from lartpc_ds.exact.ops.choices import Pool, choose, give_back
-from lartpc_ds.exact.ops.convolution import Geometry, in_place
-from lartpc_ds.exact.ops.halo import add_home, cut, fetch, padded, send_home
+from lartpc_ds.exact.grid.windows import Window
+from lartpc_ds.exact.kernels.convolution import Geometry
+from lartpc_ds.exact.kernels.halo import padded
+from lartpc_ds.exact.kernels.max_pool import max_pool
+from lartpc_ds.exact.ops.operator import (
+    CallSite,
+    Numbers,
+    Operator,
+    Pair,
+    Result,
+    StripCallSite,
+    TileCallSite,
+    map_cut,
+    map_rows,
+    pair,
+)
+from lartpc_ds.exact.ops.windows import OutBounds, outputs_of, planned, windowed_rows, windows_of
 
-__all__ = ["max_pool"]
-
-Pair = tuple[int, int]
-
-
-class _Edge(NamedTuple):
-    """Outputs (of this tile) whose windows reach into the halo, and the pixels (of the map) that they need."""
-
-    outputs: Rect
-    need: Rect
-
-
-class _Tile(NamedTuple):
-    """What both passes need to know."""
-
-    pool: Pool
-    """Of the tile itself."""
-    skips: Pair
-    outputs: Pair
-    edges: tuple[_Edge, ...]
-
-    @property
-    def at_edges(self) -> Pool:
-        """Of the small rectangles, which bring their surroundings."""
-        return replace(self.pool, padding=(0, 0))
+__all__ = ["OPERATORS", "MaxPool"]
 
 
-def max_pool(tiles: Tiles, here: Here, geometry: Geometry, outputs: Pair, x: Tensor) -> Tensor:
-    """(N, C, own) -> (N, C, outputs), this rank's part of the pool of the whole map."""
-    kernel = geometry.rows.kernel, geometry.cols.kernel
-    rows = in_place(geometry.rows, here.own.rows, here.need.rows, outputs[0])
-    cols = in_place(geometry.cols, here.own.cols, here.need.cols, outputs[1])
-    spread = geometry.dilation != (1, 1)  # a window may then miss the tile, and torch's backward writes astray
-    large = kernel[0] * kernel[1] > 256  # a place in such a window is no byte
-    if (
-        spread
-        or large
-        or rows is None
-        or cols is None
-        or rows.padding > kernel[0] // 2
-        or cols.padding > kernel[1] // 2
-    ):
-        x = padded(tiles, x, here, -torch.inf)
-        return F.max_pool2d(x, kernel, geometry.stride, 0, geometry.dilation)
-    pool = Pool(kernel, geometry.stride, (rows.padding, cols.padding))
-    tile = _Tile(pool, (rows.skip, cols.skip), outputs, tuple(_edges(geometry, here, outputs)))
-    y: Tensor = _MaxPool.apply(x, tiles, here, tile)  # type: ignore[no-untyped-call]
-    return y
+def _windows(kernel_size: Any, stride: Any, padding: Any, dilation: Any = 1) -> tuple[Window, Window]:
+    """The windows of rows and columns; without a stride a pool's windows lie side by side."""
+    return windows_of(kernel_size, kernel_size if stride is None or stride == [] else stride, padding, dilation)
 
 
-def _split(window: Window, own: Range, need: Range, size: int, outputs: int) -> tuple[int, int]:
-    """Outputs [0, first) reach back into the halo, [last, outputs) forward; first <= last."""
-    first, last = 0, outputs
-    if own[0] > 0 and need[0] < own[0]:
-        first = min(-(-(own[0] - need[0]) // window.stride), outputs)
-    if own[1] < size and need[1] > own[1]:
-        last = max(-(-(own[1] - need[0] - window.reach + 1) // window.stride), 0)
-    return first, max(first, last)
+def _outputs(size: int, window: Window, ceil_mode: bool) -> int:
+    """Output rows of a pool; with `ceil_mode` the last window may hang over, if it starts inside the map or before."""
+    places = (size + 2 * window.padding - window.reach) / window.stride
+    outputs = (math.ceil(places) if ceil_mode else math.floor(places)) + 1
+    return outputs - (ceil_mode and (outputs - 1) * window.stride >= size + window.padding)
 
 
-def _edges(geometry: Geometry, here: Here, outputs: Pair) -> list[_Edge]:
-    """Disjoint: above and below over the whole width, left and right between them."""
-    top, bottom = _split(geometry.rows, here.own.rows, here.need.rows, here.size[0], outputs[0])
-    left, right = _split(geometry.cols, here.own.cols, here.need.cols, here.size[1], outputs[1])
-    between, width = (top, bottom), (0, outputs[1])
-    rects = [
-        Rect((0, top), width),
-        Rect((bottom, outputs[0]), width),
-        Rect(between, (0, left)),
-        Rect(between, (right, outputs[1])),
-    ]
-    return [
-        _Edge(
-            rect, Rect(_need(geometry.rows, here.need.rows, rect.rows), _need(geometry.cols, here.need.cols, rect.cols))
-        )
-        for rect in rects
-        if rect.shape[0] > 0 and rect.shape[1] > 0
-    ]
+class _MaxPool2d(NamedTuple):
+    """The arguments of F.max_pool2d."""
+
+    input: Tensor
+    kernel_size: Any
+    stride: Any = None
+    padding: Any = 0
+    dilation: Any = 1
+    ceil_mode: bool = False
+    return_indices: bool = False
+
+    def windows(self, site: CallSite, size: Iterable[int]) -> tuple[Window, Window]:
+        """Those of a call on a map of this size, if it is covered."""
+        if self.return_indices:
+            raise site.refuse(f"return_indices would give positions within a {site.words.part}; leave it out")
+        axes = _windows(self.kernel_size, self.stride, self.padding, self.dilation)
+        for axis, pixels in zip(axes, size, strict=True):
+            if axis.misses(_outputs(pixels, axis, self.ceil_mode), pixels):
+                # torch's backward then writes to memory that is not its own
+                raise site.refuse(
+                    "has a window that reads padding only, which torch's backward does not survive, either; take a "
+                    "smaller dilation"
+                )
+        return axes
 
 
-def _need(window: Window, need: Range, outputs: Range) -> Range:
-    start = need[0] + outputs[0] * window.stride
-    return start, need[0] + (outputs[1] - 1) * window.stride + window.reach
+@dataclass(frozen=True, slots=True)
+class MaxPool:
+    """This rank's outputs of F.max_pool2d: outside the image is minus infinity, for torch as for us."""
+
+    plans: Plans
+    bounds: OutBounds
+    geometry: Geometry
+
+    def __call__(self, tiles: Tiles, function: Function, /, input: Tensor, *_: Any, **__: Any) -> Tensor:
+        """The outputs of this rank's tile."""
+        return max_pool(tiles, view_of(self.plans, tiles), self.geometry, outputs_of(self.bounds, tiles).shape, input)
 
 
-class _MaxPool(Messenger):
-    """(N, C, own) -> (N, C, outputs); gradient: (N, C, outputs) -> (N, C, own), the halo's added by its owners."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, tiles: Tiles, here: Here, tile: _Tile) -> Tensor:
-        ctx.tiles, ctx.here, ctx.tile = tiles, here, tile
-        pieces = fetch(tiles, x, here)
-        if not tiles.overlap:
-            pieces()
-        y, places = choose(tile.pool, _skipped(x, tile), tile.outputs)
-        saved = [places]
-        halos = pieces()
-        for edge in tile.edges:
-            pixels = _assembled(x, halos, here, edge.need)
-            pooled, edge_places = choose(tile.at_edges, pixels, edge.outputs.shape)
-            _at(y, edge.outputs).copy_(pooled)
-            saved.append(edge_places)
-        ctx.save_for_backward(*saved)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,), here, tile = gradients, ctx.here, ctx.tile
-        places, *edge_places = ctx.saved_tensors
-        interior = gradient.clone() if tile.edges else gradient
-        edge_gradients = []
-        for edge, chosen in zip(tile.edges, edge_places, strict=True):
-            own = give_back(tile.at_edges, _at(gradient, edge.outputs), chosen, edge.need.shape)
-            edge_gradients.append((edge.need, own))
-            _at(interior, edge.outputs).zero_()
-        travelling = [_sum_at(piece.rect, edge_gradients, gradient) for piece in here.incoming]
-        pieces = send_home(ctx.tiles, travelling, here, gradient)
-        height, width = here.own.shape
-        g_x = give_back(tile.pool, interior, places, (height - tile.skips[0], width - tile.skips[1]))
-        if any(tile.skips):
-            g_x = F.pad(g_x, (tile.skips[1], 0, tile.skips[0], 0))
-        for need, g in edge_gradients:
-            kept = _both(need, here.own)
-            if kept is not None:
-                cut(g_x, kept, here.own).add_(cut(g, kept, need))
-        return add_home(g_x, pieces(), here), None, None, None
+def max_pool2d_on_tiles(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    """Everything but indices."""
+    given = _MaxPool2d(*args, **kwargs)
+    cut, axes, y = map_cut(site, given.input), given.windows(site, given.input.shape[2:]), function(*given)
+    plans, bounds = planned(site, cut, axes, y)
+    return y, MaxPool(plans, bounds, Geometry(*axes))
 
 
-def _skipped(x: Tensor, tile: _Tile) -> Tensor:
-    return x[:, :, tile.skips[0] :, tile.skips[1] :]
+def max_pool2d_on_strips(site: StripCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    """Everything but indices."""
+    given = _MaxPool2d(*args, **kwargs)
+    size = map_rows(site, given.input).size
+    rows, cols = given.windows(site, (size, given.input.shape[3]))
+    x, out = windowed_rows(site, given.input, rows, _outputs(size, rows, given.ceil_mode), float("-inf"))
+    return site.mark_rows(function(*given._replace(input=x, padding=(0, cols.padding))), out), None
 
 
-def _at(y: Tensor, outputs: Rect) -> Tensor:
-    (top, bottom), (left, right) = outputs
-    return y[:, :, top:bottom, left:right]
+class _AvgPool2d(NamedTuple):
+    """The arguments of F.avg_pool2d."""
+
+    input: Tensor
+    kernel_size: Any
+    stride: Any = None
+    padding: Any = 0
+    ceil_mode: bool = False
+    count_include_pad: bool = True
+    divisor_override: int | None = None
+
+    def window_sizes(self, window: Window, outputs: Iterable[int], size: int) -> tuple[int, ...]:
+        """Pixels in the window of each output on an axis of this size, those of the padding counted or not."""
+        low, high = (-window.padding, size + window.padding) if self.count_include_pad else (0, size)
+        windows = (window.need((out, out + 1)) for out in outputs)
+        return tuple(min(stop, high) - max(start, low) for start, stop in windows)
 
 
-def _both(one: Rect, other: Rect) -> Rect | None:
-    rows, cols = intersection(one.rows, other.rows), intersection(one.cols, other.cols)
-    return Rect(rows, cols) if rows and cols else None
+@dataclass(frozen=True, slots=True)
+class AveragePool:
+    """This rank's outputs of F.avg_pool2d, divided by what their places in the whole image ask for."""
+
+    plans: Plans
+    bounds: OutBounds
+    kernel: Pair
+    stride: Pair
+    divisors: tuple[tuple[int, ...], tuple[int, ...]]
+    """Of rows and columns of the whole output; an output is divided by their product."""
+
+    def __call__(self, tiles: Tiles, function: Function, /, input: Tensor, *_: Any, **__: Any) -> Tensor:
+        """The outputs of this rank's tile."""
+        rows, cols = (self.divisors[axis][slice(*out)] for axis, out in enumerate(outputs_of(self.bounds, tiles)))
+        x = padded(tiles, input, view_of(self.plans, tiles))
+        if len({*rows}) == len({*cols}) == 1:
+            return F.avg_pool2d(x, self.kernel, self.stride, divisor_override=rows[0] * cols[0])
+        means = F.avg_pool2d(x, self.kernel, self.stride)  # not sums, which float16 may not hold
+        shares = [
+            torch.tensor([pixels / value for value in values], dtype=torch.float64, device=means.device)
+            for pixels, values in zip(self.kernel, (rows, cols), strict=True)
+        ]
+        return means * (shares[0][:, None] * shares[1]).to(means.dtype)
 
 
-def _assembled(x: Tensor, halos: Sequence[tuple[Rect, Tensor]], here: Here, need: Rect) -> Tensor:
-    """The pixels of `need` from tile and halo; minus infinity outside the image."""
-    pixels = x.new_full((*x.shape[:2], *need.shape), -torch.inf)
-    for origin, source in [(here.own, x), *halos]:
-        kept = _both(need, origin)
-        if kept is not None:
-            cut(pixels, kept, need).copy_(cut(source, kept, origin))
-    return pixels
+def avg_pool2d_on_tiles(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    """Everything."""
+    given = _AvgPool2d(*args, **kwargs)
+    cut, y, (rows, cols) = map_cut(site, given.input), function(*given), _windows(*given[1:4])
+    plans, bounds = planned(site, cut, (rows, cols), y)
+    divisors = (
+        given.window_sizes(rows, range(y.shape[2]), given.input.shape[2]),
+        given.window_sizes(cols, range(y.shape[3]), given.input.shape[3]),
+    )
+    if given.divisor_override is not None:
+        divisors = (given.divisor_override,) * y.shape[2], (1,) * y.shape[3]
+    return y, AveragePool(plans, bounds, pair(given.kernel_size), (rows.stride, cols.stride), divisors)
 
 
-def _sum_at(rect: Rect, parts: Sequence[tuple[Rect, Tensor]], like: Tensor) -> Tensor:
-    """The sum, over the parts that meet it, of what they hold for `rect`."""
-    total = like.new_zeros((*like.shape[:2], *rect.shape))
-    for need, part in parts:
-        kept = _both(rect, need)
-        if kept is not None:
-            cut(total, kept, rect).add_(cut(part, kept, need))
-    return total
+def avg_pool2d_on_strips(site: StripCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    """Everything; at a border the divisor is that of the window's place in the whole map."""
+    given = _AvgPool2d(*args, **kwargs)
+    size, (rows, cols) = map_rows(site, given.input).size, _windows(*given[1:4])
+    x, out = windowed_rows(site, given.input, rows, _outputs(size, rows, given.ceil_mode), 0.0)
+    y = function(*given._replace(input=x, padding=(0, cols.padding)))
+    counts = given.window_sizes(rows, range(out.start, out.stop), size)
+    if given.divisor_override is None and any(count != rows.kernel for count in counts):
+        y = y * y.new_tensor([rows.kernel / max(count, 1) for count in counts])[:, None]
+    return site.mark_rows(y, out), None
+
+
+OPERATORS = {
+    "max_pool2d": Operator(
+        on_tiles=max_pool2d_on_tiles, on_strips=max_pool2d_on_strips, numbers=Numbers.PLANNED, fresh_gradient=True
+    ),
+    "avg_pool2d": Operator(on_tiles=avg_pool2d_on_tiles, on_strips=avg_pool2d_on_strips, numbers=Numbers.PLANNED),
+}

@@ -8,17 +8,37 @@ over, where torch's own generators need none.
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lartpc_ds.exact.grid.cuts import Function
 from lartpc_ds.exact.grid.tiles import Clock, Tiles
+from lartpc_ds.exact.ops.operator import Operator, Result, StripCallSite, TileCallSite, canonical, cut_dims, map_cut
 from lartpc_ds.layout import Bounds
 
-__all__ = ["Draw", "Dropout", "uniform"]
+__all__ = ["OPERATORS", "Draw", "Dropout", "draws_unseeded", "uniform"]
+
+_UNSEEDED = frozenset(
+    """rand randn randint rand_like randn_like randint_like randperm normal uniform exponential geometric cauchy
+    log_normal poisson multinomial bernoulli random rrelu alpha_dropout feature_alpha_dropout dropout1d dropout3d
+    gumbel_softmax""".split()
+)
+"""Functions that draw from torch's own generator."""
+_DROPS_PAIRS = {"scaled_dot_product_attention": 4, "multi_head_attention_forward": 10}
+"""Attention, which draws which pairs of tokens it drops, and the place of that share among its arguments."""
+
+
+def draws_unseeded(name: str, args: Any, kwargs: Any) -> bool:
+    """Does a call draw numbers of torch's own generator, which would differ from rank to rank and strip to strip?"""
+    if not kwargs.get("training", True):
+        return False
+    place = _DROPS_PAIRS.get(name)
+    if place is None:
+        return name in _UNSEEDED
+    return bool(args[place] if len(args) > place else kwargs.get("dropout_p", 0.0))
 
 
 def uniform(clock: Clock, layer: str, like: Tensor, rows: tuple[int, int], cols: tuple[int, int], width: int) -> Tensor:
@@ -51,11 +71,17 @@ class Dropout:
     bounds: tuple[Bounds, Bounds] | None
     whole_channels: bool = False
 
-    def __call__(self, tiles: Tiles, function: Callable[..., Any], args: Any, kwargs: Any) -> Tensor:
-        """This rank's outputs."""
-        return self._run(tiles, *args, **kwargs)
-
-    def _run(self, tiles: Tiles, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    def __call__(
+        self,
+        tiles: Tiles,
+        function: Function,
+        /,
+        input: Tensor,
+        p: float = 0.5,
+        training: bool = True,
+        inplace: bool = False,
+    ) -> Tensor:
+        """The outputs of this rank's tile."""
         if not training or p == 0:
             return input
         kept = (self._numbers(tiles, input) >= p).to(input.dtype)
@@ -67,8 +93,7 @@ class Dropout:
         if self.whole_channels:
             return uniform(tiles.clock, self.layer, x, (0, 1), (0, 1), 1).reshape(*x.shape[:2], *(1,) * (x.ndim - 2))
         if self.bounds is None:
-            flat = x.reshape(len(x), 1, 1, -1)
-            return uniform(tiles.clock, self.layer, flat, (0, 1), (0, flat.shape[3]), flat.shape[3]).reshape(x.shape)
+            return _of_whole(tiles, self.layer, x)
         (rows, cols), r, c = self.bounds, tiles.row, tiles.col
         return uniform(tiles.clock, self.layer, x, (rows[r], rows[r + 1]), (cols[c], cols[c + 1]), cols[-1])
 
@@ -79,11 +104,56 @@ class Draw:
 
     layer: str
 
-    def __call__(self, tiles: Tiles, function: Callable[..., Any], args: Any, kwargs: Any) -> Tensor:
+    def __call__(self, tiles: Tiles, function: Function, /, input: Tensor, p: float = 0.5) -> Tensor:
         """The same on all tiles."""
-        return self._run(tiles, *args, **kwargs)
+        return input.copy_(_of_whole(tiles, self.layer, input) < p)
 
-    def _run(self, tiles: Tiles, input: Tensor, p: float = 0.5) -> Tensor:
-        flat = input.reshape(len(input), 1, 1, -1)
-        numbers = uniform(tiles.clock, self.layer, flat, (0, 1), (0, flat.shape[3]), flat.shape[3])
-        return input.copy_((numbers < p).reshape(input.shape))
+
+def _of_whole(tiles: Tiles, layer: str, x: Tensor) -> Tensor:
+    """Uniform numbers for a whole tensor whose first dimension is the sample."""
+    flat = x.reshape(len(x), 1, 1, -1)
+    return uniform(tiles.clock, layer, flat, (0, 1), (0, flat.shape[3]), flat.shape[3]).reshape(x.shape)
+
+
+def dropout_on_tiles(
+    site: TileCallSite, function: Function, input: Tensor, p: float = 0.5, *args: Any, **kwargs: Any
+) -> Result:
+    """Of maps and of whole tensors: all tiles drop what one device would."""
+    layer, cut = site.next_draw(), site.cut_of(input)
+    result = site.mark(function(input, p, *args, **kwargs), cut)
+    if p == 0:
+        return result, None
+    if cut is not None and not (site.one_tile and cut.dims != (2, 3)):
+        cut = map_cut(site, input)
+        return result, Dropout(layer, cut.bounds, whole_channels=canonical(function) != "dropout")
+    return result, Dropout(layer, None, whole_channels=canonical(function) != "dropout")
+
+
+def bernoulli(site: TileCallSite, function: Function, input: Tensor, p: Any = 0.5) -> Result:
+    """Tensor.bernoulli_(p) of whole tensors."""
+    layer = site.next_draw()
+    if function.__name__ != "bernoulli_":
+        raise site.refuse("draws random numbers that differ from rank to rank; use Tensor.bernoulli_ for whole events")
+    if site.cut_of(input) is not None or isinstance(p, Tensor):
+        raise site.refuse("draws for every pixel of a tile; use dropout, whose masks do not depend on tiles")
+    return function(input, p), Draw(layer)
+
+
+def dropout_on_strips(
+    site: StripCallSite, function: Function, input: Tensor, p: float = 0.5, *args: Any, **kwargs: Any
+) -> Result:
+    """Evaluation only: strips would draw masks of their own, and other ones when they run again."""
+    training = args[0] if args else kwargs.get("training", True)
+    if training and p > 0:
+        raise site.refuse(
+            f"with p = {p} draws random masks, which strips cannot share; set p = 0 in the streamed front, or end the "
+            "front earlier with memory.stream_until"
+        )
+    return site.cut_like(function(input, p, *args, **kwargs), input, cut_dims(site, input)), None
+
+
+_DROPOUT = Operator(on_tiles=dropout_on_tiles, on_whole=dropout_on_tiles, on_strips=dropout_on_strips)
+OPERATORS = {
+    **dict.fromkeys(("dropout", "dropout2d", "feature_dropout"), _DROPOUT),
+    "bernoulli": Operator(on_tiles=bernoulli, on_whole=bernoulli),
+}

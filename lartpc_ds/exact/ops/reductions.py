@@ -1,188 +1,361 @@
-"""Values that every rank has for its tile become those of the whole image, each way with its true adjoint.
+"""Reductions of a map: over rows, columns or both, alone or together with other dimensions; softmax and its like.
 
-Every rank computes the same loss from the same reduced values, so the adjoint of a sum over ranks is a sum over ranks.
-A reduction over one axis alone leaves a value for each row or column: those of all ranks are put together, so that the
-result of any reduction is whole, and the same on every rank.
+On tiles each rank reduces its tile with torch's own function, then the ranks' values are reduced: sums by a sum, norms
+by a norm of norms. What ties share or the first pixel takes is decided over all ranks, as on one device. A call is read
+when it is made, so one plan does for every dimension, type and option of a function. On strips a reduction over rows is
+refused, because it would need a sweep over all strips of its own.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from lartpc_ds.exact.grid.cuts import Cut
-from lartpc_ds.exact.grid.order import Messenger
-from lartpc_ds.exact.grid.tiles import Group, Tiles
+from lartpc_ds.exact.grid.cuts import Cut, Function, tensors_of
+from lartpc_ds.exact.grid.tiles import Tiles
+from lartpc_ds.exact.kernels.collectives import Over
+from lartpc_ds.exact.ops.norms import SWEEP
+from lartpc_ds.exact.ops.operator import CallSite, Operator, Result, StripCallSite, TileCallSite, cut_dims
+from lartpc_ds.exact.ops.pointwise import pointwise_on_strips, pointwise_on_tiles
 
-__all__ = ["Over", "first_of_all", "lowest", "own_part", "sum_over_ranks"]
+__all__ = ["OPERATORS", "REDUCTIONS"]
 
-
-class _Sum(Messenger):
-    """Any shape, summed over the ranks; so is its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
-        ctx.group = group
-        return group.all_reduce(x.clone(memory_format=torch.contiguous_format))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.group.all_reduce(gradients[0].clone(memory_format=torch.contiguous_format)), None
+Value = Tensor | tuple[Tensor, ...]
 
 
-def sum_over_ranks(x: Tensor, group: Group) -> Tensor:
-    """The sum over the group, on every rank."""
-    y: Tensor = _Sum.apply(x, group)  # type: ignore[no-untyped-call]
+class _Asked(NamedTuple):
+    """A call of a reduction, read."""
+
+    x: Tensor
+    dims: tuple[int, ...]
+    """Ascending, not negative."""
+    named: bool
+    """Did the call name them?"""
+    keepdim: bool
+    options: dict[str, Any]
+
+
+_POSITIONAL = {
+    **dict.fromkeys(("count_nonzero", "softmax", "log_softmax", "softmin"), ("dim",)),
+    "norm": ("p", "dim", "keepdim"),
+    "linalg_vector_norm": ("ord", "dim", "keepdim"),
+    **dict.fromkeys(("var", "std", "var_mean", "std_mean"), ("dim", "unbiased", "keepdim")),
+}
+_ALIASES = {"axis": "dim", "keepdims": "keepdim", "ord": "p"}
+
+
+def _asked(name: str, args: Any, kwargs: Any) -> _Asked:
+    """Read a call of the reduction `name`."""
+    (x, *values), given = (args, kwargs) if args else ((kwargs["input"],), kwargs)
+    names = _POSITIONAL.get(name, ("dim", "keepdim"))
+    if values and isinstance(values[0], bool) and names[1:2] == ("unbiased",):
+        names = names[1:]
+    options = dict(zip(names, values, strict=False)) | {key: value for key, value in given.items() if key != "input"}
+    options = {_ALIASES.get(key, key): value for key, value in options.items() if key != "_stacklevel"}
+    for value in values[len(names) :]:
+        if isinstance(value, torch.dtype):
+            options["dtype"] = value
+    dim, keepdim = options.pop("dim", None), bool(options.pop("keepdim", False))
+    dims = (dim,) if isinstance(dim, int) else tuple(dim) if dim is not None else ()
+    found = tuple(sorted({one % x.ndim for one in dims})) or tuple(range(x.ndim))
+    return _Asked(x, found, bool(dims), keepdim, {key: value for key, value in options.items() if value is not None})
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    """To reduce in: no rank's part is rounded to less than float32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _sum(x: Tensor, over: Over, dtype: torch.dtype, **options: Any) -> Tensor:
+    wide = _exact(dtype) if dtype.is_floating_point or dtype.is_complex else torch.int64
+    return over.total(x.sum(over.dims, keepdim=True, dtype=wide)).to(dtype)
+
+
+def _mean(x: Tensor, over: Over, dtype: torch.dtype, **options: Any) -> Tensor:
+    return (_sum(x, over, _exact(dtype)) / over.elements(x)).to(dtype)
+
+
+def _nansum(x: Tensor, over: Over, dtype: torch.dtype, **options: Any) -> Tensor:
+    wide = _exact(dtype) if dtype.is_floating_point else torch.int64
+    return over.total(x.nansum(over.dims, keepdim=True, dtype=wide)).to(dtype)
+
+
+def _nanmean(x: Tensor, over: Over, dtype: torch.dtype, **options: Any) -> Tensor:
+    numbers = over.total((~x.isnan()).sum(over.dims, keepdim=True))
+    return (_nansum(x, over, _exact(dtype)) / numbers).to(dtype)
+
+
+def _prod(x: Tensor, over: Over, dtype: torch.dtype, **options: Any) -> Tensor:
+    local = x.to(_exact(dtype) if dtype.is_floating_point else torch.int64)
+    for dim in over.dims:
+        local = local.prod(dim, keepdim=True)
+    return over.gathered(local, 1).prod(0).to(dtype)
+
+
+def _count_nonzero(x: Tensor, over: Over, **options: Any) -> Tensor:
+    return over.total((x != 0).sum(over.dims, keepdim=True))
+
+
+def _any(x: Tensor, over: Over, **options: Any) -> Tensor:
+    return _as_truth(_count_nonzero(x, over) > 0, x)
+
+
+def _all(x: Tensor, over: Over, **options: Any) -> Tensor:
+    return _as_truth(_count_nonzero(x == 0, over) == 0, x)
+
+
+def _as_truth(y: Tensor, x: Tensor) -> Tensor:
+    return y.to(torch.uint8) if x.dtype == torch.uint8 else y  # as torch
+
+
+def _comparable(x: Tensor) -> Tensor:
+    """In a type that process groups can compare; every value stays as it is."""
+    return x.to(torch.uint8) if x.dtype == torch.bool else x.to(_exact(x.dtype)) if x.is_floating_point() else x
+
+
+def _extreme(x: Tensor, over: Over, *, largest: bool) -> Tensor:
+    value = _comparable(x.amax(over.dims, keepdim=True) if largest else x.amin(over.dims, keepdim=True))
+    count = (_comparable(x.detach()) == value.detach()).sum(over.dims, keepdim=True)
+    return over.tied(value, count, largest=largest).to(x.dtype)
+
+
+def _amax(x: Tensor, over: Over, **options: Any) -> Tensor:
+    return _extreme(x, over, largest=True)
+
+
+def _amin(x: Tensor, over: Over, **options: Any) -> Tensor:
+    return _extreme(x, over, largest=False)
+
+
+def _first(x: Tensor, over: Over, *, largest: bool) -> tuple[Tensor, Tensor]:
+    (dim,) = over.dims
+    value, index = x.max(dim, keepdim=True) if largest else x.min(dim, keepdim=True)
+    value, position = over.first(_comparable(value), over.position(index, dim), largest=largest)
+    return value.to(x.dtype), position
+
+
+def _max(x: Tensor, over: Over, named: bool, **options: Any) -> Value:
+    return torch.return_types.max(_first(x, over, largest=True)) if named else _amax(x, over)
+
+
+def _min(x: Tensor, over: Over, named: bool, **options: Any) -> Value:
+    return torch.return_types.min(_first(x, over, largest=False)) if named else _amin(x, over)
+
+
+def _logsumexp(x: Tensor, over: Over, **options: Any) -> Tensor:
+    local = x.to(_exact(x.dtype)).logsumexp(over.dims, keepdim=True)
+    y = over.gathered(local, -math.inf).logsumexp(0)
+    return y.to(x.dtype) if x.is_floating_point() else y
+
+
+def _norm(x: Tensor, over: Over, p: Any = 2, dtype: torch.dtype | None = None, **options: Any) -> Tensor:
+    p, dtype = 2.0 if p == "fro" else float(p), dtype or x.dtype
+    x = x.to(_exact(dtype))
+    if math.isinf(p):
+        return _extreme(x.abs(), over, largest=p > 0).to(dtype)
+    local = torch.linalg.vector_norm(x, p, over.dims, keepdim=True)
+    y: Tensor = torch.linalg.vector_norm(over.gathered(local, 0), p, 0).to(dtype)
     return y
 
 
-class _Gathered(Messenger):
-    """(...) -> (ranks, ...); the gradient of a rank's own part is summed over the ranks."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
-        ctx.group = group
-        return group.all_gather(x.contiguous())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        total = ctx.group.all_reduce(gradients[0].clone(memory_format=torch.contiguous_format))
-        return total[ctx.group.index], None
+def _deviations(x: Tensor, over: Over) -> tuple[Tensor, Tensor]:
+    """(differences from the mean, the mean), no less exact than float32."""
+    mean = _mean(x, over, _exact(x.dtype))
+    return x - over.own(mean), mean
 
 
-class _Tied(Messenger):
-    """Each rank's extreme and how many pixels have it -> the extreme; these pixels share its gradient evenly."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, count: Tensor, group: Group, op: Any) -> Tensor:
-        extreme = group.all_reduce(value.clone(memory_format=torch.contiguous_format), op)
-        mine = torch.where(value == extreme, count, 0).double()
-        ctx.group = group
-        ctx.save_for_backward(mine / group.all_reduce(mine.clone(memory_format=torch.contiguous_format)))
-        return extreme
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (share,) = ctx.saved_tensors
-        total = ctx.group.all_reduce(gradients[0].clone(memory_format=torch.contiguous_format))
-        return total * share.to(total.dtype), None, None, None
+def _degrees(x: Tensor, over: Over, options: dict[str, Any]) -> float:
+    correction = options.get("correction", 1 if options.get("unbiased", True) else 0)
+    return float(max(over.elements(x) - correction, 0))
 
 
-class _First(Messenger):
-    """Each rank's extreme and its position -> both, of the first pixel that has it, which gets the gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, position: Tensor, group: Group, op: Any) -> tuple[Tensor, Tensor]:
-        extreme, first, mine = first_of_all(value, position, group, op)
-        ctx.group = group
-        ctx.save_for_backward(mine)
-        ctx.mark_non_differentiable(first)
-        return extreme, first
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (mine,) = ctx.saved_tensors
-        return ctx.group.all_reduce(gradients[0].clone(memory_format=torch.contiguous_format)) * mine, None, None, None
+def _var_mean(x: Tensor, over: Over, **options: Any) -> tuple[Tensor, ...]:
+    deviations, mean = _deviations(x, over)
+    total = over.total(deviations.square().sum(over.dims, keepdim=True))
+    return (total / _degrees(x, over, options)).to(x.dtype), mean.to(x.dtype)
 
 
-def first_of_all(value: Tensor, position: Tensor, group: Group, op: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """(extreme of all ranks, the lowest position that has it, does this rank have that one?)."""
-    extreme = group.all_reduce(value.clone(memory_format=torch.contiguous_format), op)
-    nowhere = torch.iinfo(position.dtype).max
-    first = group.all_reduce(torch.where(value == extreme, position, nowhere), dist.ReduceOp.MIN)
-    return extreme, first, (value == extreme) & (position == first)
+def _std_mean(x: Tensor, over: Over, **options: Any) -> tuple[Tensor, ...]:
+    deviations, mean = _deviations(x, over)
+    local = torch.linalg.vector_norm(deviations, 2, over.dims, keepdim=True)  # whose gradient at zero is zero, as torch
+    norm = torch.linalg.vector_norm(over.gathered(local, 0), 2, 0)
+    return (norm / math.sqrt(_degrees(x, over, options))).to(x.dtype), mean.to(x.dtype)
 
 
-def lowest(dtype: torch.dtype) -> float | int:
-    """What no value of a map is below."""
-    return -math.inf if dtype.is_floating_point else torch.iinfo(dtype).min
+def _var(x: Tensor, over: Over, **options: Any) -> Tensor:
+    return _var_mean(x, over, **options)[0]
 
 
-def own_part(whole: Tensor, cut: Cut, row: int, col: int, ndim: int) -> Tensor:
-    """The part of (row, col) of a whole tensor that meets, broadcast, a map of `ndim` dimensions that is cut."""
-    missing, part = ndim - whole.ndim, whole
-    if cut.flat:
-        dim = cut.dims[0] - missing
-        if dim < 0 or whole.shape[dim] == 1:
-            return whole
-        rows, cols = cut.tile(row, col)
-        part = whole.reshape(*whole.shape[:dim], *cut.size, *whole.shape[dim + 1 :])
-        part = part.narrow(dim, rows[0], rows[1] - rows[0])
-        return part.narrow(dim + 1, cols[0], cols[1] - cols[0]).flatten(dim, dim + 1)
-    for dim, (start, stop) in zip(cut.dims, cut.tile(row, col), strict=True):
-        if dim >= missing and whole.shape[dim - missing] > 1:
-            part = part.narrow(dim - missing, start, stop - start)
-    return part
+def _std(x: Tensor, over: Over, **options: Any) -> Tensor:
+    return _std_mean(x, over, **options)[0]
+
+
+REDUCTIONS: dict[str, Callable[..., Value]] = {
+    "sum": _sum,
+    "mean": _mean,
+    "nansum": _nansum,
+    "nanmean": _nanmean,
+    "prod": _prod,
+    "count_nonzero": _count_nonzero,
+    "any": _any,
+    "all": _all,
+    "amax": _amax,
+    "amin": _amin,
+    "max": _max,
+    "min": _min,
+    "logsumexp": _logsumexp,
+    "norm": _norm,
+    "linalg_vector_norm": _norm,
+    "var": _var,
+    "std": _std,
+    "var_mean": _var_mean,
+    "std_mean": _std_mean,
+}
+_TYPED = frozenset("sum mean nansum nanmean prod norm linalg_vector_norm".split())
+
+
+def _answer(function: Function, x: Tensor) -> torch.dtype:
+    """The type in which torch itself, perhaps under autocast, reduces such a map."""
+    with torch.no_grad():
+        y = function(x.detach()[(slice(0, 1),) * x.ndim], 0)
+    assert isinstance(y, Tensor)
+    return y.dtype
 
 
 @dataclass(frozen=True, slots=True)
-class Over:
-    """A map of which each rank holds a tile, and the dimensions that a reduction of it runs over."""
+class Reduce:
+    """The reduction `name` of a map that is cut so."""
 
-    tiles: Tiles
+    name: str
     cut: Cut
-    dims: tuple[int, ...]
 
-    def elements(self, x: Tensor) -> int:
-        """Of the whole map, in one result."""
-        rows, cols = self.cut.size
-        whole = {self.cut.dims[0]: rows * cols} if self.cut.flat else {self.cut.dims[0]: rows, self.cut.dims[1]: cols}
-        return math.prod(whole.get(dim, x.shape[dim]) for dim in self.dims)
+    def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Any:
+        """The same on every rank."""
+        x, dims, named, keepdim, options = _asked(self.name, args, kwargs)
+        if self.name in _TYPED:
+            options["dtype"] = options.get("dtype") or _answer(function, x)
+        y = REDUCTIONS[self.name](x, Over(tiles, self.cut, dims), named=named, **options)
+        if keepdim:
+            return y
+        if isinstance(y, Tensor):
+            return y.squeeze(dims)
+        return type(y)([one.squeeze(dims) for one in y])
 
-    def position(self, index: Tensor, dim: int) -> Tensor:
-        """An index along `dim` of the tile, in the whole map."""
-        (top, _), (left, right) = self.cut.tile(self.tiles.row, self.tiles.col)
-        if not self.cut.flat:
-            return index + (top if dim == self.cut.dims[0] else left)
-        rows, cols = index // (right - left) + top, index % (right - left) + left
-        return rows * self.cut.bounds[1][-1] + cols
 
-    def total(self, local: Tensor) -> Tensor:
-        """The sum over the ranks of what each has, reduced and with its dimensions kept."""
-        return sum_over_ranks(self._placed(local, 0), self.tiles.group)
+@dataclass(frozen=True, slots=True)
+class Softmax:
+    """Softmax and its like over rows or columns, or over both as one dimension."""
 
-    def gathered(self, local: Tensor, neutral: float) -> Tensor:
-        """(ranks, ...): what each has, and `neutral` for the rows or columns of others."""
-        y: Tensor = _Gathered.apply(self._placed(local, neutral), self.tiles.group)  # type: ignore[no-untyped-call]
+    name: str
+    cut: Cut
+
+    def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
+        """This rank's outputs."""
+        x, dims, _, _, options = _asked(self.name, args, kwargs)
+        dtype, over = options.get("dtype") or _answer(function, x), Over(tiles, self.cut, dims)
+        x = x.to(_exact(dtype)) if self.name != "softmin" else -x.to(_exact(dtype))
+        logarithm = x - over.own(_logsumexp(x, over))
+        return (logarithm if self.name == "log_softmax" else logarithm.exp()).to(dtype)
+
+
+def _dims_left(dims: tuple[int, ...], gone: tuple[int, ...], keepdim: bool) -> tuple[int, ...]:
+    """Where dimensions are after a reduction over others."""
+    return dims if keepdim else tuple(dim - len([one for one in gone if one < dim]) for dim in dims)
+
+
+def _reduction(name: str) -> Operator:
+    def elsewhere(site: CallSite, function: Function, args: Any, kwargs: Any) -> Any | None:
+        """The result, where no dimension that is cut is reduced."""
+        x, gone, _, keepdim, _ = _asked(name, args, kwargs)
+        dims = cut_dims(site, x)
+        if set(gone) & set(dims):
+            return None
+        y = function(*args, **kwargs)
+        for result in tensors_of((y,), {}):
+            site.cut_like(result, x, _dims_left(dims, gone, keepdim))
         return y
 
-    def tied(self, value: Tensor, count: Tensor, *, largest: bool) -> Tensor:
-        """The extreme of all ranks' values; pixels that share it, `count` on this rank, share its gradient."""
-        op, none = (dist.ReduceOp.MAX, lowest(value.dtype)) if largest else (dist.ReduceOp.MIN, _highest(value.dtype))
-        placed = self._placed(value, none), self._placed(count, 0)
-        y: Tensor = _Tied.apply(*placed, self.tiles.group, op)  # type: ignore[no-untyped-call]
-        return y
+    def on_tiles(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+        if (y := elsewhere(site, function, args, kwargs)) is not None:
+            return y, None
+        x, _, _, _, options = _asked(name, args, kwargs)
+        cut, p = site.cut_of(x), options.get("p", 2)
+        assert cut is not None
+        if p != "fro" and (isinstance(p, str) or (p <= 0 and not math.isinf(p))):
+            raise site.refuse(f"of order {p!r} is not covered over rows and columns; on tiles it must be positive")
+        return function(*args, **kwargs), Reduce(name, cut)
 
-    def first(self, value: Tensor, position: Tensor, *, largest: bool) -> tuple[Tensor, Tensor]:
-        """The extreme of all ranks' values and its lowest position, whose pixel gets the gradient."""
-        op, none = (dist.ReduceOp.MAX, lowest(value.dtype)) if largest else (dist.ReduceOp.MIN, _highest(value.dtype))
-        placed = self._placed(value, none), self._placed(position, torch.iinfo(position.dtype).max)
-        y: tuple[Tensor, Tensor] = _First.apply(*placed, self.tiles.group, op)  # type: ignore[no-untyped-call]
-        return y
+    def on_strips(site: StripCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+        if (y := elsewhere(site, function, args, kwargs)) is not None:
+            return y, None
+        raise site.refuse(f"runs over rows: it {SWEEP}")
 
-    def own(self, whole: Tensor) -> Tensor:
-        """This rank's part of a result whose dimensions were kept."""
-        return own_part(whole, self.cut, self.tiles.row, self.tiles.col, whole.ndim)
-
-    def _placed(self, local: Tensor, neutral: float) -> Tensor:
-        """Among the rows or columns of the whole map, where the reduction left them."""
-        if set(self.cut.dims) <= set(self.dims):
-            return local
-        pads, tile = [0] * (2 * local.ndim), self.cut.tile(self.tiles.row, self.tiles.col)
-        for dim, bounds, (start, stop) in zip(self.cut.dims, self.cut.bounds, tile, strict=True):
-            if dim not in self.dims:
-                at = 2 * (local.ndim - 1 - dim)
-                pads[at : at + 2] = start, bounds[-1] - stop
-        return torch.constant_pad_nd(local, pads, neutral)
+    return Operator(on_tiles=on_tiles, on_strips=on_strips)
 
 
-def _highest(dtype: torch.dtype) -> float | int:
-    return math.inf if dtype.is_floating_point else torch.iinfo(dtype).max
+def _softmax(name: str) -> Operator:
+    def rule(site: CallSite, function: Function, *args: Any, **kwargs: Any) -> tuple[Tensor, bool]:
+        """The result, and whether a dimension that is cut is summed over."""
+        x, over, named, _, _ = _asked(name, args, kwargs)
+        dims = cut_dims(site, x)
+        if not named:
+            raise site.refuse(f"names no dimension, which torch would choose by the shape of a {site.words.part}")
+        return site.cut_like(function(*args, **kwargs), x, dims), bool(set(over) & set(dims))
+
+    def on_tiles(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+        y, over_cut = rule(site, function, *args, **kwargs)
+        cut = site.cut_of(y)
+        assert cut is not None
+        return y, Softmax(name, cut) if over_cut else None
+
+    def on_strips(site: StripCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+        y, over_cut = rule(site, function, *args, **kwargs)
+        if over_cut:
+            raise site.refuse(f"runs over rows: it {SWEEP}")
+        return y, None
+
+    return Operator(on_tiles=on_tiles, on_strips=on_strips)
+
+
+def _extremes(name: str) -> Operator:
+    """torch.max(x, y) acts on every pixel by itself; any other call is a reduction."""
+    reduction = _reduction(name)
+
+    def several(args: Any, kwargs: Any) -> bool:
+        return len(tensors_of(args, kwargs)) > 1
+
+    def on_tiles(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+        rule = pointwise_on_tiles if several(args, kwargs) else reduction.on_tiles
+        assert rule is not None
+        return rule(site, function, *args, **kwargs)
+
+    def on_strips(site: StripCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+        rule = pointwise_on_strips if several(args, kwargs) else reduction.on_strips
+        assert rule is not None
+        return rule(site, function, *args, **kwargs)
+
+    return Operator(on_tiles=on_tiles, on_strips=on_strips, joins=True)
+
+
+def _positions(
+    site: CallSite, function: Function, input: Tensor, dim: int | None = None, keepdim: bool = False, **kwargs: Any
+) -> Result:
+    """Argmax and argmin along a dimension that is not cut."""
+    dims = cut_dims(site, input)
+    if dim is None or dim % input.ndim in dims:
+        raise site.refuse(
+            f"gives positions in {site.words.lines}, which are cut into {site.words.parts}; name another dimension"
+        )
+    y = function(input, dim, keepdim, **kwargs)
+    return site.cut_like(y, input, _dims_left(dims, (dim % input.ndim,), keepdim)), None
+
+
+OPERATORS = {
+    **{name: _reduction(name) for name in REDUCTIONS if name not in ("max", "min")},
+    **{name: _softmax(name) for name in ("softmax", "log_softmax", "softmin")},
+    **{name: _extremes(name) for name in ("max", "min")},
+    **dict.fromkeys(("argmax", "argmin"), Operator(on_tiles=_positions, on_strips=_positions)),
+}

@@ -18,7 +18,8 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.exact.grid.cuts import Call, Cut, Key, local_shape, tensors_of
 from lartpc_ds.exact.grid.order import backward_order
 from lartpc_ds.exact.grid.tiles import Imagined, Tiles
-from lartpc_ds.exact.ops.operators import Gather, Remake
+from lartpc_ds.exact.ops.convolution import Remake
+from lartpc_ds.exact.ops.gathering import Gather
 from lartpc_ds.exact.ops.randomness import Draw, Dropout
 from lartpc_ds.exact.trace.dry_run import dry_run
 from lartpc_ds.exact.trace.module_state import unchanged

@@ -13,22 +13,24 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from lartpc_ds.errors import UserError
-from lartpc_ds.exact.grid.cuts import Call, Key, Run, compared, key_of, numbers_of, tensors_of
+from lartpc_ds.exact.grid.cuts import Call, Key, Run, key_of, numbers_of, tensors_of
 from lartpc_ds.exact.grid.tiles import Tiles
-from lartpc_ds.exact.ops.rules import RULES
-from lartpc_ds.exact.ops.statistics import LayerNorm
+from lartpc_ds.exact.ops.norms import LayerNorm
+from lartpc_ds.exact.ops.table import OPERATORS
 from lartpc_ds.exact.trace.compiled import uncompiled
+from lartpc_ds.exact.trace.following import Following, shared_numbers
 from lartpc_ds.exact.trace.frames import where
 from lartpc_ds.exact.trace.modules import announce
-from lartpc_ds.exact.trace.trace import DROPOUTS, GATHERED, LOOKS, canonical
+from lartpc_ds.exact.trace.trace import GATHERED
 
 __all__ = ["Known", "Replay", "Seen", "table"]
 
-_NEEDS_PLAN = frozenset(RULES) | DROPOUTS | {"bernoulli"}
+_NEEDS_PLAN = frozenset(
+    name for name, operator in OPERATORS.items() if operator.on_tiles is not None and not operator.may_be_unplanned
+)
 
 
 @dataclass
@@ -59,7 +61,7 @@ class Seen(NamedTuple):
     """The plan that was found for it."""
 
 
-class Replay(TorchFunctionMode):
+class Replay(Following):
     """Entered by the outermost module that runs; `calls` has the calls of each module as this rank makes them.
 
     `lean`: some norms apply the ReLU that follows them, and their results are made again rather than kept.
@@ -72,11 +74,9 @@ class Replay(TorchFunctionMode):
         self.seen: list[Seen] | None = None
         """A list: note every call."""
         self._calls = calls
-        self._stack: list[str] = []
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Look the call up."""
-        kwargs, owner, name = kwargs or {}, self._stack[-1], canonical(func)
+    def _call(self, func: Any, args: Any, kwargs: Any) -> Any:
+        owner, name = self.owner, self._name
         if self._lean and name == "relu" and self.seen is None:
             x = args[0] if args else kwargs["input"]
             if self.tiles.remade.holds(x):
@@ -92,11 +92,11 @@ class Replay(TorchFunctionMode):
             run = self._told_apart(owner, name, known.apart[key], numbers_of(args, kwargs))
         if strict and run is None and key not in known.runs:
             self._refuse_unplanned(owner, name, known, tensors)
-        if self.seen is not None and name != "get" and name not in LOOKS:
-            self.seen.append(Seen(owner, key, compared(name, run, numbers_of(args, kwargs)), run))
+        if self.seen is not None:
+            self.seen.append(Seen(owner, key, shared_numbers(name, run, numbers_of(args, kwargs)), run))
         if run is None:
             run = known.any_shape.get(name)
-        return func(*args, **kwargs) if run is None else run(self.tiles, func, args, kwargs)
+        return func(*args, **kwargs) if run is None else run(self.tiles, func, *args, **kwargs)
 
     def _told_apart(
         self, owner: str, name: str, runs: dict[tuple[Any, ...], Run | None], numbers: tuple[Any, ...]
@@ -125,14 +125,10 @@ class Replay(TorchFunctionMode):
         known = self._calls.get(name, _UNKNOWN)
         if GATHERED in known.planned:
             args, kwargs = tree_map_only(Tensor, lambda x: self._gathered(name, known, x), (args, kwargs))
-        self._stack.append(name)
-        try:
-            if len(self._stack) > 1:
-                return forward(*args, **kwargs)
-            with uncompiled(), self, self.tiles.remade.hooks() if self._lean else nullcontext():
-                return forward(*args, **kwargs)
-        finally:
-            self._stack.pop()
+        if self._stack:
+            return super().around(name, forward, args, kwargs)
+        with uncompiled(), self, self.tiles.remade.hooks() if self._lean else nullcontext():
+            return super().around(name, forward, args, kwargs)
 
     def _gathered(self, name: str, known: Known, x: Tensor) -> Tensor:
         with torch._C.DisableTorchFunction():
@@ -140,7 +136,7 @@ class Replay(TorchFunctionMode):
             if self.seen is not None:
                 self.seen.append(Seen(name, key, (), known.runs.get(key)))
             run = known.runs.get(key)
-            return x if run is None else run(self.tiles, None, (x,), {})
+            return x if run is None else run(self.tiles, None, x)
 
     def attach(self, model: nn.Module) -> None:
         """Make every module of `model` say that it runs."""

@@ -20,7 +20,7 @@ from types import FrameType
 
 import psutil
 
-from lartpc_ds.data.workers import kill_all
+from lartpc_ds.data.processes import kill_all
 from lartpc_ds.jobs.site import Site
 from lartpc_ds.jobs.supervise.command import Command
 from lartpc_ds.jobs.supervise.control import Control, Failure

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.report.say import say
-from lartpc_ds.training.metrics import Interval, absent_classes
+from lartpc_ds.training.metrics import Evaluation
 
 __all__ = ["JobDisplay"]
 
@@ -96,11 +96,10 @@ class JobDisplay:
 
 
 def _evaluation_text(line: dict[str, Any]) -> str:
-    figures = line["evaluation"]
-    balanced = Interval.from_dict(figures["balanced_accuracy"])
-    missing = absent_classes(figures)
-    absent = f" without {', '.join(missing)}" if 0 < len(missing) < len(figures["classes"]) else ""
+    figures = Evaluation.from_dict(line["evaluation"])
+    missing = figures.absent_classes
+    absent = f" without {', '.join(missing)}" if 0 < len(missing) < len(figures.classes) else ""
     return (
-        f"step {line['step']}: {figures['events']} held-out events: loss {figures['loss']:.4f}, balanced accuracy "
-        f"{balanced}{absent} in {line['seconds']:.1f} s"
+        f"step {line['step']}: {figures.events} held-out events: loss {figures.loss:.4f}, balanced accuracy "
+        f"{figures.balanced_accuracy}{absent} in {line['seconds']:.1f} s"
     )

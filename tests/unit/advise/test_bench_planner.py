@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from lartpc_ds.advise.bench import planner
-from lartpc_ds.advise.bench.planner import PlannerBench, bench, figures
+from lartpc_ds.advise.bench.planner import bench, figures
 from lartpc_ds.advise.bench.planner_layouts import LAYOUTS, MeasuredLayout, chosen
-from lartpc_ds.advise.bench.planner_measure import Samples, loaded
+from lartpc_ds.advise.bench.planner_measure import loaded
+from lartpc_ds.advise.short_runs.short_run import Samples
 from lartpc_ds.costs.applied import applied
 from lartpc_ds.costs.hardware import Hardware, save
 from lartpc_ds.costs.problem import Candidate, Cost, MemoryParts, Problem, TimeParts
@@ -107,7 +108,7 @@ class TestMeasuredFile:
         save(machine(), tmp_path / "hardware.toml")
         path = tmp_path / "planner.json"
         path.write_text(
-            json.dumps(bench(PlannerBench(self.ONLY, repeats=2, hardware=str(tmp_path / "hardware.toml")), self.cost))
+            json.dumps(bench(self.cost, only=self.ONLY, repeats=2, hardware=str(tmp_path / "hardware.toml")))
         )
         monkeypatch.delattr(planner, "measure_layouts")
         return path
@@ -119,14 +120,14 @@ class TestMeasuredFile:
 
     def test_predicts_anew_without_measuring(self, result: Path) -> None:
         hardware = str(result.with_name("hardware.toml"))
-        again = bench(PlannerBench(self.ONLY, hardware=hardware, measured=result), self.cost)
+        again = bench(self.cost, only=self.ONLY, hardware=hardware, measured=result)
         assert again == json.loads(result.read_text())
         assert (again["repeats"], again["memory_error_max"], again["time_error_max"]) == (2, 0.25, 0.25)
 
     def test_lacks_a_layout(self, result: Path) -> None:
         hardware = str(result.with_name("hardware.toml"))
         with pytest.raises(UserError, match=r"planner\.json: has no 'resnet18/2 recompute'.*--only"):
-            bench(PlannerBench(hardware=hardware, measured=result), self.cost)
+            bench(self.cost, hardware=hardware, measured=result)
 
     def test_has_another_layout_of_that_name(self, result: Path) -> None:
         hardware = str(result.with_name("hardware.toml"))
@@ -134,13 +135,13 @@ class TestMeasuredFile:
         tree["layouts"][0]["measured_as"]["candidate"]["batch"] = 2
         result.write_text(json.dumps(tree))
         with pytest.raises(UserError, match="'resnet18/2 plain' was another layout then"):
-            bench(PlannerBench(self.ONLY, hardware=hardware, measured=result), self.cost)
+            bench(self.cost, only=self.ONLY, hardware=hardware, measured=result)
 
     @pytest.mark.parametrize("text", ["", "[]", '{"layouts": 3}', '{"layouts": []}'])
     def test_is_none(self, result: Path, text: str) -> None:
         hardware = str(result.with_name("hardware.toml"))
         result.write_text(text)
         with pytest.raises(UserError, match="not what `lartpc-ds bench planner --json` prints"):
-            bench(PlannerBench(self.ONLY, hardware=hardware, measured=result), self.cost)
+            bench(self.cost, only=self.ONLY, hardware=hardware, measured=result)
         with pytest.raises(UserError, match="cannot be read"):
-            bench(PlannerBench(self.ONLY, hardware=hardware, measured=result.with_name("none")), self.cost)
+            bench(self.cost, only=self.ONLY, hardware=hardware, measured=result.with_name("none"))

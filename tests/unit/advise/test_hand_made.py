@@ -7,7 +7,7 @@ from lartpc_ds.advise.bench.hand_made import bench, classify, image_moments, tru
 from lartpc_ds.data.detectors import detector
 from lartpc_ds.data.event import EventId
 from lartpc_ds.errors import UserError
-from lartpc_ds.simulation import Aim, simulate_event
+from lartpc_ds.simulation.generate import Aim, simulate_event
 
 CLASSES = ("a", "b")
 

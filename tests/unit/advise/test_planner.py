@@ -3,11 +3,12 @@
 import json
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from lartpc_ds.advise.search.planner import PlanRequest, memory_of, plan
+from lartpc_ds.advise.search.planner import memory_of, plan
 from lartpc_ds.config import recipes
 from lartpc_ds.costs.applied import as_written
 from lartpc_ds.costs.hardware import load
@@ -19,18 +20,19 @@ from tests.machine import GIB, machine
 SMALL = ("data.downsample=[4,8]", "model.width=8", "data.batch=1")
 
 
-def small(devices: int, **options: object) -> PlanRequest:
-    return PlanRequest("quickstart", devices, overrides=SMALL, **options)  # type: ignore[arg-type]
+def plan_small(devices: int, console: Console | None = None, budget_seconds: float = 2, **options: Any) -> int:
+    console = console or Console()
+    return plan("quickstart", console, devices=devices, overrides=SMALL, budget_seconds=budget_seconds, **options)
 
 
-def shown(request: PlanRequest, width: int = 200) -> str:
+def shown(devices: int, width: int = 200, **options: Any) -> str:
     console = Console(width=width, record=True)
-    assert plan(request, console, budget_seconds=2) == 0
+    assert plan_small(devices, console, **options) == 0
     return console.export_text()
 
 
 def test_the_tables_keep_their_figures_on_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    shown(small(2, memory="4GiB"), width=40)
+    shown(2, memory="4GiB", width=40)
     text = capsys.readouterr().out
     assert "…" not in text and "Take pipe" in text
     header = next(line for line in text.splitlines() if "events/s" in line)
@@ -39,7 +41,7 @@ def test_the_tables_keep_their_figures_on_a_narrow_terminal(capsys: pytest.Captu
 
 
 def test_json_is_the_last_line(capsys: pytest.CaptureFixture[str]) -> None:
-    plan(small(4, memory="4GiB", as_json=True, per_node=2), Console(), budget_seconds=2)
+    plan_small(4, memory="4GiB", as_json=True, per_node=2)
     tree = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (tree["devices"], tree["memory_bytes"]) == (4, 4 * GIB)
     best = tree["recommended"]
@@ -51,7 +53,7 @@ def test_json_is_the_last_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_it_writes_is_what_it_recommends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plan(small(4, memory="4GiB", as_json=True, per_node=2, write=tmp_path), Console(), budget_seconds=2)
+    plan_small(4, memory="4GiB", as_json=True, per_node=2, write=tmp_path)
     best = json.loads(capsys.readouterr().out.splitlines()[-1])["recommended"]
     path = tmp_path / "quickstart-plan.toml"
     config, ds = recipes.load(str(path))
@@ -64,12 +66,12 @@ def test_what_it_writes_is_what_it_recommends(tmp_path: Path, capsys: pytest.Cap
     assert config.data.downsample == (4, 8)
     assert set(tomllib.loads(path.read_text())["model"]) == {"name", "width", "stem_stride"}
     with pytest.raises(UserError, match=r"quickstart-plan\.toml: exists"):
-        plan(small(4, write=tmp_path), Console())
+        plan_small(4, write=tmp_path)
 
 
 def test_where_nothing_fits_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="--write: nothing fits"):
-        plan(small(1, memory="1025MiB", write=tmp_path), Console(), budget_seconds=1)
+        plan_small(1, memory="1025MiB", write=tmp_path, budget_seconds=1)
     assert "Nothing fits" in capsys.readouterr().out and list(tmp_path.iterdir()) == []
 
 
@@ -82,17 +84,17 @@ def test_the_machine_says_what_is_not_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "told"),
+    ("options", "told"),
     [
-        (small(6), "--devices 6: is no multiple of the 4 devices of a machine; take 4, or say --per-node"),
-        (small(2, memory="40"), "--memory '40'"),
-        (small(2, memory="0.5GiB"), "--memory '0.5GiB': must be more than the 1.0 GiB"),
-        (small(2, write=Path("missing")), "--out missing: no such folder"),
+        ({"devices": 6}, "--devices 6: is no multiple of the 4 devices of a machine; take 4, or say --per-node"),
+        ({"devices": 2, "memory": "40"}, "--memory '40'"),
+        ({"devices": 2, "memory": "0.5GiB"}, "--memory '0.5GiB': must be more than the 1.0 GiB"),
+        ({"devices": 2, "write": Path("missing")}, "--out missing: no such folder"),
     ],
 )
-def test_bad_input(request_: PlanRequest, told: str) -> None:
+def test_bad_input(options: dict[str, Any], told: str) -> None:
     def never(*_: object) -> Cost:
         raise AssertionError("nothing may be traced")
 
     with pytest.raises(UserError, match=told):
-        plan(request_, Console(), never)
+        plan_small(**options, cost=never)

@@ -14,7 +14,7 @@ from lartpc_ds.config import ds_config
 from lartpc_ds.config.run import RunConfig
 from lartpc_ds.costs.hardware import Hardware
 from lartpc_ds.costs.problem import Candidate, Cost, MemoryParts, Problem, TimeParts
-from lartpc_ds.costs.reductions import reduction_seconds
+from lartpc_ds.costs.zero import reduction_seconds
 from lartpc_ds.errors import UserError
 from tests.machine import GIB, machine
 

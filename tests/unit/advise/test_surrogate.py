@@ -9,7 +9,7 @@ from lartpc_ds.config import ds_config
 from lartpc_ds.config.run import RunConfig
 from lartpc_ds.costs.problem import Candidate, Problem, trace_key
 from lartpc_ds.costs.rank_cost import Costs
-from lartpc_ds.costs.reductions import reductions_of
+from lartpc_ds.costs.zero import reductions_of
 from lartpc_ds.layout import Layout
 from lartpc_ds.models.build import build_model
 from tests.machine import machine

@@ -8,9 +8,10 @@ import pytest
 
 from lartpc_ds.advise.search.planner import problem_of
 from lartpc_ds.advise.search.search import Plan, Row
+from lartpc_ds.advise.short_runs.short_run import shortened
 from lartpc_ds.advise.tune.tune_folder import TuneFolder
 from lartpc_ds.advise.tune.tune_job import failure_of
-from lartpc_ds.advise.tune.tune_trials import Trial, make_trials, named, parse_stages, shortened
+from lartpc_ds.advise.tune.tune_trials import Trial, make_trials, named, parse_stages
 from lartpc_ds.advise.tune.tune_winner import write_winner
 from lartpc_ds.config import recipes
 from lartpc_ds.config.run import MemoryConfig
@@ -97,9 +98,9 @@ def test_names_tell_candidates_apart() -> None:
 
 def test_the_short_run_trains_on_all_events_and_evaluates_none() -> None:
     (trial, *_), _ = trials(plan(TILES))
-    short = shortened(trial.config, ("events.h5",), 3)
+    short = shortened(trial.config, 3)
     assert (short.train.max_steps, short.train.epochs, short.data.split.train) == (4, None, 1.0)
-    assert short.data.files == ("events.h5",) and short.layout == trial.config.layout
+    assert (short.data.split.validation, short.train.eval_every, short.layout) == (0.0, 0, trial.config.layout)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from lartpc_ds.data.detectors import detector
 from lartpc_ds.data.event import EventId
 from lartpc_ds.data.labels import class_names
 from lartpc_ds.errors import UserError
-from lartpc_ds.models import build_model
-from lartpc_ds.simulation import Aim, simulate_event
+from lartpc_ds.models.build import build_model
+from lartpc_ds.simulation.generate import Aim, simulate_event
 
 MINE = """
 [data]

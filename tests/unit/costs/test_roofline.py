@@ -11,11 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lartpc_ds.costs.hardware import ConvolutionRate, Link, Links, Rates
 from lartpc_ds.costs.roofline import (
+    NO_WORK,
+    OperatorCall,
     Work,
     all_gather_seconds,
     all_reduce_seconds,
-    operator_name,
-    operator_work,
     send_seconds,
 )
 
@@ -53,9 +53,9 @@ def works(call: Callable[[], object], rates: Rates = RATES) -> dict[str, Work]:
     class Watched(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = func(*args, **(kwargs or {}))
-            work = operator_work(func, args, kwargs or {}, result, rates)
-            if work != Work(0.0, 0):
-                found[operator_name(func, args)] = work
+            call = OperatorCall(func, args, kwargs or {}, result)
+            if (work := call.work(rates)) != NO_WORK:
+                found[call.name] = work
             return result
 
     with FakeTensorMode(), Watched():

@@ -5,7 +5,7 @@ from deepspeed.runtime.pipe import schedule as deepspeed_schedule
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lartpc_ds.costs.schedule import Work, order, step_ns
+from lartpc_ds.costs.schedule import Pass, order, step_ns
 
 
 @given(st.integers(1, 6), st.integers(1, 9), st.integers(1, 5), st.integers(1, 5))
@@ -28,7 +28,7 @@ def test_the_order_is_that_of_deepspeed(stages: int, micro_batches: int) -> None
         assert [work.backward for work in works] == passes
         for backward in (False, True):  # each kind in the order of the micro-batches
             assert [one for one in works if one.backward == backward] == [
-                Work(backward, number) for number in range(micro_batches)
+                Pass(backward, number) for number in range(micro_batches)
             ]
 
 

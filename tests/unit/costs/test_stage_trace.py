@@ -11,8 +11,8 @@ from lartpc_ds.config.run import MemoryConfig
 from lartpc_ds.costs.hardware import Hardware
 from lartpc_ds.costs.problem import Candidate, Problem
 from lartpc_ds.costs.rank_cost import cost
-from lartpc_ds.costs.stage_trace import Plans, StageTrace, trace_stages
-from lartpc_ds.costs.states import states_of
+from lartpc_ds.costs.stage_trace import Partition, StageTrace, trace_stages
+from lartpc_ds.costs.zero import states_of
 from lartpc_ds.exact.spatialize import plan_tiles
 from lartpc_ds.layout import Layout
 from lartpc_ds.models.build import build_model
@@ -37,7 +37,7 @@ def traced(candidate: Candidate, hardware: Hardware | None = None, ranks_per_nod
     with torch.device("meta"):
         network = asked.make_model()
     plan = plan_tiles(network, candidate.layout, asked.image, lean_norm=candidate.memory.lean_norm)
-    (stage,) = trace_stages(asked, candidate, hardware or machine(), ranks_per_node, Plans(plan, None, ()))
+    (stage,) = trace_stages(asked, candidate, hardware or machine(), ranks_per_node, Partition(plan, None, ()))
     return stage
 
 
@@ -58,7 +58,7 @@ def test_a_convolution_by_hand() -> None:
     asked = Problem(asked.config, asked.ds, asked.image, OneConvolution)
     with torch.device("meta"):
         plan = plan_tiles(OneConvolution(), Layout(), asked.image)
-    (stage,) = trace_stages(asked, Candidate(Layout()), machine(), 1, Plans(plan, None, ()))
+    (stage,) = trace_stages(asked, Candidate(Layout()), machine(), 1, Partition(plan, None, ()))
     images, maps = 4 * PIXELS, 4 * 8 * PIXELS
     assert images + 2 * maps <= stage.peak.activations <= images + 3.2 * maps
     assert stage.parameters == 72
@@ -100,7 +100,7 @@ def stages(pipe: int, accumulate: int, cuts: Sequence[str]) -> list[StageTrace]:
     bounds = (0, *(names.index(name) for name in cuts), len(names))
     plan = plan_tiles(network, Layout(), asked.image)
     candidate = Candidate(Layout(pipe=pipe), accumulate=accumulate)
-    return trace_stages(asked, candidate, machine(), 4, Plans(plan, None, bounds))
+    return trace_stages(asked, candidate, machine(), 4, Partition(plan, None, bounds))
 
 
 def test_stages_share_the_work_and_early_ones_keep_more() -> None:

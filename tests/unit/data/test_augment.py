@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lartpc_ds.data.augment import Augmentation, Axis, Place, Window, augmented_read
+from lartpc_ds.data.augment import Augmentation, Axis, AxisRead, Place, augmented_read
 
 
 class Numbered:
@@ -68,16 +68,16 @@ def test_any_tiles_make_up_the_augmented_image(rows, cols, row_cut, col_cut):
 @pytest.mark.parametrize(
     ("wanted", "axis", "window"),
     [
-        ((2, 5), Axis(), Window((2, 5), 3, 0, 0)),
-        ((2, 5), Axis(mirrored=True), Window((5, 8), 3, 0, 0)),
-        ((0, 5), Axis(shift=2), Window((0, 3), 3, 2, 0)),
-        ((6, 10), Axis(shift=-3), Window((9, 10), 1, 0, 3)),
-        ((0, 5), Axis(True, 2), Window((7, 10), 3, 2, 0)),
-        ((0, 3), Axis(shift=5), Window((0, 1), 0, 3, 0)),
+        ((2, 5), Axis(), AxisRead((2, 5), 3, 0, 0)),
+        ((2, 5), Axis(mirrored=True), AxisRead((5, 8), 3, 0, 0)),
+        ((0, 5), Axis(shift=2), AxisRead((0, 3), 3, 2, 0)),
+        ((6, 10), Axis(shift=-3), AxisRead((9, 10), 1, 0, 3)),
+        ((0, 5), Axis(True, 2), AxisRead((7, 10), 3, 2, 0)),
+        ((0, 3), Axis(shift=5), AxisRead((0, 1), 0, 3, 0)),
     ],
 )
 def test_windows_by_hand(wanted, axis, window):
-    assert Window.of(wanted, 10, axis) == window
+    assert AxisRead.of(wanted, 10, axis) == window
 
 
 def test_what_is_not_augmented_is_read_as_it_is():

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from lartpc_ds.data.duplicates import first_of_each, refuse_duplicates, said_of_duplicates
+from lartpc_ds.data.duplicates import describe_duplicates, first_of_each, refuse_duplicates
 from lartpc_ds.data.event import EventId
 from lartpc_ds.data.event_index import build_index
 from lartpc_ds.data.files import notes_of, open_files
@@ -117,7 +117,7 @@ def indexed(paths: list[Path], duplicates: str) -> tuple[list[str], list[str]]:
     look = survey(files.readers, np.ones(len(files), np.bool_))
     source = EventSource(files, Preprocessing((9, 10)), np.zeros(len(files), np.int64), ("muon",))
     index = build_index(source, {"train": 0.5, "validation": 0.5}, 3, duplicates, look)
-    return index.split.tolist(), said_of_duplicates(duplicates, source.ids(), np.arange(len(files)), look.digests)
+    return index.split.tolist(), describe_duplicates(duplicates, source.ids(), np.arange(len(files)), look.digests)
 
 
 def test_data_duplicates_decides(write_file):

@@ -3,6 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from lartpc_ds.config.run import RunConfig
 from lartpc_ds.data.event import EventId
 from lartpc_ds.data.split import assign
 from lartpc_ds.errors import UserError
@@ -74,13 +75,12 @@ def test_empty_split():
 @pytest.mark.parametrize(
     ("shares", "message"),
     [
-        ({"train": 0.5, "test": 0.4}, r"sum to 0\.9; expected 1"),
-        ({"train": 1.5, "test": -0.5}, r"data\.split\.train = 1\.5; expected 0 to 1"),
-        ({"train": 0.5, "dev": 0.5}, r"data\.split: dev unknown"),
-        ({"train": float("nan")}, r"data\.split\.train = nan"),
-        ({}, r"sum to 0"),
+        ({"train": 0.5, "test": 0.4, "validation": 0.0}, r"data\.split: .* must be 1, they are 0\.9"),
+        ({"train": 1.0, "test": -0.5, "validation": 0.5}, r"data\.split\.test: .*given: -0\.5"),
+        ({"train": 0.5, "dev": 0.5}, r"data\.split\.dev: unknown key"),
+        ({"train": float("nan")}, r"data\.split\.train"),
     ],
 )
-def test_wrong_shares(shares, message):
+def test_wrong_shares_are_refused_by_the_configuration(shares, message):
     with pytest.raises(UserError, match=message):
-        assign(events(10), shares, seed=0)
+        RunConfig.parse({"data": {"split": shares}, "train": {"max_steps": 1}}, "my.toml")

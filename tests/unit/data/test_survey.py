@@ -6,14 +6,12 @@ import h5py
 import numpy as np
 import pytest
 
-from lartpc_ds.data.absurd import Bounds, absurd_values, check_survey, said_of_values
 from lartpc_ds.data.files import EventFiles, open_files
 from lartpc_ds.data.larcv3 import Larcv3Reader
-from lartpc_ds.data.survey import Survey, survey
+from lartpc_ds.data.survey import Survey, absurd_values, check_survey, describe_values, survey
 from lartpc_ds.errors import UserError
 
 VOXELS = "Data/sparse2d_wire_group/voxels"
-NO_BOUNDS = Bounds(above=False, below=False)
 
 
 def edit(path: Path, row: int, field: str, value: float) -> None:
@@ -119,21 +117,21 @@ def test_an_absurd_value_is_named_before_training(write_file, value, message):
     edit(path, 45, "value", value)
     look, files = seen(path)
     with pytest.raises(UserError, match=message):
-        check_survey(look, files, NO_BOUNDS)
+        check_survey(look, files, None, 0.0)
     if np.isfinite(value):
         assert absurd_values(look, files.readers[0]) == [
             f"{path}: event 1, plane 0 holds the value {np.float32(value):g}; expected at most 1e+09"
         ]
-        check_survey(look, files, Bounds(above=value > 0, below=value < 0))  # the keys that the message names
+        check_survey(look, files, 1.0 if value > 0 else None, float(value < 0))  # the keys that the message names
 
 
 def test_fp16_cannot_hold_what_fp32_can(write_file):
     path = write_file()
     edit(path, 45, "value", 1e5)
     look, files = seen(path)
-    check_survey(look, files, NO_BOUNDS)
+    check_survey(look, files, None, 0.0)
     with pytest.raises(UserError, match=r"value 100000; expected at most 65504, the largest number of fp16"):
-        check_survey(look, files, NO_BOUNDS, 65504.0)
+        check_survey(look, files, None, 0.0, 65504.0)
 
 
 def test_what_is_said_of_sound_values(write_file):
@@ -141,7 +139,7 @@ def test_what_is_said_of_sound_values(write_file):
     edit(path, 45, "value", 3e7)
     edit(path, 81, "value", -3)
     look, files = seen(path, write_file("without.h5", 2, first=4, num_pixels=0))
-    lines = said_of_values(look, files, np.ones(6, np.bool_))
+    lines = describe_values(look, files, np.ones(6, np.bool_))
     low, high = look.extents["lowest"][:4], look.extents["highest"][:4]
     assert lines[:3] == [
         f"pixels hold -3 to 3e+07 in plane 0, {low[:, 1].min():.6g} to {high[:, 1].max():.6g} in plane 1",

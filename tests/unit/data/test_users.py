@@ -128,9 +128,15 @@ def target_of(change):
         ({"labels": (0, 1, 2, 0, 0)}, r"labels go from 0 to 2; expected 0 to 1"),
         ({"read": 3}, r"read must be a method"),
         ({"read": failing("no disk")}, r"read\(0, .*\): ZeroDivisionError at .*test_users\.py:\d+: no disk"),
-        ({"read": lambda self, *_: 3}, r"must return \(image, target\), returns int"),
-        ({"read": image_of(lambda x: x.astype(np.float64))}, r"must be a float32 array of \(2, 32, 32\), is float64"),
-        ({"read": image_of(lambda x: x[:, 1:])}, r"must be a float32 array of \(2, 32, 32\), is float32 of \(2, 31"),
+        ({"read": lambda self, *_: 3}, r"must return \(image, target\), but returns int"),
+        (
+            {"read": image_of(lambda x: x.astype(np.float64))},
+            r"must be a float32 array of \(2, 32, 32\), but is float64",
+        ),
+        (
+            {"read": image_of(lambda x: x[:, 1:])},
+            r"must be a float32 array of \(2, 32, 32\), but is float32 of \(2, 31",
+        ),
         ({"read": image_of(lambda x: x.tolist())}, r"is list"),
         ({"read": image_of(lambda x: x / np.float32(0))}, r"not finite"),
         ({"read": image_of(lambda x: x[:, ::-1])}, r"differs from the same part of read"),
@@ -150,9 +156,9 @@ def test_what_is_wrong_is_named(target, attributes, message):
     [
         (
             {"target": Dense.target},
-            r"must be an int, the class of the image, is int16 of .*remove the attribute labels",
+            r"must be an int, the class of the image, but is int16 of .*remove the attribute labels",
         ),
-        ({"target": lambda *_: True}, r"must be an int, the class of the image, is bool"),
+        ({"target": lambda *_: True}, r"must be an int, the class of the image, but is bool"),
         ({"target": lambda *_: 1}, r"the target is 1, but labels\[0\] is 0"),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lartpc_ds.data.workers import kill_all, lives
+from lartpc_ds.data.processes import kill_all, lives
 
 POOL = """
 import time
@@ -20,7 +20,7 @@ READERS = """
 import time
 from torch.utils.data import DataLoader
 from lartpc_ds.training.readers import reader_context
-from lartpc_ds.data.workers import end_with_parent
+from lartpc_ds.data.processes import end_with_parent
 if __name__ == "__main__":
     context = reader_context()
     for _ in DataLoader(range(9), num_workers=2, multiprocessing_context=context, worker_init_fn=end_with_parent):

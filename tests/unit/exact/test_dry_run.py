@@ -237,8 +237,8 @@ def test_a_network_that_reads_constants_is_built_without_memory() -> None:
 
 
 def test_our_own_assertions_are_no_error_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lartpc_ds.exact.memory.rows import Rows
+    from lartpc_ds.exact.grid.rows import Rows
     from lartpc_ds.exact.memory.strips import Strips
 
     with pytest.raises(AssertionError), dry_run(nn.Identity()):
-        Strips().mark(torch.empty(2, 2, 3, 3), Rows.of(2, 9, (0, 9)))
+        Strips().mark_rows(torch.empty(2, 2, 3, 3), Rows.of(2, 9, (0, 9)))

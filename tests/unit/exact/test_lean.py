@@ -9,11 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lartpc_ds.exact.grid.cuts import tensors_of
 from lartpc_ds.exact.grid.tiles import Alone, Tiles
-from lartpc_ds.exact.ops.choices import Pool, choose, give_back
-from lartpc_ds.exact.ops.weight_gradients import weight_gradient
+from lartpc_ds.exact.kernels.pool_places import Pool, choose, give_back
+from lartpc_ds.exact.kernels.weight_gradients import weight_gradient
 from lartpc_ds.exact.spatialize import convert, plan_tiles
+from lartpc_ds.exact.trace.dry_run import dry_run
 from lartpc_ds.exact.trace.followers import followers
+from lartpc_ds.exact.trace.trace import Tracer
 from lartpc_ds.layout import Layout
 from lartpc_ds.models.build import build_model
 from tests.examples import examples
@@ -48,7 +51,10 @@ THEN: dict[str, tuple[Callable[[_Net, Tensor], object], bool, bool]] = {
 @pytest.mark.parametrize("then", THEN)
 def test_a_norm_is_lean_where_a_relu_is_all_that_reads_it(then: str) -> None:
     function, lean, owns = THEN[then]
-    found = followers(_Net(function).to("meta"), torch.empty(2, 2, 9, 9, device="meta"))
+    model, tracer = _Net(function).to("meta"), Tracer(one_tile=True)
+    with torch.no_grad(), dry_run(model), tracer.inside(model, None):
+        result = model(torch.empty(2, 2, 9, 9, device="meta"))
+    found = followers(tracer.calls, [tracer.number_of(one) for one in tensors_of((result,), {})])
     key = ("norm", "batch_norm")
     assert (key in found.norms, key in found.owners) == (lean, owns)
     assert (("conv", "conv2d") in found.convolutions) == lean  # 16 channels of 7 x 7 out of 2 of 9 x 9
@@ -112,8 +118,8 @@ def test_bytes_choose_and_give_back_as_torch_does(data: st.DataObject) -> None:
 
 def test_many_bands_are_one_map(monkeypatch: pytest.MonkeyPatch) -> None:
     """A band of one row each: overlapping windows give to the same row from two bands."""
-    for module in ("choices", "weight_gradients"):
-        monkeypatch.setattr(f"lartpc_ds.exact.ops.{module}.rows_at_once", lambda *_: 1)
+    for module in ("pool_places", "weight_gradients"):
+        monkeypatch.setattr(f"lartpc_ds.exact.kernels.{module}.rows_at_once", lambda *_: 1)
     x = torch.randn(2, 4, 13, 9, dtype=torch.float64, requires_grad=True)
     y = F.max_pool2d(x, 3, 2, 1)
     gradient = torch.randn_like(y)

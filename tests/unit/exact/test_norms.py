@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lartpc_ds.costs.kernels import Sizes, Stopwatch
 from lartpc_ds.costs.operators import operator_rates
 from lartpc_ds.exact.grid.tiles import Alone, Tiles
-from lartpc_ds.exact.ops.norms import normalise, statistics_of
+from lartpc_ds.exact.kernels.norms import normalise, statistics_of
 from lartpc_ds.exact.spatialize import TilePlan, plan_tiles
 from lartpc_ds.layout import Layout
 from tests.tile_parity import assert_tiles_agree, image, on_threads, on_tile

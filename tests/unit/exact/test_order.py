@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.grid.order import Messenger, backward_order
 from lartpc_ds.exact.grid.tiles import Tiles
-from lartpc_ds.exact.grid.windows import Here
-from lartpc_ds.exact.ops import operators
-from lartpc_ds.exact.ops.convolution import Geometry, convolve, in_place
-from lartpc_ds.exact.ops.halo import padded
+from lartpc_ds.exact.grid.windows import TileView
+from lartpc_ds.exact.kernels.convolution import Geometry, convolve, in_place
+from lartpc_ds.exact.kernels.halo import padded
+from lartpc_ds.exact.ops import convolution
 from lartpc_ds.exact.spatialize import plan_tiles
 from lartpc_ds.layout import Layout
 
@@ -44,7 +44,7 @@ def test_the_order_is_that_in_which_autograd_runs() -> None:
 
 def two_nodes(
     tiles: Tiles,
-    here: Here,
+    here: TileView,
     geometry: Geometry,
     outputs: tuple[int, int],
     x: Tensor,
@@ -75,6 +75,6 @@ def two_nodes(
 def test_a_plan_with_two_orders_is_refused(layer: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     model, image = nn.Sequential(nn.Conv2d(2, 4, 1, stride=2), layer), (2, 21, 20)  # cut at 0, 5, 11 behind the stride
     plan_tiles(model, Layout(rows=2), image, "never")
-    monkeypatch.setattr(operators, "convolve", two_nodes)
+    monkeypatch.setattr(convolution, "convolve", two_nodes)
     with pytest.raises(UserError, match=r"comes to (1\.|a message).* the ranks would wait for each other"):
         plan_tiles(model, Layout(rows=2), image, "never")

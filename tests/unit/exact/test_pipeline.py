@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lartpc_ds.exact.grid.tiles import Imagined, Tiles
-from lartpc_ds.exact.pipeline import Names, Stage, cut
+from lartpc_ds.exact.pipeline import Names, Stage, cut_stage
 from lartpc_ds.exact.spatialize import convert, plan_tiles
 from lartpc_ds.layout import Bounds, Layout
 from lartpc_ds.models.build import blocks, build_model
@@ -20,7 +20,7 @@ def model(name: str, planes: str = "stacked") -> nn.Module:
 
 
 def stages_of(net: nn.Module, bounds: Bounds) -> list[tuple[Stage, Names]]:
-    return [cut(net, blocks(net), bounds, number, lambda: None) for number in range(len(bounds) - 1)]
+    return [cut_stage(net, blocks(net), bounds, number, lambda: None) for number in range(len(bounds) - 1)]
 
 
 def passed_on(x: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def test_other_stages_are_let_go() -> None:
     group = Imagined(1, 0)
     convert(net, plan_tiles(net, layout, image), Tiles(1, 1, group, group, group))
     theirs, ours = (weakref.ref(next(block.parameters())) for _, block in (blocks(net)[0], blocks(net)[5]))
-    stage, _ = cut(net, blocks(net), (0, 5, 11), 1, lambda: None)
+    stage, _ = cut_stage(net, blocks(net), (0, 5, 11), 1, lambda: None)
     del net
     gc.collect()
     assert theirs() is None and ours() is not None and len(stage.blocks) == 6
@@ -105,7 +105,7 @@ def test_a_stage_counts_its_micro_batches_in_training_only() -> None:
         count += 1
 
     net = model("resnet18")
-    stage, _ = cut(net, blocks(net), (0, 2, 11), 0, tick)
+    stage, _ = cut_stage(net, blocks(net), (0, 2, 11), 0, tick)
     images = torch.randn(1, 3, 45, 67, dtype=torch.float64)
     stage(images)
     stage.eval()(images)

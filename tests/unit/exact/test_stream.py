@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lartpc_ds.exact.memory import stream as stream_module
-from lartpc_ds.exact.memory import strip_windows
 from lartpc_ds.exact.memory.stream import stream
 from lartpc_ds.exact.memory.strip_plan import plan_strips
+from lartpc_ds.exact.ops import windows
 from lartpc_ds.models.build import blocks, build_model
 from tests.strip_parity import IMAGE, TOLERANCE, difference, network, streamed
 from tests.tile_parity import image, whole
@@ -153,7 +153,7 @@ def test_a_wrong_border_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = network("resnet18"), image((1, *IMAGE))
     plan = plan_strips(model, 3, "layer2_0", IMAGE)
     reference = whole(model, x)
-    monkeypatch.setattr(strip_windows.F, "pad", lambda x, pad, value: PAD(x, pad, value=value or 0.01))
+    monkeypatch.setattr(windows.F, "pad", lambda x, pad, value: PAD(x, pad, value=value or 0.01))
     assert difference(whole(stream(copy.deepcopy(model), plan), x), reference) > 1e-5
 
 

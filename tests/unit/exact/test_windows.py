@@ -7,7 +7,17 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lartpc_ds.exact.grid.windows import AxisPlan, Here, Operator, Range, Same, Shift, Transposed, Window, plan
+from lartpc_ds.exact.grid.windows import (
+    AxisOperator,
+    AxisPlan,
+    Range,
+    Same,
+    Shift,
+    TileView,
+    Transposed,
+    Window,
+    plan_axis,
+)
 from lartpc_ds.layout import Bounds
 from tests.examples import examples
 
@@ -133,7 +143,7 @@ def test_a_map_moved_to_another_cut_needs_its_own_pixels(data: st.DataObject) ->
     size = data.draw(st.integers(5, 60))
     source, target = ((0, *sorted(data.draw(st.permutations(range(1, size)))[:3]), size) for _ in range(2))
     assert Same(target).out_bounds(source, size) == target
-    assert plan(Same(target), source, target).needs == tuple(tiles(target))
+    assert plan_axis(Same(target), source, target).needs == tuple(tiles(target))
 
 
 def test_a_map_is_not_moved_to_the_cut_of_another_size() -> None:
@@ -147,14 +157,14 @@ def axis_plans(draw: st.DrawFn) -> AxisPlan:
     bounds = draw(cuts(size))
     out_bounds = operator.out_bounds(bounds, outputs)
     assume(all(start < stop for start, stop in tiles(out_bounds)))
-    return plan(operator, bounds, out_bounds)
+    return plan_axis(operator, bounds, out_bounds)
 
 
 @EXAMPLES
 @given(axis_plans(), axis_plans())
 def test_what_a_rank_waits_for_is_what_the_others_send(rows: AxisPlan, cols: AxisPlan) -> None:
     grid = list(itertools.product(range(len(rows.needs)), range(len(cols.needs))))
-    views = [Here.of(rows, cols, *at) for at in grid]
+    views = [TileView.of(rows, cols, *at) for at in grid]
     waited = {(peer, rank, rect) for rank, here in enumerate(views) for peer, rect in here.incoming}
     sent = {(rank, peer, rect) for rank, here in enumerate(views) for peer, rect in here.outgoing}
     assert waited == sent
@@ -165,7 +175,7 @@ def test_what_a_rank_waits_for_is_what_the_others_send(rows: AxisPlan, cols: Axi
 @given(axis_plans(), axis_plans())
 def test_own_pixels_and_pieces_make_up_the_need_once(rows: AxisPlan, cols: AxisPlan) -> None:
     for at in itertools.product(range(len(rows.needs)), range(len(cols.needs))):
-        here = Here.of(rows, cols, *at)
+        here = TileView.of(rows, cols, *at)
         have = [pixel for rect in (here.own, *(rect for _, rect in here.incoming)) for pixel in pixels(rect, here.need)]
         inside = pixels(((0, here.size[0]), (0, here.size[1])), here.need)
         assert sorted(have) == sorted(inside)
@@ -186,10 +196,10 @@ def pixels(rect: Sequence[Range], within: Sequence[Range]) -> list[tuple[int, in
         (lambda: Window(3, 1, 4, 4), [(-4, 8), (0, 12)]),
     ],
 )
-def test_halos_by_hand(operator: Callable[[], Operator], need: list[Range]) -> None:
+def test_halos_by_hand(operator: Callable[[], AxisOperator], need: list[Range]) -> None:
     """Eight pixels in two tiles: both sides, one side, none, fewer than its own, a whole tile and more."""
     window = operator()
     assert isinstance(window, Window)
     outputs = (8 + 2 * window.padding - window.reach) // window.stride + 1
     out_bounds = window.out_bounds((0, 4, 8), outputs)
-    assert list(plan(window, (0, 4, 8), out_bounds).needs) == need
+    assert list(plan_axis(window, (0, 4, 8), out_bounds).needs) == need

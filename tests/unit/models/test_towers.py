@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from lartpc_ds.models import build_model
+from lartpc_ds.models.build import build_model
 from lartpc_ds.models.towers import FoldPlanes, JoinPlanes
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lartpc_ds.errors import UserError
-from lartpc_ds.models import blocks, build_model
+from lartpc_ds.models.build import blocks, build_model
 
 
 class TwoStep(nn.Module):

@@ -10,7 +10,7 @@ from lartpc_ds.data.schema import PARTICLE
 from lartpc_ds.errors import UserError
 from lartpc_ds.report import display
 from lartpc_ds.report.display import display_event, draw_event, truth_text
-from lartpc_ds.simulation import simulate_file
+from lartpc_ds.simulation.generate import simulate_file
 
 
 def track(shape: tuple[int, int], wire: int, tick: int, length: int) -> Event:

@@ -36,7 +36,13 @@ def train(run: RunFolder, steps: int) -> None:
 def evaluation(right: int, events: int) -> dict[str, Any]:
     truths = np.arange(events) % 5
     predictions = np.where(np.arange(events) < right, truths, (truths + 1) % 5)
-    return metrics.evaluate(np.eye(5, dtype=np.float32)[predictions], truths, CLASSES).as_dict()
+    return metrics.of_scores(np.eye(5, dtype=np.float32)[predictions], truths, CLASSES).as_dict()
+
+
+def rows_of(run: RunFolder) -> dict[str, str]:
+    rows, left_out = summarise(run)
+    assert left_out == []
+    return rows
 
 
 def printed(show: Any, *arguments: Any) -> str:
@@ -49,7 +55,7 @@ def test_steps_that_float16_has_skipped(tmp_path: Path) -> None:
     run = run_folder(tmp_path / "mine")
     train(run, 1)
     run.append_metrics({**next(iter(run.metrics())), "step": 2, "events": 32, "skipped_steps": 1})
-    assert summarise(run)["steps"] == "2 of 5, 32 events, 1 of them skipped (float16 overflow) (not finished)"
+    assert rows_of(run)["steps"] == "2 of 5, 32 events, 1 of them skipped (float16 overflow) (not finished)"
 
 
 def test_a_finished_run(tmp_path: Path) -> None:
@@ -58,13 +64,13 @@ def test_a_finished_run(tmp_path: Path) -> None:
     for right in (10, 75):
         run.append_metrics({"step": 5, "evaluation": evaluation(right, 100), "seconds": 1.0})
     run.done_file.touch()
-    assert summarise(run) == {
+    assert rows_of(run) == {
         "trained": "resnet18 on 3 x 33 x 49 (planes x wires x ticks), zero1_fp32",
         "layout": "pipe 1 x data 2 x rows 1 x cols 1",
         "steps": "5 of 5, 80 events",
         "balanced accuracy": "0.750 [0.669, 0.831] on 100 held-out events (chance 0.200)",
-        "seconds an event": "0.188 (all ranks together)",  # the median, 3 s, for 16 events
-        "peak memory a rank": "3.00 GiB",
+        "seconds per event": "0.188 (all ranks together)",  # the median, 3 s, for 16 events
+        "peak memory per rank": "3.00 GiB",
         "run folder": str(tmp_path / "mine"),
     }
 
@@ -73,22 +79,22 @@ def test_a_finished_run(tmp_path: Path) -> None:
     ("downsample", "image"), [(2, "3 x 17 x 25"), ([4, 10], "3 x 9 x 5"), (1, "3 x 33 x 49"), (50, "3 x 1 x 1")]
 )
 def test_the_image_is_the_one_that_the_network_saw(tmp_path: Path, downsample: Any, image: str) -> None:
-    assert f" on {image} (" in summarise(run_folder(tmp_path / "mine", downsample=downsample))["trained"]
+    assert f" on {image} (" in rows_of(run_folder(tmp_path / "mine", downsample=downsample))["trained"]
 
 
 def test_a_run_that_stopped_early_says_so(tmp_path: Path) -> None:
     run = run_folder(tmp_path / "mine")
     train(run, 1)
-    rows = summarise(run)
+    rows = rows_of(run)
     assert rows["steps"] == "1 of 5, 16 events (not finished)"
     assert rows["balanced accuracy"] == "not evaluated (no held-out events)"
-    assert rows["seconds an event"].startswith("1.88 "), "one step has no warm-up to leave out"
+    assert rows["seconds per event"].startswith("1.88 "), "one step has no warm-up to leave out"
 
 
 def test_a_run_that_has_not_begun(tmp_path: Path) -> None:
-    rows = summarise(run_folder(tmp_path / "mine"))
+    rows = rows_of(run_folder(tmp_path / "mine"))
     assert rows["steps"] == "0 of 5 (not finished)"
-    assert rows["seconds an event"] == rows["peak memory a rank"] == "-"
+    assert rows["seconds per event"] == rows["peak memory per rank"] == "-"
 
 
 def test_another_folder_is_the_users_mistake(tmp_path: Path) -> None:
@@ -108,8 +114,8 @@ def test_several_runs_stand_side_by_side(tmp_path: Path) -> None:
 def test_an_evaluation_shows_shares_of_the_true_class(tmp_path: Path) -> None:
     truths = np.array([0] * 8 + [1] * 2)
     predictions = np.array([0] * 6 + [2] * 2 + [1, 0])
-    figures = metrics.evaluate(np.eye(3, dtype=np.float32)[predictions], truths, CLASSES[:3])
-    lines = printed(print_evaluation, figures.as_dict()).splitlines()
+    figures = metrics.of_scores(np.eye(3, dtype=np.float32)[predictions], truths, CLASSES[:3])
+    lines = printed(print_evaluation, figures).splitlines()
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
     assert rows == [
         ["electron", "0.750", "0.000", "0.250"],
@@ -127,6 +133,6 @@ def test_an_evaluation_shows_shares_of_the_true_class(tmp_path: Path) -> None:
 
 def test_an_evaluation_of_pixels_says_so() -> None:
     figures = metrics.of_confusion(np.array([[6, 2], [0, 2]]), 0.5, CLASSES[:2], events=3, counted="pixels")
-    text = printed(print_evaluation, figures.as_dict())
+    text = printed(print_evaluation, figures)
     assert f"accuracy: {metrics.wilson(8, 10)} on 10 pixels of 3 events" in text.splitlines()
     assert "pixels" in text.split("each class")[1].splitlines()[2]

@@ -26,7 +26,7 @@ def test_the_fastest_trains_the_most_events_a_second() -> None:
     [
         (
             [SLOW, FAST, DEAD],
-            "trains 0.5 events/s with 5.00 GiB a rank, 25% more than the next one, rows 2, zero 0",
+            "trains 0.5 events/s with 5.00 GiB per rank, 25% more than the next one, rows 2, zero 0",
         ),
         ([FAST, DEAD], "the only one of 2 trials that ran to its end"),
         ([FAST], "the only trial that ran to its end"),

@@ -6,7 +6,7 @@ from lartpc_ds.data.detectors import DETECTORS, detector
 from lartpc_ds.data.event import EventId
 from lartpc_ds.data.schema import PARTICLE
 from lartpc_ds.errors import UserError
-from lartpc_ds.simulation import Aim, simulate_event, simulate_file
+from lartpc_ds.simulation.generate import Aim, simulate_event, simulate_file
 from lartpc_ds.simulation.particles import PRIMARIES
 
 CLASSES = ("electron", "gamma", "muon", "pion", "kaon")

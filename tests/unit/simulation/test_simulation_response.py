@@ -34,8 +34,8 @@ def middle(known, x_cm: float) -> np.ndarray:
 
 
 def test_charge_survives_recombination_lifetime_and_nothing_else(known):
-    clouds = drift(deposits_at(middle(known, known.drift_cm / 2), 2.0), known)
-    drift_ms = known.drift_cm / 2 / known.drift_velocity_cm_per_us / 1e3
+    clouds = drift(deposits_at(middle(known, np.ptp(known.x_cm) / 2), 2.0), known)
+    drift_ms = np.ptp(known.x_cm) / 2 / known.drift_velocity_cm_per_us / 1e3
     beta = 0.212 / (argon.DENSITY * known.field_kv_per_cm) * MIP
     survives = np.log(0.93 + beta) / beta * np.exp(-drift_ms / known.electron_lifetime_ms)
     assert clouds.electrons[0] == pytest.approx(2.0 / 23.6e-6 * survives)
@@ -45,7 +45,7 @@ def test_charge_survives_recombination_lifetime_and_nothing_else(known):
 
 
 def test_charge_outside_the_volume_is_lost(known):
-    positions = np.concatenate([middle(known, -0.1), middle(known, known.drift_cm + 0.1), middle(known, 1.0)])
+    positions = np.concatenate([middle(known, -0.1), middle(known, np.ptp(known.x_cm) + 0.1), middle(known, 1.0)])
     assert len(drift(deposits_at(positions, 1.0), known).electrons) == 1
 
 
@@ -62,7 +62,7 @@ def test_charge_is_conserved_before_zero_suppression(known, rng):
 
 @pytest.mark.parametrize("time_us", [0.0, 5.0])
 def test_a_point_lands_on_its_wire_and_tick(known, time_us):
-    x_cm = 0.37 * known.drift_cm
+    x_cm = 0.37 * np.ptp(known.x_cm)
     point = middle(known, x_cm)
     clouds = drift(deposits_at(point, 1.0, time_us), known)
     for plane in known.planes:
@@ -81,7 +81,7 @@ def test_a_minimum_ionizing_track_peaks_at_10_to_20_units(known):
     collection = known.planes[-1]
     angle = np.radians(collection.angle_deg)
     along = np.arange(-15, 15, 0.05)
-    points = middle(known, 0.1 * known.drift_cm) + along[:, None] * np.array([0, -np.sin(angle), np.cos(angle)])
+    points = middle(known, 0.1 * np.ptp(known.x_cm)) + along[:, None] * np.array([0, -np.sin(angle), np.cos(angle)])
     clouds = drift(deposits_at(points, MIP * 0.05), known)
     wires, _, values = charge_blocks(clouds, collection, known)
     peaks = [values[wires == wire].max() for wire in np.unique(wires)[10:-10]]

@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from lartpc_ds.training.metrics import (
     Evaluation,
     Interval,
-    balanced_text,
     confusion_matrix,
-    evaluate,
     of_confusion,
+    of_scores,
     wilson,
 )
 
@@ -24,7 +23,7 @@ def logits_of(predictions: list[int], num_classes: int = 3) -> NDArray[np.float3
 
 
 def evaluated(truths: list[int], predictions: list[int]) -> Evaluation:
-    return evaluate(logits_of(predictions), np.array(truths, np.int64), CLASSES)
+    return of_scores(logits_of(predictions), np.array(truths, np.int64), CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -91,14 +90,14 @@ def test_loss_is_the_cross_entropy(scale: float) -> None:
     rng = np.random.default_rng(0)
     logits, truths = (scale * rng.standard_normal((50, 3))).astype(np.float32), rng.integers(0, 3, 50)
     expected = torch.nn.functional.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(truths))
-    assert evaluate(logits, truths, CLASSES).loss == pytest.approx(float(expected), rel=1e-12)
+    assert of_scores(logits, truths, CLASSES).loss == pytest.approx(float(expected), rel=1e-12)
 
 
 def test_figures_do_not_depend_on_the_order_of_events() -> None:
     rng = np.random.default_rng(1)
     logits, truths = rng.standard_normal((40, 3)).astype(np.float32), rng.integers(0, 3, 40)
     order = rng.permutation(40)
-    one, other = (evaluate(*pair, CLASSES) for pair in ((logits, truths), (logits[order], truths[order])))
+    one, other = (of_scores(*pair, CLASSES) for pair in ((logits, truths), (logits[order], truths[order])))
     assert one.confusion == other.confusion and one.balanced_accuracy == other.balanced_accuracy
     assert one.loss == pytest.approx(other.loss, rel=1e-12)
 
@@ -111,7 +110,7 @@ def test_the_balanced_interval_covers_the_truth_as_often_as_it_says() -> None:
     repeats, covered, wilson_covered = 1000, 0, 0
     for _ in range(repeats):
         right = rng.random(len(truths)) < efficiency[truths]
-        found = evaluate(logits_of(np.where(right, truths, (truths + 1) % 3).tolist()), truths, CLASSES)
+        found = of_scores(logits_of(np.where(right, truths, (truths + 1) % 3).tolist()), truths, CLASSES)
         covered += found.balanced_accuracy.low <= efficiency.mean() <= found.balanced_accuracy.high
         wilson_covered += found.efficiency[0].low <= efficiency[0] <= found.efficiency[0].high
     assert 0.93 <= covered / repeats <= 0.99
@@ -138,11 +137,20 @@ def test_where_nothing_is_counted_only_the_loss_is_a_number() -> None:
 def test_an_evaluation_goes_through_json() -> None:
     found = evaluated([0, 1, 2], [0, 1, 1])
     tree = json.loads(json.dumps(found.as_dict(), allow_nan=False))
-    assert Interval.from_dict(tree["balanced_accuracy"]) == found.balanced_accuracy
-    assert tuple(Interval.from_dict(one) for one in tree["efficiency"]) == found.efficiency
+    read = Evaluation.from_dict(tree)
+    assert read.balanced_accuracy == found.balanced_accuracy and read.efficiency == found.efficiency
     assert tree["purity"][2] == {"value": None, "low": None, "high": None}, "nothing was called muon; JSON has no NaN"
-    assert math.isnan(Interval.from_dict(tree["purity"][2]).value)
+    assert math.isnan(read.purity[2].value)
     assert tree["confusion"] == [[1, 0, 0], [0, 1, 0], [0, 1, 0]]
+    assert str(read) == str(found)
+
+
+@pytest.mark.parametrize("lost", ["classes", "confusion", "balanced_accuracy"])
+def test_half_an_evaluation_is_none(lost: str) -> None:
+    tree = evaluated([0, 1, 2], [0, 1, 1]).as_dict()
+    del tree[lost]
+    with pytest.raises(ValueError, match=lost):
+        Evaluation.from_dict(tree)
 
 
 def test_an_interval_reads_as_its_value_and_ends() -> None:
@@ -163,10 +171,10 @@ def test_an_interval_reads_as_its_value_and_ends() -> None:
 def test_chance_is_that_of_the_classes_that_occur(counts: list[list[int]], text: str) -> None:
     found = of_confusion(np.array(counts), 0.5, ("nue", "numu"), events=8)
     interval = f"{found.balanced_accuracy.low:.3f}, {found.balanced_accuracy.high:.3f}"
-    assert balanced_text(found.as_dict(), "8 events") == text.format(interval)
+    assert found.balanced_text("8 events") == text.format(interval)
 
 
 def test_three_classes_of_which_two_occur() -> None:
     counts = np.array([[3, 1, 0], [0, 0, 0], [2, 0, 2]])
-    text = balanced_text(of_confusion(counts, 0.5, ("a", "b", "c"), events=8, counted="pixels").as_dict(), "8 pixels")
+    text = of_confusion(counts, 0.5, ("a", "b", "c"), events=8, counted="pixels").balanced_text("8 pixels")
     assert text.endswith("on 8 pixels (chance 0.500 among a, c: there are no pixels of b)")

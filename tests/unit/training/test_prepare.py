@@ -134,7 +134,7 @@ class NoTensor(nn.Module):
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("wrong_scores", r"must give scores of shape \(2, 3\) \(events, classes\), gives \(2, 49\)"),
+        ("wrong_scores", r"must give scores of shape \(2, 3\) \(events, classes\), but gives \(2, 49\)"),
         ("no_tensor", r"must give scores of shape \(2, 3\).*gives list"),
         ("wrong_planes", r"cannot take images of \(2, 2, 33, 49\) \(events, planes, wires, ticks\): .*channel"),
     ],

@@ -1,0 +1,1 @@
+"""Short runs of training, by which benchmarks, calibrations and tunings measure a step."""

@@ -1,0 +1,126 @@
+"""One rank of a short run, in a process of its own: `python -m lartpc_ds.advise.short_runs.rank PROGRAM RUN_DIR`.
+
+`ours` is the production path, from the run folder to the metrics lines. `plain` is what a physicist would write by hand
+for the same network, events, precision and optimizer, without this project's engine. `engine` is `ours`, and then the
+same network's forward and backward pass alone, so that the difference is the engine's own work.
+"""
+
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lartpc_ds.advise.short_runs.short_run import steps_of
+from lartpc_ds.config.ds_config import CompletedConfig
+from lartpc_ds.config.run import MemoryConfig
+from lartpc_ds.config.run_folder import RunFolder
+from lartpc_ds.costs.kernels import Stopwatch
+from lartpc_ds.costs.memory import PeakMemory
+from lartpc_ds.costs.operators import count_operators
+from lartpc_ds.data.dataset import EventDataset
+from lartpc_ds.exact.apply import apply
+from lartpc_ds.exact.grid.tiles import Alone, Tiles
+from lartpc_ds.layout import Layout
+from lartpc_ds.training import session
+from lartpc_ds.training.prepare import make_model, plan_of, strips_of
+from lartpc_ds.training.sources import preprocessing, reopen_source
+
+__all__ = ["main"]
+
+_ENGINE_WARM_UP_STEPS = 2
+
+
+def ours(folder: RunFolder) -> list[dict[str, Any]]:
+    """Train as `lartpc-ds train` does, without the launcher; the metrics lines of the steps."""
+    session.train(folder, resume=False, stop_requested=lambda: False)
+    return steps_of(folder)
+
+
+def plain(folder: RunFolder) -> list[dict[str, Any]]:
+    """Train by a hand-written loop; with the run's levers on activations, if it has any, on the same model."""
+    run, ds = session.open_run(folder)
+    device = _device()
+    memory = PeakMemory(device)
+    model = make_model(run.config, run.job.planes, len(run.job.classes)).to(device).train()
+    if run.config.memory != MemoryConfig():
+        image = (run.job.planes, *preprocessing(run.config, run.job.image_shape).shape)
+        tiles = Tiles(1, 1, Alone(), Alone(), Alone())
+        plan = plan_of(run.config, Layout(), model, image)
+        strips = strips_of(run.config, Layout(), model, image)
+        apply(model, run.config.memory, plan, tiles, strips)
+    params = {key: ds["optimizer"]["params"][key] for key in ("lr", "betas", "eps", "weight_decay")}
+    optimizer = torch.optim.AdamW(model.parameters(), **params)
+    positions = run.index.positions("train")
+    source = reopen_source(run.config, run.index, run.job.image_shape, run.job.task)
+    dataset = EventDataset(source, positions)
+    loader = DataLoader(dataset, batch_size=run.config.data.batch, shuffle=True, drop_last=True)
+    lines: list[dict[str, Any]] = []
+    started = time.perf_counter()
+    while len(lines) < run.job.max_steps:
+        for images, labels, _ in loader:
+            images = images.to(device).contiguous(memory_format=torch.channels_last)
+            with _autocast(ds, device):
+                scores = model(images)
+            loss = nn.functional.cross_entropy(scores.float(), labels.to(device))
+            torch.autograd.backward(loss)
+            nn.utils.clip_grad_norm_(model.parameters(), ds["gradient_clipping"])
+            optimizer.step()
+            optimizer.zero_grad()
+            loss_value, now = loss.item(), time.perf_counter()
+            lines.append({"loss": loss_value, "step_seconds": now - started, "peak_bytes": memory.peak_bytes()})
+            started = now
+            if len(lines) == run.job.max_steps:
+                break
+    return lines
+
+
+def engine(folder: RunFolder) -> dict[str, float]:
+    """Train as `ours` does, then time the network's passes alone.
+
+    Returns:
+        `step_seconds` and `peak_bytes` of a step, `pass_seconds` without the engine, and the number of its `operators`.
+    """
+    lines = ours(folder)[_ENGINE_WARM_UP_STEPS:]
+    run, ds = session.open_run(folder)
+    device = _device()
+    model = make_model(run.config, run.job.planes, len(run.job.classes)).to(device).train()
+    rows, cols = preprocessing(run.config, run.job.image_shape).shape
+    images = torch.rand(run.config.data.batch, run.job.planes, rows, cols, device=device)
+
+    def passes() -> None:
+        with _autocast(ds, device):
+            scores = model(images.contiguous(memory_format=torch.channels_last))
+        torch.autograd.backward(scores.float().logsumexp(1).sum())
+
+    return {
+        "step_seconds": statistics.median(line["step_seconds"] for line in lines),
+        "peak_bytes": max(line["peak_bytes"] for line in lines),
+        "pass_seconds": Stopwatch(device, len(lines)).seconds(passes),
+        "operators": count_operators(passes),
+    }
+
+
+def _device() -> torch.device:
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def _autocast(ds: CompletedConfig, device: torch.device) -> torch.autocast:
+    autocast = ds["torch_autocast"]
+    return torch.autocast(device.type, getattr(torch, autocast["dtype"]), enabled=autocast["enabled"])
+
+
+def main() -> None:
+    """Run one program and print what it gives as one line of JSON."""
+    name, path = sys.argv[1], Path(sys.argv[2])
+    print(json.dumps({"ours": ours, "plain": plain, "engine": engine}[name](RunFolder(path))))
+
+
+if __name__ == "__main__":
+    main()

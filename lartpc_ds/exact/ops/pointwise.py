@@ -1,0 +1,237 @@
+"""Functions of every pixel by itself, of any number of maps: activations, arithmetic, concatenation, linear layers.
+
+Maps that are joined may be cut differently. On tiles those cut otherwise than the first are moved between ranks, and of
+a whole tensor every rank takes its own part. On strips, where one of the maps went through more layers and has fewer
+rows, all are cropped to the rows that they share.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+
+from lartpc_ds.exact.grid.cuts import Cut, Function, Plans, tensors_of, view_of
+from lartpc_ds.exact.grid.rows import Rows
+from lartpc_ds.exact.grid.tiles import Tiles
+from lartpc_ds.exact.kernels.collectives import own_part
+from lartpc_ds.exact.kernels.halo import padded
+from lartpc_ds.exact.ops.operator import CallSite, Operator, Result, StripCallSite, TileCallSite, cut_dims, needs_map
+from lartpc_ds.exact.ops.windows import same_pixels
+
+__all__ = ["OPERATORS", "Realign", "changes_in_place", "pointwise_on_tiles"]
+
+POINTWISE = """relu relu6 gelu silu mish sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu celu selu softplus
+    softsign log_sigmoid threshold rrelu exp expm1 log log1p log2 log10 sqrt rsqrt square abs neg negative sign sgn sin
+    cos tan atan sinh cosh asinh erf erfc reciprocal remainder fmod heaviside trunc frac ceil pow float_power clamp
+    clamp_min clamp_max clip add sub rsub subtract mul multiply div divide true_divide rdiv rpow floor round
+    maximum minimum where lerp addcmul addcdiv nan_to_num isnan isfinite isinf
+    eq ne lt le gt ge
+    logical_and logical_or logical_xor logical_not and or xor invert bitwise_and bitwise_or bitwise_xor bitwise_not
+    masked_fill to float double half bfloat16 long int short char byte bool type type_as contiguous clone detach
+    requires_grad zeros_like ones_like full_like empty_like""".split()
+
+
+@dataclass(frozen=True, slots=True)
+class Realign:
+    """A function of maps that come to one cut: those cut differently are moved, of whole ones a part is taken."""
+
+    cut: Cut
+    ndim: int
+    """The number of dimensions of the map that is cut so."""
+    moved: tuple[tuple[int, Plans], ...]
+    """(number among the tensors, how)."""
+    parts: tuple[int, ...]
+    """The whole tensors, by number."""
+
+    def changes(self, number: int) -> bool:
+        """Is the tensor of this number not taken as it is?"""
+        return number in self.parts or any(number == moved for moved, _ in self.moved)
+
+    def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Any:
+        """The function on maps that fit."""
+        leaves, structure = tree_flatten((args, kwargs))
+        places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        for number, plans in self.moved:
+            leaves[places[number]] = padded(tiles, leaves[places[number]], view_of(plans, tiles))
+        for number in self.parts:
+            leaves[places[number]] = own_part(leaves[places[number]], self.cut, tiles.row, tiles.col, self.ndim)
+        moved_args, moved_kwargs = tree_unflatten(leaves, structure)
+        return function(*moved_args, **moved_kwargs)
+
+
+def _realigned(site: TileCallSite, tensors: Sequence[Tensor]) -> tuple[Cut, Realign | None]:
+    """The cut of what all tensors, broadcast, give: that of the first cut one; and how the others come to it."""
+    ndim = max(tensor.ndim for tensor in tensors)
+    cuts = [_broadcast(site.cut_of(tensor), ndim - tensor.ndim) for tensor in tensors]
+    reference = next(cut for cut in cuts if cut is not None)
+    moved = []
+    parts = [number for number, cut in enumerate(cuts) if cut is None and _spans(tensors[number], reference, ndim)]
+    for number, cut in enumerate(cuts):
+        if cut is None or cut == reference:
+            continue
+        if cut.dims != reference.dims or cut.size != reference.size:
+            sizes = f"{list(reference.size)} and {list(cut.size)}"
+            raise site.refuse(f"joins maps of {sizes} rows and columns, cut into tiles differently")
+        if cut.dims != (2, 3) or tensors[number].ndim != 4:
+            raise site.refuse("joins maps that are cut differently; rows and columns must be the last two of four")
+        moved.append((number, same_pixels(cut.bounds, reference.bounds)))
+    how = Realign(reference, ndim, tuple(moved), tuple(parts))
+    return reference, how if moved or parts else None
+
+
+def _broadcast(cut: Cut | None, missing: int) -> Cut | None:
+    return None if cut is None else Cut((cut.dims[0] + missing, cut.dims[1] + missing), cut.bounds)
+
+
+def _spans(tensor: Tensor, cut: Cut, ndim: int) -> bool:
+    """Does a whole tensor, broadcast to `ndim` dimensions, vary along a cut one?"""
+    missing = ndim - tensor.ndim
+    return any(dim >= missing and tensor.shape[dim - missing] > 1 for dim in cut.dims)
+
+
+def changes_in_place(function: Function, kwargs: Any) -> bool:
+    """Tell by its name (relu_, __iadd__) or its argument whether a function changes its first argument."""
+    name = getattr(function, "__name__", "")
+    dunder = name.startswith("__")
+    return kwargs.get("inplace", False) or (name.startswith("__i") if dunder else name.endswith("_"))
+
+
+def pointwise_on_tiles(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    """Every pixel by itself, of any number of maps."""
+    cut, run = _realigned(site, tensors_of(args, kwargs))
+    if run is not None and run.changes(0) and changes_in_place(function, kwargs):
+        raise site.refuse("changes a tensor in place by a map that is cut into tiles otherwise; use y = y + x")
+    y = function(*args, **kwargs)
+    for result in tensors_of(y, {}):
+        site.mark(result, cut)
+    return y, run
+
+
+def _cropped(site: StripCallSite, function: Function, args: Any, kwargs: Any) -> tuple[Any, Any, Rows, int]:
+    """The arguments with the rows that all maps share; these rows, and their dimension counted from the end."""
+    marked = [(tensor, rows) for tensor in tensors_of(args, kwargs) if (rows := site.rows_of(tensor)) is not None]
+    first, reference = marked[0]
+    for other, rows in marked[1:]:
+        if (rows.size, rows.dim - other.ndim) != (reference.size, reference.dim - first.ndim):
+            raise site.refuse(f"joins maps of {reference.size} and {rows.size} rows")
+    shared = reference.common([rows for _, rows in marked[1:]])
+    if shared.count < 1:
+        raise site.refuse("joins strips that have no row in common; take fewer memory.stream_strips")
+    from_end = reference.dim - first.ndim
+    in_place = (args[0] if args else kwargs.get("input")) if changes_in_place(function, kwargs) else None
+
+    def cropped(x: Tensor) -> Tensor:
+        rows = site.rows_of(x)
+        if rows is None and x.ndim >= -from_end and x.shape[from_end] > 1:
+            raise site.refuse(f"meets a whole tensor of shape {tuple(x.shape)}, of which a strip would need a part")
+        if rows is None or (rows.start, rows.stop) == (shared.start, shared.stop):
+            return x
+        if x is in_place:
+            raise site.refuse("changes a map in place that has other rows than what it is joined with; use y = y + x")
+        return x.narrow(rows.dim, shared.start - rows.start, shared.count)
+
+    args, kwargs = tree_map_only(Tensor, cropped, (args, kwargs))
+    return args, kwargs, shared, from_end
+
+
+def pointwise_on_strips(site: StripCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    """Every pixel by itself, of any number of maps."""
+    args, kwargs, shared, from_end = _cropped(site, function, args, kwargs)
+    y = function(*args, **kwargs)
+    return tree_map_only(Tensor, lambda one: site.mark_rows(one, shared.moved(one.ndim + from_end)), y), None
+
+
+def cat_on_tiles(site: TileCallSite, function: Function, tensors: Sequence[Tensor], dim: int = 0) -> Result:
+    """Along a dimension that is not cut."""
+    cut, run = _realigned(site, tensors)
+    if dim % tensors[0].ndim in cut.dims:
+        raise site.refuse("joins maps along rows or columns, which are cut into tiles")
+    return site.mark(function(tensors, dim), cut), run
+
+
+def cat_on_strips(site: StripCallSite, function: Function, tensors: Sequence[Tensor], dim: int = 0) -> Result:
+    """Along a dimension that is not cut; maps are cropped to the rows that all have."""
+    if any(dim % tensor.ndim in cut_dims(site, tensor) for tensor in tensors):
+        raise site.refuse("joins maps along their rows, which are cut into strips")
+    return pointwise_on_strips(site, lambda parts: function(parts, dim), tuple(tensors))
+
+
+def stack_on_tiles(site: TileCallSite, function: Function, tensors: Sequence[Tensor], dim: int = 0) -> Result:
+    """In a new dimension."""
+    cut, run = _realigned(site, tensors)
+    new = dim % (tensors[0].ndim + 1)
+    rows, cols = (one + (new <= one) for one in cut.dims)
+    return site.mark(function(tensors, dim), Cut((rows, cols), cut.bounds)), run
+
+
+def linear(site: CallSite, function: Function, input: Tensor, *args: Any, **kwargs: Any) -> Result:
+    """On channels in the last dimension: every pixel by itself."""
+    dims = cut_dims(site, input)
+    if input.ndim - 1 in dims:
+        raise site.refuse(
+            f"is a linear layer over {site.words.lines} of a map that is cut into {site.words.parts}; pool it to one "
+            "pixel first"
+        )
+    return site.cut_like(function(input, *args, **kwargs), input, dims), None
+
+
+def prelu(site: CallSite, function: Function, input: Tensor, weight: Tensor) -> Result:
+    """Every pixel by itself; the weight, if it is more than one number, is for dimension 1."""
+    dims = cut_dims(site, input)
+    if weight.numel() > 1 and 1 in dims:
+        raise site.refuse("needs its channels in dimension 1")
+    return site.cut_like(function(input, weight), input, dims), None
+
+
+def over_uncut(
+    site: CallSite, function: Function, input: Tensor, dim: int | None = None, *args: Any, **kwargs: Any
+) -> Result:
+    """Over one dimension that is not cut, which stays."""
+    dims = cut_dims(site, input)
+    if dim is None or dim % input.ndim in dims:
+        raise site.refuse(
+            f"works along dimension {dim}, whose pixels are cut into {site.words.parts}; {site.words.way_out}"
+        )
+    return site.cut_like(function(input, dim, *args, **kwargs), input, dims), None
+
+
+def normalize(
+    site: CallSite,
+    function: Function,
+    input: Tensor,
+    p: float = 2.0,
+    dim: int = 1,
+    eps: float = 1e-12,
+    out: Tensor | None = None,
+) -> Result:
+    """F.normalize, over a dimension that is not cut."""
+    return over_uncut(site, lambda x, over: function(x, p, over, eps, out), input, dim)
+
+
+def channels_of_pixels(site: CallSite, function: Function, input: Tensor, *args: Any, **kwargs: Any) -> Result:
+    """A function of the channels of every pixel by itself, of maps (N, C, rows, columns)."""
+    dims = needs_map(site, input)
+    return site.cut_like(function(input, *args, **kwargs), input, dims), None
+
+
+def _both(rule: Callable[..., Result], *, may_be_unplanned: bool = False) -> Operator:
+    return Operator(on_tiles=rule, on_strips=rule, may_be_unplanned=may_be_unplanned)
+
+
+_POINTWISE = Operator(on_tiles=pointwise_on_tiles, on_strips=pointwise_on_strips, joins=True, may_be_unplanned=True)
+_CAT = Operator(on_tiles=cat_on_tiles, on_strips=cat_on_strips, joins=True)
+OPERATORS = {
+    **dict.fromkeys(POINTWISE, _POINTWISE),
+    **dict.fromkeys(("cat", "concat", "concatenate"), _CAT),
+    "stack": Operator(on_tiles=stack_on_tiles, joins=True),
+    "linear": _both(linear),
+    "prelu": _both(prelu),
+    "normalize": _both(normalize),
+    "cumsum": _both(over_uncut, may_be_unplanned=True),
+    **dict.fromkeys(
+        ("local_response_norm", "channel_shuffle", "native_channel_shuffle"),
+        _both(channels_of_pixels, may_be_unplanned=True),
+    ),
+}

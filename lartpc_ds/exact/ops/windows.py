@@ -1,0 +1,82 @@
+"""What all functions share that read a window of pixels: bounds and halos of tiles, rows and padding of strips.
+
+On tiles the whole result says how many outputs there are, and the plan says which pixels each tile needs for its own.
+On strips, rows are padded only where a strip touches the true border of its map, at every layer anew: rows outside the
+image are zero (for a max pool minus infinity) to *each* operator, never what an earlier layer would make of them. A
+strip in the midst of a map is a view of it, without a copy.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from lartpc_ds.exact.grid.cuts import Cut, EmptyTile, Plans
+from lartpc_ds.exact.grid.rows import Rows
+from lartpc_ds.exact.grid.tiles import Tiles
+from lartpc_ds.exact.grid.windows import AxisOperator, AxisPlan, Rect, Same, Window, plan_axis
+from lartpc_ds.exact.ops.operator import StripCallSite, TileCallSite, filled, map_rows, pair
+from lartpc_ds.layout import Bounds
+
+__all__ = ["OutBounds", "outputs_of", "planned", "same_pixels", "windowed_rows", "windows_of"]
+
+OutBounds = tuple[Bounds, Bounds]
+"""Where the rows and the columns of a result are cut."""
+
+
+def windows_of(kernel: Any, stride: Any, padding: Any, dilation: Any = 1) -> tuple[Window, Window]:
+    """The windows of rows and of columns, from arguments as torch takes them."""
+    kernels, strides, pads, spread = pair(kernel), pair(stride), pair(padding), pair(dilation)
+    rows, cols = (Window(kernels[axis], strides[axis], pads[axis], spread[axis]) for axis in (0, 1))
+    return rows, cols
+
+
+def planned(site: TileCallSite, cut: Cut, axes: Sequence[AxisOperator], y: Tensor) -> tuple[Plans, OutBounds]:
+    """The plans of a windowed operator whose whole result is `y`, and where `y` is cut; refused if a tile is empty."""
+    rows, cols = (
+        filled(site, axis.out_bounds(bounds, y.shape[2 + number]), y.shape[2 + number], number)
+        for number, (axis, bounds) in enumerate(zip(axes, cut.bounds, strict=True))
+    )
+    plans = plan_axis(axes[0], cut.bounds[0], rows), plan_axis(axes[1], cut.bounds[1], cols)
+    if site.refuse_thin and any(_reaches_far(axis) for axis in plans):
+        raise site.refuse("leaves tiles that are thinner than is worth their halos", EmptyTile)
+    site.mark(y, Cut(cut.dims, (rows, cols)))
+    return plans, (rows, cols)
+
+
+def _reaches_far(axis: AxisPlan) -> bool:
+    """Does a tile's halo reach past the next tile?"""
+    tiles = range(len(axis.needs))
+    return any(axis.part(r, other) for r in tiles for other in tiles if abs(r - other) > 1)
+
+
+def same_pixels(source: OutBounds, target: OutBounds) -> Plans:
+    """The plans that move a map from one cut to another."""
+    rows, cols = (plan_axis(Same(bounds), before, bounds) for before, bounds in zip(source, target, strict=True))
+    return rows, cols
+
+
+def outputs_of(bounds: OutBounds, tiles: Tiles) -> Rect:
+    """The rectangle that this rank owns of a map that is cut at `bounds`."""
+    (rows, cols), r, c = bounds, tiles.row, tiles.col
+    return Rect((rows[r], rows[r + 1]), (cols[c], cols[c + 1]))
+
+
+def windowed_rows(
+    site: StripCallSite, x: Tensor, window: Window, outputs: int, value: float, columns: tuple[int, int] = (0, 0)
+) -> tuple[Tensor, Rows]:
+    """Exactly the rows that the strip's windows read, and the rows that come out; `columns` are padded as well."""
+    rows = map_rows(site, x)
+    out = rows.through(window, outputs)
+    if out.count < 1:
+        raise site.refuse(f"leaves a strip without rows ({outputs} in all); take fewer memory.stream_strips")
+    first, last = window.need((out.start, out.stop))
+    begin = min(max(first, rows.start), rows.stop)
+    end = max(min(last, rows.stop), begin)
+    if (begin, end) != (rows.start, rows.stop):
+        x = x.narrow(2, begin - rows.start, end - begin)
+    top, bottom = max(min(begin, last) - first, 0), max(last - max(end, first), 0)
+    if top or bottom or any(columns):
+        x = F.pad(x, (*columns, top, bottom), value=value)
+    return x, out
