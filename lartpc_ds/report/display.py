@@ -29,10 +29,7 @@ _DPI = 150
 _SCALE_PERCENTILE = 99.0
 _MARGIN = 0.06
 _TAIL = 0.005
-"""The share of a plane's charge without noise that a view may leave out at each end of an axis:
-
-touching noise pixels.
-"""
+"""The share of a plane's charge without noise that a view may leave out at each end of an axis: two noisy pixels."""
 _SHOWN = 0.95
 """A panel says so where its view has less than this share of a plane's charge, noise included."""
 

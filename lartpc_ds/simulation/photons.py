@@ -18,7 +18,6 @@ __all__ = ["PhotonTable", "brem_hazard", "brem_photon", "compton_share", "pair_s
 
 Array = NDArray[np.float64]
 
-_FINE_STRUCTURE = 1 / 137.035999
 _ELECTRON_RADIUS_CM = 2.8179403e-13
 _ATOMS_PER_CM3 = 6.02214076e23 * argon.DENSITY / argon.ATOMIC_MASS
 _ENERGY_GRID_MEV = np.geomspace(0.1, 3e4, 400)

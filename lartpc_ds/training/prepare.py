@@ -55,7 +55,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What the ranks need beside the configurations.
+    """What the ranks need beside the configurations: `job.json` of the run folder.
 
     `planes` are the channels of a user's images; `image_shape` is (wires, ticks) before downsampling, or a user's rows
     and columns; `task` is one of `data.source.TASKS`.

@@ -1,1 +1,1 @@
-"""The grid of ranks: which pixels each rank has, and what ranks may say to each other."""
+"""This folder says which pixels each rank of a grid has, and what the ranks may say to each other."""

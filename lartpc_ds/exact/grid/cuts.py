@@ -1,4 +1,8 @@
-"""How a map is cut into tiles, while a model is traced; and the calls that the trace leaves behind for the ranks."""
+"""This module says how a map is cut into tiles, and holds the calls that a trace leaves behind for the ranks.
+
+A trace works on the whole image and on no rank's tile, so a cut and a call hold the bounds of all tiles. A rank reads
+its own part off them. Rejected: a list of calls per rank, which would make a plan as large as its grid.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.grid.tiles import Tiles
-from lartpc_ds.exact.grid.windows import AxisPlan, TileView
+from lartpc_ds.exact.grid.windows import AxisPlan, Rect, TileView, tile_of
 from lartpc_ds.layout import Bounds
 
 __all__ = [
@@ -34,41 +38,42 @@ __all__ = [
 _NO_TENSOR = frozenset((int, float, bool, str, slice, type(None), torch.dtype, torch.device))
 
 Key = tuple[str, tuple[tuple[int, ...], ...]]
-"""A call at run time: the function's name and its tensors' shapes without the batch."""
+"""What identifies a call at run time: the function's name and its tensors' shapes without the batch."""
 
 Plans = tuple[AxisPlan, AxisPlan]
-"""Rows and columns of one operator."""
+"""The plans of one operator's rows and columns."""
 
 Function = Callable[..., Any]
-"""A torch function."""
+"""Any torch function."""
 
 Run = Callable[..., Any]
-"""What stands for a function on tiles: called as run(tiles, function, *args, **kwargs)."""
+"""What runs in the place of a function on tiles; it is called as run(tiles, function, *args, **kwargs)."""
 
 
 class EmptyTile(UserError):
-    """An operator would leave some rank without a pixel, or with fewer than are worth a tile."""
+    """An operator would leave some rank without a pixel, or with fewer pixels than make a tile worthwhile."""
 
     layer = ""
+    """This is the path of the module that made the call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """`dims` are the row and the column dimension of a tensor, `bounds` where they are cut.
+    """A cut says that `dims` are the row and the column dimension of a tensor and that it is cut at `bounds`.
 
-    Where both are one dimension, it has all pixels of a tile row by row, and of the whole map likewise.
+    If `dims` names one dimension twice, that dimension has all pixels of a tile row by row, and likewise all pixels of
+    the whole map.
     """
 
     dims: tuple[int, int]
     bounds: tuple[Bounds, Bounds]
 
-    def tile(self, row: int, col: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Rows and columns that the rank at (row, col) has."""
-        rows, cols = self.bounds
-        return (rows[row], rows[row + 1]), (cols[col], cols[col + 1])
+    def tile(self, row: int, col: int) -> Rect:
+        """Return the rows and the columns that the rank at (row, col) has."""
+        return tile_of(self.bounds, row, col)
 
     def local_shape(self, shape: tuple[int, ...], row: int, col: int) -> tuple[int, ...]:
-        """Of the tile at (row, col)."""
+        """Return the shape of the tile at (row, col), for a whole tensor of `shape`."""
         local, tile = list(shape), self.tile(row, col)
         for dim in self.dims:
             local[dim] = 1
@@ -78,83 +83,83 @@ class Cut:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Rows and columns of the whole map."""
+        """The rows and columns of the whole map."""
         return self.bounds[0][-1], self.bounds[1][-1]
 
     @property
     def flat(self) -> bool:
-        """Are rows and columns one dimension?"""
+        """Whether rows and columns are one dimension."""
         return self.dims[0] == self.dims[1]
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a torch function on a cut map: who made it, on what, and what stands for it on tiles."""
+    """One call of a torch function on a cut map: who made it, on which tensors, and what runs in its place on tiles."""
 
     owner: str
     name: str
     where: str
     tensors: tuple[tuple[tuple[int, ...], Cut | None], ...]
-    """Shape and cut of every tensor among its arguments."""
+    """The shape and the cut of every tensor among the arguments."""
     run: Run | None
-    """None: torch's own function does the right thing on a tile."""
+    """If this is None, torch's own function does the right thing on a tile."""
     numbers: tuple[Any, ...] = ()
-    """Plain numbers among the arguments, as far as they must not depend on the tile."""
-    told: tuple[Any, ...] = ()
-    """All plain numbers among the arguments: they tell calls of one function on maps of one size apart."""
+    """The plain numbers among the arguments that must not depend on the tile."""
+    all_numbers: tuple[Any, ...] = ()
+    """All plain numbers among the arguments; they tell calls of one function on maps of one size apart."""
     reads: tuple[int, ...] = ()
-    """The numbers, in the program, of the tensors among the arguments."""
+    """The tensors among the arguments, by their numbers in the program."""
     gives: tuple[int, ...] = ()
-    """Those of the results."""
+    """The tensors among the results, by their numbers in the program."""
     given_numel: int = 0
-    """The results' numbers of elements, summed."""
+    """The number of elements of all results together."""
 
     @property
     def is_cut(self) -> bool:
-        """Does it touch a map that is cut?"""
+        """Whether the call touches a map that is cut."""
         return any(cut is not None for _, cut in self.tensors)
 
     def key(self, row: int, col: int) -> Key:
-        """The call as the rank at (row, col) makes it."""
+        """Return the key of the call as the rank at (row, col) makes it."""
         shapes = (local_shape(shape, cut, row, col) for shape, cut in self.tensors)
         return self.name, tuple(shape[1:] for shape in shapes)
 
 
 def local_shape(shape: tuple[int, ...], cut: Cut | None, row: int, col: int) -> tuple[int, ...]:
-    """Of the tile at (row, col), if the tensor is cut."""
+    """Return the shape of the tile at (row, col), which is `shape` itself if the tensor is not cut."""
     return shape if cut is None else cut.local_shape(shape, row, col)
 
 
 def key_of(name: str, tensors: Iterable[Tensor]) -> Key:
-    """The call as it is made at run time."""
+    """Return the key of a call at run time."""
     return name, tuple(tuple(tensor.shape[1:]) for tensor in tensors)
 
 
 def tensors_of(args: Any, kwargs: Any) -> list[Tensor]:
-    """Every tensor among the arguments, in a fixed order."""
-    found: list[Tensor] = []
-    _collect(args, found)
-    _collect(kwargs, found)
-    return found
+    """Return every tensor among the arguments, in a fixed order."""
+    tensors: list[Tensor] = []
+    _collect(args, tensors)
+    _collect(kwargs, tensors)
+    return tensors
 
 
-def _collect(value: Any, found: list[Tensor]) -> None:
-    """As torch's `tree_leaves`, which takes ten times as long for what functions are mostly called with."""
+def _collect(value: Any, tensors: list[Tensor]) -> None:
+    """Append every tensor in `value`; torch's `tree_leaves` takes ten times as long for most arguments."""
     kind = type(value)
     if isinstance(value, Tensor):
-        found.append(value)
+        tensors.append(value)
     elif kind is tuple or kind is list:
-        for one in value:
-            _collect(one, found)
+        for part in value:
+            _collect(part, tensors)
     elif kind is dict:
-        for one in value.values():
-            _collect(one, found)
+        for part in value.values():
+            _collect(part, tensors)
     elif kind not in _NO_TENSOR:
-        found += [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+        tensors += [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 def numbers_of(args: Any, kwargs: Any) -> tuple[Any, ...]:
-    """Every plain number among the arguments, numpy's and those of slices included, in a fixed order."""
+    """Return every plain number among the arguments, in a fixed order; numbers of numpy and of slices count, too."""
     numbers: list[Any] = []
     for leaf in tree_leaves((args, kwargs)):
         if isinstance(leaf, np.ndarray):
@@ -167,10 +172,10 @@ def numbers_of(args: Any, kwargs: Any) -> tuple[Any, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _here(plans: Plans, row: int, col: int) -> TileView:
+def _cached_view(plans: Plans, row: int, col: int) -> TileView:
     return TileView.of(*plans, row, col)
 
 
 def view_of(plans: Plans, tiles: Tiles) -> TileView:
-    """This rank's view of an operator."""
-    return _here(plans, tiles.row, tiles.col)
+    """Return this rank's view of an operator."""
+    return _cached_view(plans, tiles.row, tiles.col)

@@ -1,7 +1,7 @@
-"""The process groups of one rank, built once and passed on as an argument.
+"""The process groups of one rank, which are built once and passed on as an argument.
 
-The only place that reads RANK, LOCAL_RANK and WORLD_SIZE. Nothing here is global: a test can hold two sets at once, and
-a group of size 1 takes the same path as any other.
+Nothing here is global: a test can hold two sets at once, and a group of one rank takes the same path as any other.
+Rejected: functions that ask torch.distributed for the groups, which would allow one layout per process.
 """
 
 import os
@@ -22,11 +22,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Who this rank is.
+    """The groups that this rank belongs to.
 
-    `tile` joins the ranks that share this rank's event; `data` those that hold the same tile of other events; `stage`
-    all of this pipeline stage; `pipe` those that hold the same tile of the same events in other stages; `alone` is this
-    rank.
+    `tile` joins the ranks that share this rank's event, and `data` those that hold the same tile of other events.
+    `stage` joins all ranks of this pipeline stage, and `pipe` those that hold the same tile of the same events in other
+    stages. `alone` is this rank by itself.
     """
 
     layout: Layout
@@ -41,48 +41,48 @@ class Groups:
 
     @property
     def data_rank(self) -> int:
-        """Index of this rank's tile group."""
+        """The index of this rank's tile group."""
         return self.layout.data_rank(self.rank)
 
     @property
     def leads(self) -> bool:
-        """Is this the first rank of its tile group, which speaks for its events?"""
+        """Whether this is the first rank of its tile group, which speaks for the group's events."""
         return self.rank % self.layout.tiles == 0
 
     def tiles(self, *, norm_scope: str = "tiles", overlap: bool = True, clock: Clock | None = None) -> Tiles:
-        """What converted layers need to know."""
+        """Return what converted layers need to know about this rank."""
         traffic, layout = Traffic(), self.layout
         group, norm, whole_norm = (
-            Live(one, traffic)
-            for one in (self.tile, *((self.stage, self.data) if norm_scope == "all" else (self.tile, self.alone)))
+            Live(ranks, traffic)
+            for ranks in (self.tile, *((self.stage, self.data) if norm_scope == "all" else (self.tile, self.alone)))
         )
         return Tiles(layout.rows, layout.cols, group, norm, whole_norm, overlap, clock or Clock(), traffic)
 
     def gather_rows(self, row: Sequence[float], device: torch.device) -> torch.Tensor:
-        """Every rank's row of numbers, (world, len(row)) float64 on the host: one small collective for all of them."""
+        """Return every rank's row of numbers, (world, len(row)) in float64 on the host, by one small collective."""
         mine = torch.tensor(row, dtype=torch.float64, device=device)
         rows = [torch.empty_like(mine) for _ in range(self.layout.world_size)]
         dist.all_gather(rows, mine)
         return torch.stack(rows).cpu()
 
     def from_last_stage(self, value: T) -> T:
-        """What the last stage has, on all stages; plain data or tensors of the host."""
+        """Return the last stage's value on all stages; it must be plain data or tensors on the host."""
         values = [value]
         dist.broadcast_object_list(values, src=self.layout.pipe_group(self.rank)[-1], group=self.pipe)
         return values[0]
 
 
 def make_groups(layout: Layout) -> Groups:
-    """The groups of this rank; torch.distributed must be initialised on exactly the layout's ranks."""
+    """Make the groups of this rank; torch.distributed must be initialised on exactly the layout's ranks."""
     assert dist.get_world_size() == layout.world_size, (dist.get_world_size(), layout)
     rank, world = dist.get_rank(), dist.group.WORLD
     assert world is not None
     made = {tuple(range(layout.world_size)): world}
-    kinds: list[Callable[[int], tuple[int, ...]]] = [layout.tile_group, layout.data_group, lambda one: (one,)]
+    kinds: list[Callable[[int], tuple[int, ...]]] = [layout.tile_group, layout.data_group, lambda member: (member,)]
     kinds += [layout.stage_group, layout.pipe_group]
     for members in kinds:
         # every rank must make every group, in the same order
-        for ranks in sorted({members(one) for one in range(layout.world_size)}):
+        for ranks in sorted({members(member) for member in range(layout.world_size)}):
             if ranks not in made:
                 made[ranks] = dist.new_group(list(ranks))
     tile, data, alone, stage, pipe = (made[members(rank)] for members in kinds)

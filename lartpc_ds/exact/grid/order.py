@@ -1,11 +1,11 @@
-"""The order of a backward pass: on every rank the same messages and weight gradients, one after the other.
+"""Every rank must send the same messages and complete the same weight gradients in the same order.
 
 DeepSpeed reduces a weight's gradient inside the backward pass, as soon as it is complete, and a halo's gradient is sent
-home in the same pass. If one rank reduces first and its neighbour sends first, each waits for the other for ever. The
-order is autograd's: nodes run from the one made last to the one made first, but a weight's gradient is accumulated at
-once, when the node that used the weight first has run. So the rule for an operator on tiles is that every rank makes
-the same nodes that send messages, in the same order beside the nodes that use weights, whether its own tile has
-something to send or not. What one node does (a convolution with its halo) cannot be in another order.
+home in the same pass. If one rank reduces first and its neighbour sends first, each waits for the other for ever.
+Autograd sets the order: nodes run from the one made last to the one made first, but a weight's gradient is accumulated
+at once, when the node that used the weight first has run. So every rank must make the same nodes that send messages, in
+the same order beside the nodes that use weights, whether its own tile has something to send or not. The steps of one
+node (a convolution with its halo) cannot change their order.
 
 `backward_order` reads the order off a graph that was made on meta tensors, and the plan of a model compares it between
 ranks. Rejected: running the backward pass on meta tensors, which takes as long as all other planning, and fails for
@@ -22,13 +22,13 @@ _MESSAGE = "a message between tiles"
 
 
 class Messenger(torch.autograd.Function):
-    """An autograd function whose backward pass sends messages; every rank must apply it, whatever its tile needs."""
+    """An autograd function whose backward sends messages; every rank must apply it, whatever its tile needs."""
 
 
 def backward_order(results: list[Tensor], names: dict[Tensor, str]) -> list[str]:
-    """What a backward pass from `results` does: messages, and names of weights whose gradient is complete, in order.
+    """Return the messages and the names of completed weights, in the order of a backward pass from `results`.
 
-    `names` are those of the weights. Weights that are complete at once come in the order of their names.
+    `names` holds the names of the weights. Weights that are complete at the same time come in the order of their names.
     """
     events: list[tuple[int, int, str]] = []
     last_use: dict[str, int] = {}
@@ -45,12 +45,12 @@ def backward_order(results: list[Tensor], names: dict[Tensor, str]) -> list[str]
 
 
 def _nodes(results: list[Tensor]) -> set[Node]:
-    """The graph behind some tensors."""
-    found: set[Node] = set()
+    """Return the nodes of the graph that made some tensors."""
+    nodes: set[Node] = set()
     waiting = [result.grad_fn for result in results if result.grad_fn is not None]
     while waiting:
         node = waiting.pop()
-        if node not in found:
-            found.add(node)
+        if node not in nodes:
+            nodes.add(node)
             waiting += [follower for follower, _ in node.next_functions if follower is not None]
-    return found
+    return nodes

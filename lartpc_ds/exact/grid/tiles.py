@@ -1,8 +1,9 @@
-"""What a converted layer knows of its tile group, and the three messages it may send.
+"""This module holds what a converted layer knows about its tile group, and the three messages that it may send.
 
-Layers get a `Tiles` as an argument and never ask torch.distributed who they are. `exchange` is the halo's one message a
-peer; `all_reduce` and `all_gather` carry statistics. `Imagined` answers all three on meta tensors without a process
-group: so a plan is checked, and its memory measured, for any rank of any layout on one machine.
+Layers get a `Tiles` as an argument and never ask torch.distributed who they are. `exchange` sends the halo, in one
+message per peer; `all_reduce` and `all_gather` carry statistics. `Imagined` answers all three on meta tensors without a
+process group. So a plan is checked, and its memory measured, for any rank of any layout on one machine. Rejected:
+asking torch.distributed inside a layer, which needs as many processes as the layout has ranks.
 """
 
 import time
@@ -22,7 +23,7 @@ Wait = Callable[[], list[Tensor]]
 
 
 class Group:
-    """Messages among `size` ranks, of which this is number `index`; size 1 sends none."""
+    """A way to send messages among `size` ranks, of which this one has number `index`; one rank alone sends none."""
 
     size: int
     index: int
@@ -32,43 +33,43 @@ class Group:
         raise AssertionError("a subclass says how")
 
     def all_reduce(self, values: Tensor, op: "dist.ReduceOp.RedOpType" = dist.ReduceOp.SUM) -> Tensor:
-        """The sum (or `op`) over all ranks, in place."""
+        """Replace `values` by their sum (or `op`) over all ranks, in place, and return them."""
         raise AssertionError("a subclass says how")
 
     def all_gather(self, values: Tensor) -> Tensor:
-        """Everybody's values: (size, *values.shape)."""
+        """Return the values of all ranks, (size, *values.shape)."""
         raise AssertionError("a subclass says how")
 
 
 class Alone(Group):
-    """This rank and nobody else, without a process group."""
+    """This rank by itself, without a process group."""
 
     size, index = 1, 0
 
     def exchange(self, outgoing: Sequence[tuple[int, Tensor]], incoming: Sequence[tuple[int, Tensor]]) -> Wait:
-        """As in the base class."""
+        """Do what the base class says."""
         assert not outgoing and not incoming
         return lambda: []
 
     def all_reduce(self, values: Tensor, op: "dist.ReduceOp.RedOpType" = dist.ReduceOp.SUM) -> Tensor:
-        """As in the base class."""
+        """Do what the base class says."""
         return values
 
     def all_gather(self, values: Tensor) -> Tensor:
-        """As in the base class."""
+        """Do what the base class says."""
         return values[None]
 
 
 @dataclass
 class Traffic:
-    """What a group's messages cost this rank so far: seconds are those it waited."""
+    """What messages have cost this rank so far: the bytes that it sent and the seconds that it waited."""
 
     sent_bytes: int = 0
     wait_seconds: float = 0.0
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count the time inside."""
+        """Count the time inside as waiting."""
         started = time.perf_counter()
         yield
         self.wait_seconds += time.perf_counter() - started
@@ -84,7 +85,7 @@ class Live(Group):
         self.size, self.index = len(self._ranks), dist.get_rank(group)
 
     def exchange(self, outgoing: Sequence[tuple[int, Tensor]], incoming: Sequence[tuple[int, Tensor]]) -> Wait:
-        """As in the base class."""
+        """Do what the base class says."""
         messages = [
             dist.P2POp(function, tensor, self._ranks[peer], self._group)
             for function, side in ((dist.irecv, incoming), (dist.isend, outgoing))
@@ -98,13 +99,13 @@ class Live(Group):
                 for work in works:
                     work.wait()
             works.clear()  # a second wait for the same message would never end
-            messages.clear()  # what was sent had to live until now
+            messages.clear()  # the tensors that were sent had to live until now
             return [tensor for _, tensor in incoming]
 
         return wait
 
     def all_reduce(self, values: Tensor, op: "dist.ReduceOp.RedOpType" = dist.ReduceOp.SUM) -> Tensor:
-        """As in the base class."""
+        """Do what the base class says."""
         if self.size > 1:
             self._traffic.sent_bytes += values.nbytes
             with self._traffic.waiting():
@@ -112,7 +113,7 @@ class Live(Group):
         return values
 
     def all_gather(self, values: Tensor) -> Tensor:
-        """As in the base class."""
+        """Do what the base class says."""
         if self.size == 1:
             return values[None]
         gathered = values.new_empty(self.size, *values.shape)
@@ -124,42 +125,42 @@ class Live(Group):
 
 @dataclass
 class Imagined(Group):
-    """A group of which only this rank exists, on the meta device; counts the bytes that it would send."""
+    """A group of which only this rank exists, on the meta device; it counts the bytes that the rank would send."""
 
     size: int
     index: int
     sent_bytes: int = 0
 
     def exchange(self, outgoing: Sequence[tuple[int, Tensor]], incoming: Sequence[tuple[int, Tensor]]) -> Wait:
-        """As in the base class."""
+        """Do what the base class says."""
         self.sent_bytes += sum(tensor.nbytes for _, tensor in outgoing)
         return lambda: [tensor for _, tensor in incoming]
 
     def all_reduce(self, values: Tensor, op: "dist.ReduceOp.RedOpType" = dist.ReduceOp.SUM) -> Tensor:
-        """As in the base class."""
+        """Do what the base class says."""
         return values
 
     def all_gather(self, values: Tensor) -> Tensor:
-        """As in the base class."""
+        """Do what the base class says."""
         return values.new_empty(self.size, *values.shape)
 
 
 @dataclass
 class Clock:
-    """Which micro-batch the model works on: part of the key of every random mask."""
+    """The clock says which micro-batch the model works on; the key of every random mask contains it."""
 
     seed: int = 0
     step: int = 0
     micro_batch: int = 0
-    """Index in the global batch, the same for all tiles of a group."""
+    """The index of the micro-batch in the global batch, which is the same for all tiles of a group."""
 
 
 @dataclass(frozen=True)
 class Tiles:
     """One rank's place in its tile group.
 
-    `norm` is the group over which batch statistics of tiles run: the tile group itself, or with the data axis;
-    `whole_norm` that of maps which every tile rank holds whole: this rank alone, or the data axis.
+    Batch statistics of maps that are cut run over the group `norm`, which is the tile group or all ranks of the stage.
+    Those of maps that every tile rank holds whole run over `whole_norm`, which is this rank alone or the data axis.
     """
 
     rows: int
@@ -168,28 +169,28 @@ class Tiles:
     norm: Group
     whole_norm: Group
     overlap: bool = True
-    """Compute a convolution's interior while its halo is under way."""
+    """Whether a convolution computes its interior while its halo is under way."""
     clock: Clock = field(default_factory=Clock)
     traffic: Traffic = field(default_factory=Traffic)
     remade: Remade = field(default_factory=Remade)
-    """Maps that are not kept but made again."""
+    """The maps that are not kept but made again."""
 
     @property
     def row(self) -> int:
-        """Of this rank."""
+        """The row of this rank in the grid."""
         return self.group.index // self.cols
 
     @property
     def col(self) -> int:
-        """Of this rank."""
+        """The column of this rank in the grid."""
         return self.group.index % self.cols
 
     def send_pieces(
         self, outgoing: Sequence[tuple[int, Tensor]], incoming: Sequence[Piece], like: Tensor
     ) -> Callable[[], list[tuple[Rect, Tensor]]]:
-        """Exchange rectangles of a map (N, C, height, width); messages are channels-last whatever the map is.
+        """Exchange rectangles of a map (N, C, height, width); messages are channels-last in any case.
 
-        `like` gives events, channels, type and device of what comes in.
+        `like` gives the events, channels, type and device of the tensors that come in.
         """
         packed = [(peer, tensor.permute(0, 2, 3, 1).contiguous()) for peer, tensor in outgoing]
         events, channels = like.shape[:2]

@@ -1,10 +1,10 @@
-"""Halos on integers alone: which inputs a tile of outputs needs, and who owns them.
+"""This module computes halos on integers alone: which inputs a tile of outputs needs, and who owns them.
 
 Ownership is set on outputs and halos are derived, never the other way round. An operator maps the *boundaries* of its
-input to those of its output, so that every output row has exactly one owner whatever the stride; then the rows that a
-rank needs follow from the rows it owns, and may stick out on either side by different amounts, reach past the next
-tile, or fall short of the rank's own. Rejected: a halo of k // 2 on both sides, right only where every tile starts at a
-multiple of the stride (the sources are DistDL's derivation and the mistakes of its successors).
+input to those of its output, so that every output row has exactly one owner whatever the stride. Then the rows that a
+rank needs follow from the rows that it owns. They may stick out on either side by different amounts, reach past the
+next tile, or fall short of the rank's own rows. Rejected: a halo of k // 2 on both sides, which is right only where
+every tile starts at a multiple of the stride (the sources are DistDL's derivation and the mistakes of its successors).
 """
 
 import itertools
@@ -27,50 +27,51 @@ __all__ = [
     "Window",
     "intersection",
     "plan_axis",
+    "tile_of",
 ]
 
 Range = tuple[int, int]
-"""[start, stop) on one axis, in pixels of the whole map."""
+"""The pixels [start, stop) of one axis of the whole map."""
 
 
 class AxisOperator(Protocol):
     """One axis of an operator: how it maps boundaries and what its outputs need."""
 
     def out_bounds(self, bounds: Bounds, size: int) -> Bounds:
-        """Boundaries of the output, of `size` pixels; two may be equal: an empty tile."""
+        """Return the boundaries of the output, of `size` pixels; a tile is empty if two of them are equal."""
 
     def need(self, out: Range) -> Range:
-        """Input pixels that the outputs `out` (not empty) need; may stick out of the map."""
+        """Return the input pixels that the outputs `out` (not empty) need; they may stick out of the map."""
 
 
 @dataclass(frozen=True, slots=True)
 class Same:
-    """A pixel needs its own pixel: moves a map from one cut to another."""
+    """Every pixel needs the same pixel, so this moves a map from one cut to another."""
 
     target: Bounds
 
     def out_bounds(self, bounds: Bounds, size: int) -> Bounds:
-        """The target."""
+        """Return the target."""
         assert self.target[-1] == bounds[-1] == size, (self.target, bounds, size)
         return self.target
 
     def need(self, out: Range) -> Range:
-        """The same pixels."""
+        """Return the same pixels."""
         return out
 
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """Padding: output o is input o - before; negative for cropping."""
+    """Padding: output o is input o - before; a negative `before` crops."""
 
     before: int
 
     def out_bounds(self, bounds: Bounds, size: int) -> Bounds:
-        """B -> B + before, within [0, size]."""
+        """Map B to B + before, within [0, size]."""
         return _outer(bounds, size, [min(max(b + self.before, 0), size) for b in bounds])
 
     def need(self, out: Range) -> Range:
-        """The outputs, moved."""
+        """Return the outputs' own range, moved."""
         return out[0] - self.before, out[1] - self.before
 
 
@@ -85,20 +86,23 @@ class Window:
 
     @property
     def reach(self) -> int:
-        """Pixels from the first to the last that one output reads, both included."""
+        """The number of pixels from the first to the last that one output reads, both included."""
         return self.dilation * (self.kernel - 1) + 1
 
     def out_bounds(self, bounds: Bounds, size: int) -> Bounds:
-        """B -> min(ceil(B / stride), size)."""
+        """Map B to min(ceil(B / stride), size)."""
         return _outer(bounds, size, [min(-(-b // self.stride), size) for b in bounds])
 
     def need(self, out: Range) -> Range:
-        """From the first pixel of the first window to the last of the last one."""
+        """Return the range from the first pixel of the first window to the last pixel of the last window."""
         first = out[0] * self.stride - self.padding
         return first, (out[1] - 1) * self.stride - self.padding + self.reach
 
     def misses(self, outputs: int, size: int) -> bool:
-        """Does some output read no pixel of a map of `size`, only padding? With gaps between its pixels it may."""
+        """Return whether some output reads padding only, and no pixel of a map of `size`.
+
+        That can happen where a window has gaps between its pixels.
+        """
         starts = (out * self.stride - self.padding for out in range(outputs))
         return self.dilation > 1 and any(
             not any(0 <= start + self.dilation * tap < size for tap in range(self.kernel)) for start in starts
@@ -115,11 +119,14 @@ class Transposed:
     dilation: int = 1
 
     def out_bounds(self, bounds: Bounds, size: int) -> Bounds:
-        """B -> min(B * stride, size)."""
+        """Map B to min(B * stride, size)."""
         return _outer(bounds, size, [min(b * self.stride, size) for b in bounds])
 
     def need(self, out: Range) -> Range:
-        """Inputs whose window meets the outputs; where none does (kernel < stride), the nearest, for its shape."""
+        """Return the inputs whose window meets the outputs.
+
+        Where no window does (kernel < stride), return the nearest input, which gives the shape.
+        """
         reach = self.dilation * (self.kernel - 1)
         first = -(-(out[0] + self.padding - reach) // self.stride)
         last = (out[1] - 1 + self.padding) // self.stride
@@ -132,34 +139,34 @@ def _outer(bounds: Bounds, size: int, mapped: Sequence[int]) -> Bounds:
 
 @dataclass(frozen=True, slots=True)
 class AxisPlan:
-    """One axis of an operator on tiles: `needs[r]` is what position r needs of a map cut at `bounds`."""
+    """One axis of an operator on tiles: `needs[r]` is what position r needs of a map that is cut at `bounds`."""
 
     bounds: Bounds
     needs: tuple[Range, ...]
 
     def own(self, position: int) -> Range:
-        """The input pixels that `position` owns."""
+        """Return the input pixels that `position` owns."""
         return self.bounds[position], self.bounds[position + 1]
 
     @property
     def is_local(self) -> bool:
-        """Does every position own all that it needs?"""
+        """Whether every position owns all pixels that it needs."""
         owned = itertools.pairwise(self.bounds)
         return all(start <= need[0] and need[1] <= stop for need, (start, stop) in zip(self.needs, owned, strict=True))
 
     def part(self, needing: int, owning: int) -> Range | None:
-        """What `needing` needs of `owning`'s pixels."""
+        """Return the pixels of `owning` that `needing` needs, or None."""
         return intersection(self.needs[needing], self.own(owning))
 
 
 def plan_axis(axis: AxisOperator, bounds: Bounds, out_bounds: Bounds) -> AxisPlan:
-    """Who needs what for outputs cut at `out_bounds`, none of them empty."""
+    """Return who needs which pixels for outputs that are cut at `out_bounds`; no output may be empty."""
     return AxisPlan(bounds, tuple(axis.need(out) for out in itertools.pairwise(out_bounds)))
 
 
-def intersection(one: Range, other: Range) -> Range | None:
-    """The pixels in both, or None."""
-    start, stop = max(one[0], other[0]), min(one[1], other[1])
+def intersection(first: Range, second: Range) -> Range | None:
+    """Return the pixels that are in both ranges, or None."""
+    start, stop = max(first[0], second[0]), min(first[1], second[1])
     return (start, stop) if start < stop else None
 
 
@@ -171,12 +178,23 @@ class Rect(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(height, width)."""
+        """The (height, width) of the rectangle."""
         return self.rows[1] - self.rows[0], self.cols[1] - self.cols[0]
+
+    def common(self, other: "Rect") -> "Rect | None":
+        """Return the pixels that are in both rectangles, or None."""
+        rows, cols = intersection(self.rows, other.rows), intersection(self.cols, other.cols)
+        return Rect(rows, cols) if rows and cols else None
+
+
+def tile_of(bounds: tuple[Bounds, Bounds], row: int, col: int) -> Rect:
+    """Return the rectangle at (row, col) of a map whose rows and columns are cut at `bounds`."""
+    rows, cols = bounds
+    return Rect((rows[row], rows[row + 1]), (cols[col], cols[col + 1]))
 
 
 class Piece(NamedTuple):
-    """A rectangle that travels; `peer` is the other end's index in the tile group, row by row."""
+    """A rectangle that travels; `peer` is the index of the other end in the tile group, row by row."""
 
     peer: int
     rect: Rect
@@ -184,9 +202,9 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TileView:
-    """One rank's view of an operator: all in pixels of the whole input map.
+    """One rank's view of an operator, in pixels of the whole input map.
 
-    Rows and columns are exchanged together: one message a peer, corners included.
+    Rows and columns are exchanged together: each peer gets one message, corners included.
     """
 
     own: Rect
@@ -195,11 +213,14 @@ class TileView:
     incoming: tuple[Piece, ...]
     outgoing: tuple[Piece, ...]
     local: bool
-    """No rank of the grid needs a pixel that it does not own, inside the map or outside; the same on every rank."""
+    """Whether no rank of the grid needs a pixel that it does not own, inside the map or outside.
+
+    It is the same on every rank.
+    """
 
     @classmethod
     def of(cls, rows: AxisPlan, cols: AxisPlan, row: int, col: int) -> "TileView":
-        """The view of the rank at (row, col) of the grid."""
+        """Return the view of the rank at (row, col) of the grid."""
         grid = [(r, c) for r in range(len(rows.needs)) for c in range(len(cols.needs))]
         incoming, outgoing = [], []
         for peer, (r, c) in enumerate(grid):

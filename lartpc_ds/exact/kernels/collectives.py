@@ -1,8 +1,9 @@
-"""Values that every rank has for its tile become those of the whole image, each way with its true adjoint.
+"""Values that every rank has for its tile become values of the whole image, each by a function with its true adjoint.
 
 Every rank computes the same loss from the same reduced values, so the adjoint of a sum over ranks is a sum over ranks.
-A reduction over one axis alone leaves a value for each row or column: those of all ranks are put together, so that the
-result of any reduction is whole, and the same on every rank.
+A reduction over one axis alone leaves a value for each row or column. The values of all ranks are put together, so that
+the result of any reduction is whole, and the same on every rank. Rejected: results that stay cut along the other axis,
+which every later function would have to know.
 """
 
 import math
@@ -21,22 +22,27 @@ from lartpc_ds.exact.grid.tiles import Group, Tiles
 __all__ = ["Over", "first_of_all", "lowest", "own_part", "sum_over_ranks"]
 
 
+def _reduced(x: Tensor, group: Group) -> Tensor:
+    """Return the sum over the ranks, and leave x as it is."""
+    return group.all_reduce(x.clone(memory_format=torch.contiguous_format))
+
+
 class _Sum(Messenger):
-    """Any shape, summed over the ranks; so is its gradient."""
+    """Any shape, summed over the ranks; its gradient is summed, too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
         ctx.group = group
-        return group.all_reduce(x.clone(memory_format=torch.contiguous_format))
+        return _reduced(x, group)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.group.all_reduce(gradients[0].clone(memory_format=torch.contiguous_format)), None
+        return _reduced(gradients[0], ctx.group), None
 
 
 def sum_over_ranks(x: Tensor, group: Group) -> Tensor:
-    """The sum over the group, on every rank."""
+    """Return the sum over the group, on every rank."""
     y: Tensor = _Sum.apply(x, group)  # type: ignore[no-untyped-call]
     return y
 
@@ -52,31 +58,30 @@ class _Gathered(Messenger):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        total = ctx.group.all_reduce(gradients[0].clone(memory_format=torch.contiguous_format))
-        return total[ctx.group.index], None
+        return _reduced(gradients[0], ctx.group)[ctx.group.index], None
 
 
 class _Tied(Messenger):
-    """Each rank's extreme and how many pixels have it -> the extreme; these pixels share its gradient evenly."""
+    """Each rank's extreme and its count of pixels -> the extreme; these pixels share its gradient evenly."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, count: Tensor, group: Group, op: Any) -> Tensor:
         extreme = group.all_reduce(value.clone(memory_format=torch.contiguous_format), op)
         mine = torch.where(value == extreme, count, 0).double()
         ctx.group = group
-        ctx.save_for_backward(mine / group.all_reduce(mine.clone(memory_format=torch.contiguous_format)))
+        ctx.save_for_backward(mine / _reduced(mine, group))
         return extreme
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (share,) = ctx.saved_tensors
-        total = ctx.group.all_reduce(gradients[0].clone(memory_format=torch.contiguous_format))
+        total = _reduced(gradients[0], ctx.group)
         return total * share.to(total.dtype), None, None, None
 
 
 class _First(Messenger):
-    """Each rank's extreme and its position -> both, of the first pixel that has it, which gets the gradient."""
+    """Each rank's extreme and its position -> both, for the first pixel that has it, which gets the gradient."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, position: Tensor, group: Group, op: Any) -> tuple[Tensor, Tensor]:
@@ -90,11 +95,11 @@ class _First(Messenger):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (mine,) = ctx.saved_tensors
-        return ctx.group.all_reduce(gradients[0].clone(memory_format=torch.contiguous_format)) * mine, None, None, None
+        return _reduced(gradients[0], ctx.group) * mine, None, None, None
 
 
 def first_of_all(value: Tensor, position: Tensor, group: Group, op: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """(extreme of all ranks, the lowest position that has it, does this rank have that one?)."""
+    """Return the extreme of all ranks, the lowest position that has it, and whether this rank has that position."""
     extreme = group.all_reduce(value.clone(memory_format=torch.contiguous_format), op)
     nowhere = torch.iinfo(position.dtype).max
     first = group.all_reduce(torch.where(value == extreme, position, nowhere), dist.ReduceOp.MIN)
@@ -102,12 +107,12 @@ def first_of_all(value: Tensor, position: Tensor, group: Group, op: Any) -> tupl
 
 
 def lowest(dtype: torch.dtype) -> float | int:
-    """What no value of a map is below."""
+    """Return a number such that no value of a map of this type is below it."""
     return -math.inf if dtype.is_floating_point else torch.iinfo(dtype).min
 
 
 def own_part(whole: Tensor, cut: Cut, row: int, col: int, ndim: int) -> Tensor:
-    """The part of (row, col) of a whole tensor that meets, broadcast, a map of `ndim` dimensions that is cut."""
+    """Return the part of a whole tensor that meets, broadcast, the tile at (row, col) of a map of `ndim` dimensions."""
     missing, part = ndim - whole.ndim, whole
     if cut.flat:
         dim = cut.dims[0] - missing
@@ -132,13 +137,13 @@ class Over:
     dims: tuple[int, ...]
 
     def elements(self, x: Tensor) -> int:
-        """Of the whole map, in one result."""
+        """Return how many elements of the whole map are reduced to one result."""
         rows, cols = self.cut.size
         whole = {self.cut.dims[0]: rows * cols} if self.cut.flat else {self.cut.dims[0]: rows, self.cut.dims[1]: cols}
         return math.prod(whole.get(dim, x.shape[dim]) for dim in self.dims)
 
     def position(self, index: Tensor, dim: int) -> Tensor:
-        """An index along `dim` of the tile, in the whole map."""
+        """Turn an index along `dim` of the tile into an index in the whole map."""
         (top, _), (left, right) = self.cut.tile(self.tiles.row, self.tiles.col)
         if not self.cut.flat:
             return index + (top if dim == self.cut.dims[0] else left)
@@ -146,34 +151,34 @@ class Over:
         return rows * self.cut.bounds[1][-1] + cols
 
     def total(self, local: Tensor) -> Tensor:
-        """The sum over the ranks of what each has, reduced and with its dimensions kept."""
+        """Return the sum over the ranks of a local result that was reduced and has kept its dimensions."""
         return sum_over_ranks(self._placed(local, 0), self.tiles.group)
 
     def gathered(self, local: Tensor, neutral: float) -> Tensor:
-        """(ranks, ...): what each has, and `neutral` for the rows or columns of others."""
+        """Return the local results of all ranks, (ranks, ...), with `neutral` for the rows or columns of others."""
         y: Tensor = _Gathered.apply(self._placed(local, neutral), self.tiles.group)  # type: ignore[no-untyped-call]
         return y
 
     def tied(self, value: Tensor, count: Tensor, *, largest: bool) -> Tensor:
-        """The extreme of all ranks' values; pixels that share it, `count` on this rank, share its gradient."""
-        op, none = (dist.ReduceOp.MAX, lowest(value.dtype)) if largest else (dist.ReduceOp.MIN, _highest(value.dtype))
-        placed = self._placed(value, none), self._placed(count, 0)
+        """Return the extreme of all ranks; the pixels that have it, `count` on this rank, share its gradient."""
+        op, neutral = _extreme_of(value.dtype, largest)
+        placed = self._placed(value, neutral), self._placed(count, 0)
         y: Tensor = _Tied.apply(*placed, self.tiles.group, op)  # type: ignore[no-untyped-call]
         return y
 
     def first(self, value: Tensor, position: Tensor, *, largest: bool) -> tuple[Tensor, Tensor]:
-        """The extreme of all ranks' values and its lowest position, whose pixel gets the gradient."""
-        op, none = (dist.ReduceOp.MAX, lowest(value.dtype)) if largest else (dist.ReduceOp.MIN, _highest(value.dtype))
-        placed = self._placed(value, none), self._placed(position, torch.iinfo(position.dtype).max)
+        """Return the extreme of all ranks and its lowest position, whose pixel gets the gradient."""
+        op, neutral = _extreme_of(value.dtype, largest)
+        placed = self._placed(value, neutral), self._placed(position, torch.iinfo(position.dtype).max)
         y: tuple[Tensor, Tensor] = _First.apply(*placed, self.tiles.group, op)  # type: ignore[no-untyped-call]
         return y
 
     def own(self, whole: Tensor) -> Tensor:
-        """This rank's part of a result whose dimensions were kept."""
+        """Return this rank's part of a whole result that has kept its dimensions."""
         return own_part(whole, self.cut, self.tiles.row, self.tiles.col, whole.ndim)
 
     def _placed(self, local: Tensor, neutral: float) -> Tensor:
-        """Among the rows or columns of the whole map, where the reduction left them."""
+        """Put a local result in its place among the rows or columns of the whole map, where the reduction left them."""
         if set(self.cut.dims) <= set(self.dims):
             return local
         pads, tile = [0] * (2 * local.ndim), self.cut.tile(self.tiles.row, self.tiles.col)
@@ -184,5 +189,8 @@ class Over:
         return torch.constant_pad_nd(local, pads, neutral)
 
 
-def _highest(dtype: torch.dtype) -> float | int:
-    return math.inf if dtype.is_floating_point else torch.iinfo(dtype).max
+def _extreme_of(dtype: torch.dtype, largest: bool) -> tuple[Any, float | int]:
+    """Return the operation that finds an extreme over ranks, and the value of a rank that has no pixel."""
+    if largest:
+        return dist.ReduceOp.MAX, lowest(dtype)
+    return dist.ReduceOp.MIN, math.inf if dtype.is_floating_point else torch.iinfo(dtype).max

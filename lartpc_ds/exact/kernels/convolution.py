@@ -1,13 +1,14 @@
-"""Convolution of a tile without a padded copy of it.
+"""A tile is convolved without a padded copy of it.
 
 A convolution is linear, so a tile's outputs are those of the tile with zeros around it plus what the halo adds to the
 rows and columns at its edges. The first term needs no neighbour and no copy: it is torch's own convolution with its own
 padding, computed while the halo is under way. The second is a convolution of four thin bands, each holding its halo
-pixels and zeros elsewhere. Rejected: concatenating tile and halo before each convolution, a third of its time and a
-second copy of the largest map.
+pixels and zeros elsewhere. Rejected: concatenating tile and halo before each convolution, which takes a third of its
+time and a second copy of the largest map.
 
 Where a symmetric padding cannot express the tile (a stride that does not divide the tile's start), that copy is made
-after all. Each rank may take either way, because both are one autograd node that exchanges the same messages (`order`).
+after all. Each rank may take either way, because both are one autograd node that exchanges the same messages
+(`grid.order`).
 """
 
 from collections.abc import Sequence
@@ -25,26 +26,26 @@ from lartpc_ds.exact.grid.windows import Range, Rect, TileView, Window
 from lartpc_ds.exact.kernels.halo import add_home, assembled, fetch, part_of, send_home, taken_apart
 from lartpc_ds.exact.kernels.weight_gradients import weight_gradient
 
-__all__ = ["Geometry", "InPlace", "convolve", "in_place"]
+__all__ = ["Geometry", "convolve", "in_place", "outputs_without_halo"]
 
 Pair = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """A convolution's windows on both axes."""
+    """The windows of a convolution or a pool on both axes."""
 
     rows: Window
     cols: Window
 
     @property
     def stride(self) -> Pair:
-        """(rows, cols)."""
+        """The strides of (rows, columns)."""
         return self.rows.stride, self.cols.stride
 
     @property
     def dilation(self) -> Pair:
-        """(rows, cols)."""
+        """The dilations of (rows, columns)."""
         return self.rows.dilation, self.cols.dilation
 
 
@@ -56,7 +57,10 @@ class InPlace(NamedTuple):
 
 
 def in_place(window: Window, own: Range, need: Range, outputs: int) -> InPlace | None:
-    """How; None where torch's symmetric padding would not give just the `outputs` of the needed pixels."""
+    """Return how an axis is convolved in place.
+
+    It is None where torch's symmetric padding would not give exactly the `outputs` of the needed pixels.
+    """
     before = own[0] - need[0]
     skip, padding = max(-before, 0), max(before, 0)
     length = own[1] - own[0] - skip
@@ -64,34 +68,49 @@ def in_place(window: Window, own: Range, need: Range, outputs: int) -> InPlace |
     return InPlace(skip, padding) if length > 0 and given == outputs else None
 
 
+def outputs_without_halo(window: Window, own: Range, need: Range, size: int, outputs: int) -> tuple[int, int]:
+    """Return (first, last): outputs [0, first) reach back into the halo, and outputs [last, outputs) reach forward."""
+    first, last = 0, outputs
+    if own[0] > 0 and need[0] < own[0]:
+        first = min(-(-(own[0] - need[0]) // window.stride), outputs)
+    if own[1] < size and need[1] > own[1]:
+        last = max(-(-(own[1] - need[0] - window.reach + 1) // window.stride), 0)
+    return first, last
+
+
 class _HaloBand(NamedTuple):
-    """A band of halo pixels along one edge: where it lies, how far it is moved to its first window, what it adds to."""
+    """A band of halo pixels along one edge of the tile, and the outputs that it adds to."""
 
     rect: Rect
     pad: tuple[int, int, int, int]
-    """F.pad's (left, right, top, bottom), so that its windows are whole; negative drops pixels that none needs."""
+    """F.pad's (left, right, top, bottom) that make its windows whole.
+
+    Negative numbers drop pixels that no window needs.
+    """
     padding: Pair
     skip: int
-    """Rows of the tile that its outputs do not need."""
+    """The number of its rows that the tile's outputs do not need."""
     outputs: Rect
-    """In outputs of this tile."""
+    """A rectangle of this tile's outputs."""
 
 
 def _bands(window: Window, own: Range, need: Range, size: int, outputs: int) -> list[tuple[Range, Pair, Range]]:
-    """Halo before and after the own pixels: (its pixels, F.pad's pair, outputs that it adds to)."""
+    """Return the halo before and after the own pixels: (its pixels, F.pad's pair, outputs that it adds to)."""
+    first, last = outputs_without_halo(window, own, need, size, outputs)
     bands = []
-    if need[0] < own[0] and own[0] > 0:
-        stop = min(-(-(own[0] - need[0]) // window.stride), outputs)
-        reached = need[0] + (stop - 1) * window.stride + window.reach
-        bands.append(((need[0], own[0]), (0, reached - own[0]), (0, stop)))
-    if need[1] > own[1] and own[1] < size:
-        start = max(-(-(own[1] - need[0] - window.reach + 1) // window.stride), 0)
-        bands.append(((own[1], need[1]), (own[1] - need[0] - start * window.stride, 0), (start, outputs)))
+    if first > 0:
+        reached = need[0] + (first - 1) * window.stride + window.reach
+        bands.append(((need[0], own[0]), (0, reached - own[0]), (0, first)))
+    if last < outputs:
+        bands.append(((own[1], need[1]), (own[1] - need[0] - last * window.stride, 0), (last, outputs)))
     return bands
 
 
 def _halo_bands(geometry: Geometry, here: TileView, axes: tuple[InPlace, InPlace], outputs: Pair) -> list[_HaloBand]:
-    """Above and below over the whole needed width, corners included; left and right over the own rows."""
+    """Return the bands of a tile.
+
+    Those above and below have the whole needed width, corners included; those on the left and right have the own rows.
+    """
     bands = []
     everything = Rect((0, outputs[0]), (0, outputs[1]))
     for pixels, (before, after), rows in _bands(geometry.rows, here.own.rows, here.need.rows, here.size[0], outputs[0]):
@@ -125,8 +144,8 @@ def convolve(
 class _Convolution(Messenger):
     """x (N, C, own), weight (K, C / groups, k, k), bias (K) or None -> (N, K, outputs).
 
-    Gradients: (N, K, outputs) -> x's, whole, halo gradients added; weight's and bias's, of this tile's outputs.
-    `axes` says how the tile is convolved in place; None: a padded copy of it is.
+    The gradient of x is whole, because the gradients of its halo are added; those of weight and bias are of this tile's
+    outputs. `axes` says how the tile is convolved in place; if it is None, a padded copy of the tile is convolved.
     """
 
     @staticmethod
@@ -155,7 +174,7 @@ class _Convolution(Messenger):
         y = _forward(_skipped(x, axes), weight, bias, (axes[0].padding, axes[1].padding), ctx.options)
         halos = _collect(bands, pieces(), x)
         for band, halo in zip(bands, halos, strict=True):
-            _at(y, band.outputs).add_(_forward(halo, weight, None, band.padding, ctx.options))
+            part_of(y, band.outputs).add_(_forward(halo, weight, None, band.padding, ctx.options))
         ctx.save_for_backward(x, weight, *halos)
         return y
 
@@ -178,11 +197,11 @@ class _Convolution(Messenger):
 def _backward_in_place(
     ctx: Any, gradient: Tensor, x: Tensor, weight: Tensor, halos: list[Tensor], wanted: tuple[bool, bool, bool]
 ) -> tuple[Any, Any, Any]:
-    """Gradients of (x, weight, bias); the halo's gradients travel while the tile's own are computed."""
+    """Return the gradients of (x, weight, bias); those of the halo travel while the tile's own are computed."""
     here, (wants_x, wants_weight, _) = ctx.here, wanted
     weight_gradients, halo_gradients = [], []
     for band, halo in zip(ctx.bands, halos, strict=True):
-        g = _at(gradient, band.outputs)
+        g = part_of(gradient, band.outputs)
         g_halo, g_weight, _ = _backward(g, halo, weight, band.padding, ctx.options, (wants_x, wants_weight, False))
         weight_gradients.append(g_weight)
         halo_gradients.append(g_halo)
@@ -203,6 +222,7 @@ def _backward_in_place(
 
 
 Options = tuple[Pair, Pair, int]
+"""The stride, the dilation and the number of groups."""
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Pair, options: Options) -> Tensor:
@@ -214,7 +234,7 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Pair, opti
 def _backward(
     gradient: Tensor, x: Tensor, weight: Tensor, padding: Pair, options: Options, wanted: Sequence[bool]
 ) -> tuple[Any, Any, Any]:
-    """Gradients of (x, weight, bias), None where not wanted."""
+    """Return the gradients of (x, weight, bias), each None where it is not wanted."""
     stride, dilation, groups = options
     g_x = g_weight = g_bias = None
     if wanted[0] or wanted[2]:
@@ -241,13 +261,8 @@ def _skipped(x: Tensor, axes: tuple[InPlace, InPlace]) -> Tensor:
     return x[:, :, axes[0].skip :, axes[1].skip :]
 
 
-def _at(y: Tensor, outputs: Rect) -> Tensor:
-    (top, bottom), (left, right) = outputs
-    return y[:, :, top:bottom, left:right]
-
-
 def _collect(bands: Sequence[_HaloBand], pieces: Sequence[tuple[Rect, Tensor]], like: Tensor) -> list[Tensor]:
-    """The bands with their halo pixels, zero where outside the image, padded so that their windows are whole."""
+    """Return the bands with their halo pixels, zero outside the image, padded so that their windows are whole."""
     halos = []
     for band in bands:
         inside = [(rect, piece) for rect, piece in pieces if _contains(band.rect, rect)]
@@ -263,17 +278,17 @@ def _collect(bands: Sequence[_HaloBand], pieces: Sequence[tuple[Rect, Tensor]], 
 
 
 def _take_apart(bands: Sequence[_HaloBand], gradients: Sequence[Tensor], here: TileView) -> list[Tensor]:
-    """The adjoint of `_collect`: the gradient of each incoming piece."""
+    """Return the gradient of each incoming piece; this is the adjoint of `_collect`."""
     whole = []
     for band, gradient in zip(bands, gradients, strict=True):
         left, right, top, bottom = (-pad for pad in band.pad)
         whole.append((band.rect, F.pad(gradient, (left, right, top + band.skip, bottom))))
     parts = []
     for _, rect in here.incoming:
-        (home,) = [(origin, gradient) for origin, gradient in whole if _contains(origin, rect)]
-        parts.append(part_of(home[1], rect, home[0]))
+        ((origin, gradient),) = [band for band in whole if _contains(band[0], rect)]
+        parts.append(part_of(gradient, rect, origin))
     return parts
 
 
 def _contains(outer: Rect, inner: Rect) -> bool:
-    return all(o[0] <= i[0] and i[1] <= o[1] for o, i in zip(outer, inner, strict=True))
+    return outer.common(inner) == inner

@@ -1,14 +1,15 @@
-"""Any pixels of a map to any rank, by their indices on each axis, and their gradients back.
+"""Any pixels of a map go to any rank, by their indices on each axis, and their gradients come back.
 
 A halo is one rectangle around a tile. Padding by reflection reads the image's own edge, which may lie on another rank;
 circular padding reads the opposite edge; resampling reads a few pixels for each output; a slice with a step skips some.
 All of them are one thing: per axis, each output reads a few input pixels by their indices, with weights. A rank fetches
-the pixels that its outputs read, once each, as a smaller map, and indexes that. The adjoint of an index that is read
-twice is a sum, of a fetched pixel a message home.
+the pixels that its outputs read, once each, as a smaller map, and indexes that. Where an index is read twice, its
+gradients are added; the gradient of a fetched pixel is sent to the pixel's owner. Rejected: a kernel for each of these
+functions.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from lartpc_ds.exact.grid.order import Messenger
 from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.exact.grid.windows import Piece, Range, Rect, intersection
-from lartpc_ds.exact.kernels.halo import part_of
+from lartpc_ds.exact.kernels.halo import empty_map, memory_format_of, part_of
 from lartpc_ds.layout import Bounds
 
 __all__ = ["AxisTaps", "Taps", "fetched"]
@@ -31,27 +32,27 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Taps:
-    """What the outputs of an axis read: `index[t][o]` is the input pixel of tap t of output o, `weights` its factor."""
+    """The reads of one axis: `index[t][o]` is the input pixel of tap t of output o, and `weights` has its factor."""
 
     index: tuple[tuple[int, ...], ...]
     weights: tuple[tuple[float, ...], ...] | None = None
-    """None: there is one tap, and its factor is one."""
+    """If this is None, there is one tap, and its factor is one."""
 
 
 @dataclass(frozen=True, slots=True)
 class AxisTaps:
-    """One axis of a map that is cut at `bounds`, of which outputs that are cut at `outputs` read the `taps`."""
+    """One axis of a map that is cut at `bounds`; its outputs are cut at `outputs` and read the `taps`."""
 
     bounds: Bounds
     outputs: Bounds
     taps: Taps
 
     def own(self, position: int) -> Range:
-        """The input pixels that `position` owns."""
+        """Return the input pixels that `position` owns."""
         return self.bounds[position], self.bounds[position + 1]
 
     def runs(self, position: int) -> tuple[Range, ...]:
-        """The input pixels that `position` reads, with those between any two less than a quarter of the map apart."""
+        """Return the input pixels that `position` reads; gaps of less than a quarter of the map are filled."""
         return _runs(self, position)
 
 
@@ -69,12 +70,12 @@ def _runs(axis: AxisTaps, position: int) -> tuple[Range, ...]:
 
 
 class _View(NamedTuple):
-    """One rank's: what comes and stays, in pixels of the fetched map; what it gives, in pixels of the whole map."""
+    """One rank's exchange: it receives and keeps pixels of the fetched map, and sends pixels of the whole map."""
 
     own: Rect
     size: tuple[int, int]
     kept: tuple[tuple[Rect, Rect], ...]
-    """(where in the whole map, where in the fetched one)."""
+    """For each rectangle that stays on this rank: (where it is in the whole map, where in the fetched one)."""
     incoming: tuple[Piece, ...]
     outgoing: tuple[Piece, ...]
 
@@ -104,7 +105,7 @@ def _length(runs: Sequence[Range]) -> int:
 
 
 def _parts(runs: Sequence[Range], own: Range) -> list[tuple[Range, int]]:
-    """(pixels of the whole map, where they lie among all that are read) of what is read of the own pixels."""
+    """Return the own pixels that are read: (pixels of the whole map, where they begin among all that are read)."""
     parts, before = [], 0
     for run in runs:
         both = intersection(run, own)
@@ -119,41 +120,27 @@ class _Fetched(Messenger):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, tiles: Tiles, view: _View) -> Tensor:
-        ctx.tiles, ctx.view, ctx.like = tiles, view, _like(x)
+        ctx.tiles, ctx.view, ctx.memory_format = tiles, view, memory_format_of(x)
         pieces = tiles.send_pieces([(p.peer, part_of(x, p.rect, view.own)) for p in view.outgoing], view.incoming, x)
-        y: Tensor = ctx.like(x, view.size)
-        origin = Rect((0, view.size[0]), (0, view.size[1]))
+        y = empty_map(x, view.size, ctx.memory_format)
         for source, target in view.kept:
-            part_of(y, target, origin).copy_(part_of(x, source, view.own))
+            part_of(y, target).copy_(part_of(x, source, view.own))
         for rect, piece in pieces():
-            part_of(y, rect, origin).copy_(piece)
+            part_of(y, rect).copy_(piece)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,), view = gradients, ctx.view
-        origin = Rect((0, view.size[0]), (0, view.size[1]))
-        travelling = [(p.peer, part_of(gradient, p.rect, origin)) for p in view.incoming]
+        travelling = [(p.peer, part_of(gradient, p.rect)) for p in view.incoming]
         pieces = ctx.tiles.send_pieces(travelling, view.outgoing, gradient)
-        home = ctx.like(gradient, view.own.shape).zero_()
+        home = empty_map(gradient, view.own.shape, ctx.memory_format).zero_()
         for source, target in view.kept:
-            part_of(home, source, view.own).copy_(part_of(gradient, target, origin))
+            part_of(home, source, view.own).copy_(part_of(gradient, target))
         for rect, piece in pieces():
             part_of(home, rect, view.own).add_(piece)
         return home, None, None
-
-
-def _like(x: Tensor) -> Callable[[Tensor, tuple[int, int]], Tensor]:
-    """Makes maps of another size with the memory format of x."""
-    channels_last = x.is_contiguous(memory_format=torch.channels_last)
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-
-    def made(like: Tensor, size: tuple[int, int]) -> Tensor:
-        shape = (*like.shape[:2], *size)
-        return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
-
-    return made
 
 
 def fetched(tiles: Tiles, x: Tensor, axes: tuple[AxisTaps, AxisTaps]) -> Tensor:
@@ -165,7 +152,7 @@ def fetched(tiles: Tiles, x: Tensor, axes: tuple[AxisTaps, AxisTaps]) -> Tensor:
 
 
 def _read(x: Tensor, dim: int, axis: AxisTaps, position: int) -> Tensor:
-    """What the outputs of `position` make of the pixels that they read."""
+    """Return what the outputs of `position` make of the pixels that they read."""
     places, factors = _local(axis, position)
     parts = [x.index_select(dim, tap) for tap in torch.tensor(places, device=x.device)]
     if factors is None:
@@ -180,9 +167,9 @@ def _read(x: Tensor, dim: int, axis: AxisTaps, position: int) -> Tensor:
 
 @lru_cache(maxsize=4096)
 def _local(axis: AxisTaps, position: int) -> tuple[Array, Array | None]:
-    """(taps, outputs): the place of what each output reads, among all that `position` reads, and its factors.
+    """Return the place of what each output reads, among all that `position` reads, and its factors: (taps, outputs).
 
-    Not tensors, which a trace without data would make without data, and leave in the cache.
+    They are arrays and not tensors, which a trace without data would make without data and leave in the cache.
     """
     outputs = slice(axis.outputs[position], axis.outputs[position + 1])
     read = np.concatenate([np.arange(*run) for run in axis.runs(position)])

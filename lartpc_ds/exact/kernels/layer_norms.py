@@ -1,6 +1,7 @@
-"""A layer norm and the ReLU after it that keep the norm's input only (see `remade`).
+"""A layer norm and the ReLU after it keep the norm's input only (see `grid.remade`).
 
-Every pixel is for itself, so the backward goes piece by piece: it makes the norm again to see where the ReLU was open.
+Every pixel is normalised by itself, so the backward goes piece by piece: it makes the norm again to see where the ReLU
+was open. Rejected: torch's own pair, which keeps the norm's input and its result.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lartpc_ds.exact.grid.pieces import in_pieces, rows_at_once
-from lartpc_ds.exact.grid.remade import Remade
+from lartpc_ds.exact.grid.remade import Remade, own_copy
 
 __all__ = ["layer_norm_relu"]
 
@@ -25,19 +26,20 @@ def layer_norm_relu(
     remade: Remade,
     owns_gradient: bool,
 ) -> Tensor:
-    """relu(F.layer_norm(x, shape, weight, bias, eps)), noted in `remade`; `owns_gradient` as in `norms.normalise`."""
+    """Return relu(F.layer_norm(x, shape, weight, bias, eps)), noted in `remade`.
+
+    `owns_gradient` means the same as in `norms.normalise`.
+    """
     x = x.contiguous()
     y: Tensor = _LayerNormReLU.apply(x, weight, bias, list(shape), eps, owns_gradient)  # type: ignore[no-untyped-call]
     if torch.is_grad_enabled():
-        # with weights of its own: a sharding engine takes a parameter's away before a later layer asks for the map
-        own = [None if one is None else one.detach().clone() for one in (weight, bias)]
-        again = remade.again(x)
-        remade.note(y, lambda: torch.native_layer_norm(again(), list(shape), own[0], own[1], eps)[0].relu_())
+        own_weight, own_bias, again = own_copy(weight), own_copy(bias), remade.again(x)
+        remade.note(y, lambda: torch.native_layer_norm(again(), list(shape), own_weight, own_bias, eps)[0].relu_())
     return y
 
 
 class _LayerNormReLU(torch.autograd.Function):
-    """x (..., *shape), weight and bias of `shape` or None -> the same; gradients likewise."""
+    """x (..., *shape), weight and bias of `shape` or None -> y like x; gradients like their tensors."""
 
     @staticmethod
     def forward(
@@ -62,7 +64,7 @@ class _LayerNormReLU(torch.autograd.Function):
         flat, gradient = x.reshape(-1, *shape), gradients[0].reshape(-1, *shape)
         means, rstds = mean.reshape(-1, *(1 for _ in shape)), rstd.reshape(-1, *(1 for _ in shape))
         g_x = gradient if ctx.owns_gradient and gradient.dtype == x.dtype else torch.empty_like(flat)
-        totals = [None if one is None else torch.zeros_like(one) for one in (weight, bias)]
+        totals = [None if parameter is None else torch.zeros_like(parameter) for parameter in (weight, bias)]
         pixels = rows_at_once(flat, flat[0].numel() * flat.element_size())
         with in_pieces():
             for start in range(0, len(flat), pixels):

@@ -1,4 +1,4 @@
-"""Max pooling of a tile without a padded copy of it.
+"""A tile is max-pooled without a padded copy of it.
 
 A pool's windows that lie in the tile need no neighbour, so torch pools the tile as it is. The few outputs at its edges
 whose windows reach into the halo are pooled again from small rectangles of tile and halo pixels, in the same order of
@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from lartpc_ds.exact.grid.order import Messenger
 from lartpc_ds.exact.grid.tiles import Tiles
-from lartpc_ds.exact.grid.windows import Range, Rect, TileView, Window, intersection
-from lartpc_ds.exact.kernels.convolution import Geometry, in_place
+from lartpc_ds.exact.grid.windows import Range, Rect, TileView, Window
+from lartpc_ds.exact.kernels.convolution import Geometry, in_place, outputs_without_halo
 from lartpc_ds.exact.kernels.halo import add_home, fetch, padded, part_of, send_home
 from lartpc_ds.exact.kernels.pool_places import Pool, choose, give_back
 
@@ -35,17 +35,18 @@ class _Edge(NamedTuple):
 
 
 class _Tile(NamedTuple):
-    """What both passes need to know."""
+    """What both passes of a pool need to know about the tile."""
 
     pool: Pool
-    """Of the tile itself."""
+    """The pool of the tile itself."""
     skips: Pair
+    """The number of the tile's first rows and columns that its outputs do not need."""
     outputs: Pair
     edges: tuple[_Edge, ...]
 
     @property
     def at_edges(self) -> Pool:
-        """Of the small rectangles, which bring their surroundings."""
+        """The pool of the small rectangles, which bring their surroundings and need no padding."""
         return replace(self.pool, padding=(0, 0))
 
 
@@ -55,7 +56,7 @@ def max_pool(tiles: Tiles, here: TileView, geometry: Geometry, outputs: Pair, x:
     rows = in_place(geometry.rows, here.own.rows, here.need.rows, outputs[0])
     cols = in_place(geometry.cols, here.own.cols, here.need.cols, outputs[1])
     spread = geometry.dilation != (1, 1)  # a window may then miss the tile, and torch's backward writes astray
-    large = kernel[0] * kernel[1] > 256  # a place in such a window is no byte
+    large = kernel[0] * kernel[1] > 256  # a place in such a window does not fit a byte
     if (
         spread
         or large
@@ -72,20 +73,11 @@ def max_pool(tiles: Tiles, here: TileView, geometry: Geometry, outputs: Pair, x:
     return y
 
 
-def _split(window: Window, own: Range, need: Range, size: int, outputs: int) -> tuple[int, int]:
-    """Outputs [0, first) reach back into the halo, [last, outputs) forward; first <= last."""
-    first, last = 0, outputs
-    if own[0] > 0 and need[0] < own[0]:
-        first = min(-(-(own[0] - need[0]) // window.stride), outputs)
-    if own[1] < size and need[1] > own[1]:
-        last = max(-(-(own[1] - need[0] - window.reach + 1) // window.stride), 0)
-    return first, max(first, last)
-
-
 def _edges(geometry: Geometry, here: TileView, outputs: Pair) -> list[_Edge]:
-    """Disjoint: above and below over the whole width, left and right between them."""
-    top, bottom = _split(geometry.rows, here.own.rows, here.need.rows, here.size[0], outputs[0])
-    left, right = _split(geometry.cols, here.own.cols, here.need.cols, here.size[1], outputs[1])
+    """Return disjoint edges: above and below over the whole width, left and right between them."""
+    top, bottom = outputs_without_halo(geometry.rows, here.own.rows, here.need.rows, here.size[0], outputs[0])
+    left, right = outputs_without_halo(geometry.cols, here.own.cols, here.need.cols, here.size[1], outputs[1])
+    bottom, right = max(top, bottom), max(left, right)
     between, width = (top, bottom), (0, outputs[1])
     rects = [
         Rect((0, top), width),
@@ -116,13 +108,13 @@ class _MaxPool(Messenger):
         pieces = fetch(tiles, x, here)
         if not tiles.overlap:
             pieces()
-        y, places = choose(tile.pool, _skipped(x, tile), tile.outputs)
+        y, places = choose(tile.pool, x[:, :, tile.skips[0] :, tile.skips[1] :], tile.outputs)
         saved = [places]
         halos = pieces()
         for edge in tile.edges:
             pixels = _assembled(x, halos, here, edge.need)
             pooled, edge_places = choose(tile.at_edges, pixels, edge.outputs.shape)
-            _at(y, edge.outputs).copy_(pooled)
+            part_of(y, edge.outputs).copy_(pooled)
             saved.append(edge_places)
         ctx.save_for_backward(*saved)
         return y
@@ -135,9 +127,9 @@ class _MaxPool(Messenger):
         interior = gradient.clone() if tile.edges else gradient
         edge_gradients = []
         for edge, chosen in zip(tile.edges, edge_places, strict=True):
-            own = give_back(tile.at_edges, _at(gradient, edge.outputs), chosen, edge.need.shape)
+            own = give_back(tile.at_edges, part_of(gradient, edge.outputs), chosen, edge.need.shape)
             edge_gradients.append((edge.need, own))
-            _at(interior, edge.outputs).zero_()
+            part_of(interior, edge.outputs).zero_()
         travelling = [_sum_at(piece.rect, edge_gradients, gradient) for piece in here.incoming]
         pieces = send_home(ctx.tiles, travelling, here, gradient)
         height, width = here.own.shape
@@ -145,41 +137,27 @@ class _MaxPool(Messenger):
         if any(tile.skips):
             g_x = F.pad(g_x, (tile.skips[1], 0, tile.skips[0], 0))
         for need, g in edge_gradients:
-            kept = _both(need, here.own)
+            kept = need.common(here.own)
             if kept is not None:
                 part_of(g_x, kept, here.own).add_(part_of(g, kept, need))
         return add_home(g_x, pieces(), here), None, None, None
 
 
-def _skipped(x: Tensor, tile: _Tile) -> Tensor:
-    return x[:, :, tile.skips[0] :, tile.skips[1] :]
-
-
-def _at(y: Tensor, outputs: Rect) -> Tensor:
-    (top, bottom), (left, right) = outputs
-    return y[:, :, top:bottom, left:right]
-
-
-def _both(one: Rect, other: Rect) -> Rect | None:
-    rows, cols = intersection(one.rows, other.rows), intersection(one.cols, other.cols)
-    return Rect(rows, cols) if rows and cols else None
-
-
 def _assembled(x: Tensor, halos: Sequence[tuple[Rect, Tensor]], here: TileView, need: Rect) -> Tensor:
-    """The pixels of `need` from tile and halo; minus infinity outside the image."""
+    """Return the pixels of `need` from tile and halo; they are minus infinity outside the image."""
     pixels = x.new_full((*x.shape[:2], *need.shape), -torch.inf)
     for origin, source in [(here.own, x), *halos]:
-        kept = _both(need, origin)
+        kept = need.common(origin)
         if kept is not None:
             part_of(pixels, kept, need).copy_(part_of(source, kept, origin))
     return pixels
 
 
 def _sum_at(rect: Rect, parts: Sequence[tuple[Rect, Tensor]], like: Tensor) -> Tensor:
-    """The sum, over the parts that meet it, of what they hold for `rect`."""
+    """Return the sum, over the parts that meet `rect`, of what they hold for it."""
     total = like.new_zeros((*like.shape[:2], *rect.shape))
     for need, part in parts:
-        kept = _both(rect, need)
+        kept = rect.common(need)
         if kept is not None:
             part_of(total, kept, rect).add_(part_of(part, kept, need))
     return total

@@ -1,8 +1,9 @@
-"""Max pooling that keeps a byte an output, the place of the maximum in its window, and nothing else.
+"""A max pool keeps one byte per output, the place of the maximum in its window, and nothing else.
 
-torch keeps the pool's whole input and an eight-byte index an output: at a stem, twice the largest map of the network.
+torch keeps the pool's whole input and an eight-byte index per output: at a stem, twice the largest map of the network.
 Its kernels do the work here too, on bands of output rows whose indices fit a cache, so that of equal values the same
-one is chosen; an index is a byte while it is kept.
+one is chosen; an index is a byte while it is kept. Rejected: a pool of our own, which would
+have to make torch's choice among equal values.
 """
 
 from collections.abc import Iterator
@@ -19,12 +20,12 @@ __all__ = ["Pool", "choose", "give_back"]
 Pair = tuple[int, int]
 
 _INDEX_BYTES = 1 << 22
-"""Of a band's indices in torch."""
+"""The bytes of torch's indices of one band."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Windows of at most 256 pixels; `padding` as torch's, at most half a window."""
+    """Windows of at most 256 pixels; `padding` is torch's and is at most half a window."""
 
     kernel: Pair
     stride: Pair
@@ -55,23 +56,29 @@ def _bands(pool: Pool, x_rows: int, places: Tensor) -> Iterator[_Band]:
 
 
 def _columns(pool: Pool, width: int) -> tuple[int, int]:
-    """(pixels to pad each side before, padding to leave to torch): a window wider than the map cannot be told apart."""
+    """Return (pixels to pad each side before, padding to leave to torch).
+
+    A window that is wider than the map is padded before, because its places could not be told apart otherwise.
+    """
     return (pool.padding[1], 0) if width < pool.kernel[1] else (0, pool.padding[1])
 
 
 def _origins(pool: Pool, band: _Band, cols: int, width: int, left: int, device: torch.device) -> Tensor:
-    """The index of each window's first pixel in the band, (1, rows, cols, 1)."""
+    """Return the index of each window's first pixel in the band, (1, rows, cols, 1)."""
     rows = torch.arange(band.stop - band.start, device=device) * (pool.stride[0] * width)
     columns = torch.arange(cols, device=device) * pool.stride[1] - left
     return (rows[:, None] + columns)[None, :, :, None]
 
 
 def choose(pool: Pool, x: Tensor, outputs: Pair) -> tuple[Tensor, Tensor]:
-    """(N, C, h, w) -> maxima (N, C, *outputs), and their places (N, *outputs, C) as bytes: row * kernel + column."""
+    """(N, C, h, w) -> maxima (N, C, *outputs), and their places (N, *outputs, C) as bytes.
+
+    A place is row * kernel + column.
+    """
     events, channels = x.shape[:2]
     y = torch.empty(
         (events, channels, *outputs), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
-    )  # no view, which a model could not change in place
+    )  # y must not be a view, because a model could not change that in place
     places = torch.empty((events, *outputs, channels), dtype=torch.uint8, device=x.device)
     added, padding = _columns(pool, x.shape[3])
     width = x.shape[3] + 2 * added
@@ -91,7 +98,7 @@ def choose(pool: Pool, x: Tensor, outputs: Pair) -> tuple[Tensor, Tensor]:
 
 
 def give_back(pool: Pool, gradient: Tensor, places: Tensor, size: Pair) -> Tensor:
-    """The adjoint of `choose`: (N, C, outputs) -> (N, C, *size)."""
+    """(N, C, outputs) -> (N, C, *size): return the gradient of x; this is the adjoint of `choose`."""
     events, channels = gradient.shape[:2]
     outputs = gradient.shape[2], gradient.shape[3]
     g_x = gradient.new_zeros((events, *size, channels)).permute(0, 3, 1, 2)
@@ -105,7 +112,7 @@ def give_back(pool: Pool, gradient: Tensor, places: Tensor, size: Pair) -> Tenso
         index = row.to(torch.int64).mul_(width - pool.kernel[1]).add_(place)
         index += _origins(pool, band, outputs[1], width, padding, gradient.device)
         height = band.last - band.first + band.above + band.below
-        # only its shape is read
+        # torch reads only the shape of this map
         like = gradient.new_empty((events, height, width, channels)).permute(0, 3, 1, 2)
         part = torch.ops.aten.max_pool2d_with_indices_backward(
             gradient[:, :, band.start : band.stop],

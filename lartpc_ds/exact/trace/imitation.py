@@ -78,7 +78,7 @@ def refuse_ambiguous(plan: TilePlan, layout: Layout) -> None:
     for row, col in _positions(layout):
         seen: dict[tuple[str, Key, tuple[Any, ...]], Call] = {}
         for call in plan.calls:
-            other = seen.setdefault((call.owner, call.key(row, col), call.told), call)
+            other = seen.setdefault((call.owner, call.key(row, col), call.all_numbers), call)
             if other.run == call.run:
                 continue
             why = f"for maps of different sizes that are equal on the tile at row {row}, column {col}"
@@ -193,6 +193,6 @@ def _depends(call: Call, seen: Seen, row: int, col: int) -> UserError:
     else:
         told += (
             f"on the tile at row {row}, column {col} it has the numbers of another call on a map of this size, where "
-            f"it has the numbers {call.told} on the whole image"
+            f"it has the numbers {call.all_numbers} on the whole image"
         )
     return UserError(f"{told}; do not compute with the size")

@@ -149,7 +149,7 @@ def table(calls: Iterable[Call], row: int, col: int) -> dict[str, Known]:
     for call in calls:
         known = modules.setdefault(call.owner, Known())
         key = call.key(row, col)
-        known.apart.setdefault(key, {})[call.told] = call.run
+        known.apart.setdefault(key, {})[call.all_numbers] = call.run
         known.runs[key] = call.run
         if call.run is not None:
             known.planned.add(call.name)
