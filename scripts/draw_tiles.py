@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lartpc_ds.data.detectors import detector
 from lartpc_ds.data.event import EventId
-from lartpc_ds.exact.grid.windows import Window, plan
+from lartpc_ds.exact.grid.windows import Window, plan_axis
 from lartpc_ds.layout import tile_bounds
 from lartpc_ds.simulation.generate import simulate_event
 
@@ -35,7 +35,7 @@ def main(out: Path) -> None:
     """Simulate the particles, draw both panels and write the PNG."""
     charge = simulated_plane()
     rows, cols = (tile_bounds(size, 2) for size in charge.shape)
-    halo = plan(STEM, cols, STEM.out_bounds(cols, charge.shape[1] // 2)).part(1, 0)
+    halo = plan_axis(STEM, cols, STEM.out_bounds(cols, charge.shape[1] // 2)).part(1, 0)
     assert halo is not None, "rank 1 needs columns of rank 0"
     top, left = busiest_row(charge, cols[1]) - ENLARGED_PIXELS // 2, cols[1] - ENLARGED_PIXELS // 2
 

@@ -330,18 +330,18 @@ def _divided(product: float, factor: float) -> float:
     return next(exact, quotient)
 
 
-def precision(tree: Mapping[str, Any]) -> str:
+def precision(ds: DeepSpeedConfig) -> str:
     """The precision in which torch_autocast computes, `fp32`, `bf16` or `fp16`; parameters are always fp32."""
-    if not tree["torch_autocast"]["enabled"]:
+    if not ds["torch_autocast"]["enabled"]:
         return "fp32"
-    return {"bfloat16": "bf16", "float16": "fp16"}[tree["torch_autocast"]["dtype"]]
+    return {"bfloat16": "bf16", "float16": "fp16"}[ds["torch_autocast"]["dtype"]]
 
 
-def offload_device(tree: Mapping[str, Any]) -> str:
+def offload_device(ds: DeepSpeedConfig) -> str:
     """The device to which the state of the optimizer is offloaded, or `none`."""
-    return str((tree["zero_optimization"].get("offload_optimizer") or {}).get("device", "none"))
+    return str((ds["zero_optimization"].get("offload_optimizer") or {}).get("device", "none"))
 
 
-def compiles_adam(tree: Mapping[str, Any]) -> bool:
+def compiles_adam(ds: DeepSpeedConfig) -> bool:
     """Whether DeepSpeed compiles its CPU Adam at the first use."""
-    return offload_device(tree) == "cpu" and bool(tree["zero_force_ds_cpu_optimizer"])
+    return offload_device(ds) == "cpu" and bool(ds["zero_force_ds_cpu_optimizer"])

@@ -4,11 +4,10 @@ What a candidate decides is set and nothing else is touched: optimizer, schedule
 """
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from lartpc_ds.config import ds_config
-from lartpc_ds.config.ds_config import AskedConfig
+from lartpc_ds.config.ds_config import AskedConfig, DeepSpeedConfig
 from lartpc_ds.config.run import RunConfig
 from lartpc_ds.costs.problem import Candidate
 from lartpc_ds.layout import Layout
@@ -20,7 +19,7 @@ _KEPT_OF_STAGE_3 = ("sub_group_size", "stage3_")
 """Keys of the shipped ZeRO-3 files that a user's file of another stage lacks."""
 
 
-def applied(config: RunConfig, ds: Mapping[str, Any], candidate: Candidate) -> tuple[RunConfig, AskedConfig]:
+def applied(config: RunConfig, ds: DeepSpeedConfig, candidate: Candidate) -> tuple[RunConfig, AskedConfig]:
     """Make the configurations that run `candidate`.
 
     Args:
@@ -57,7 +56,7 @@ def keys_of(candidate: Candidate) -> dict[str, dict[str, Any]]:
     }
 
 
-def as_written(config: RunConfig, ds: Mapping[str, Any], layout: Layout) -> Candidate:
+def as_written(config: RunConfig, ds: DeepSpeedConfig, layout: Layout) -> Candidate:
     """The candidate that the user's own configurations describe, on `layout`."""
     return Candidate(
         layout,
@@ -72,13 +71,12 @@ def as_written(config: RunConfig, ds: Mapping[str, Any], layout: Layout) -> Cand
     )
 
 
-def offloads(ds: Mapping[str, Any]) -> bool:
-    """Are the optimizer's states in the host's memory?"""
-    section = ds["zero_optimization"].get("offload_optimizer") or {}
-    return bool(section.get("device", "none") != "none")
+def offloads(ds: DeepSpeedConfig) -> bool:
+    """Whether the states of the optimizer are in the memory of the host."""
+    return ds_config.offload_device(ds) != "none"
 
 
-def _with_zero(ds: Mapping[str, Any], candidate: Candidate) -> AskedConfig:
+def _with_zero(ds: DeepSpeedConfig, candidate: Candidate) -> AskedConfig:
     tree: AskedConfig = json.loads(json.dumps(ds))
     zero = tree["zero_optimization"]
     zero["stage"] = candidate.zero

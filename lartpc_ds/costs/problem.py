@@ -1,11 +1,11 @@
 """A problem is what the planner is asked, a candidate is one answer, and a cost is what it takes: plain data."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
 
 from torch import nn
 
+from lartpc_ds.config.ds_config import DeepSpeedConfig
 from lartpc_ds.config.run import MemoryConfig, RunConfig
 from lartpc_ds.layout import Layout
 
@@ -19,7 +19,7 @@ class Problem:
     """A run as the user wrote it, without its events."""
 
     config: RunConfig
-    ds: Mapping[str, Any]
+    ds: DeepSpeedConfig
     """The DeepSpeed JSON, checked but not completed."""
     image: tuple[int, int, int]
     """The image that the network sees: (planes, rows, columns)."""

@@ -1,13 +1,13 @@
 """The pipeline stages of a run: what is refused, where each stage begins, and what it holds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 from torch import nn
 
-from lartpc_ds.config.ds_config import precision
+from lartpc_ds.config.ds_config import DeepSpeedConfig, precision
 from lartpc_ds.config.run import RunConfig
 from lartpc_ds.costs.cuts import BlockCost, choose_bounds, stage_bytes, stage_ns
 from lartpc_ds.costs.hardware import Rates, load
@@ -33,7 +33,7 @@ def cut_rates() -> Rates:
     return load(_CUT_FOR).shared_by(1)
 
 
-def check_zero(config: RunConfig, ds: Mapping[str, Any], layout: Layout) -> None:
+def check_zero(config: RunConfig, ds: DeepSpeedConfig, layout: Layout) -> None:
     """Refuse what DeepSpeed's pipeline engine cannot do beside stages, or does wrong.
 
     Raises:
@@ -58,7 +58,7 @@ def check_zero(config: RunConfig, ds: Mapping[str, Any], layout: Layout) -> None
 
 def plan_stages(
     config: RunConfig,
-    ds: Mapping[str, Any],
+    ds: DeepSpeedConfig,
     layout: Layout,
     model: nn.Module,
     image: tuple[int, int, int],
@@ -120,7 +120,7 @@ def _check_outside(model: nn.Module, sequence: Sequence[tuple[str, nn.Module]], 
 
 def block_costs(
     config: RunConfig,
-    ds: Mapping[str, Any],
+    ds: DeepSpeedConfig,
     layout: Layout,
     model: nn.Module,
     image: tuple[int, int, int],

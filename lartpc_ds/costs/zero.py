@@ -11,10 +11,10 @@ gather the updated weights once. ZeRO-3 gathers weights for every forward pass, 
 its configuration lets it, and scatters the sums of gradients in every micro-batch.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from lartpc_ds.config.ds_config import DeepSpeedConfig
 from lartpc_ds.costs.hardware import Hardware
 from lartpc_ds.costs.problem import Candidate
 from lartpc_ds.costs.roofline import all_gather_seconds, all_reduce_seconds
@@ -35,7 +35,7 @@ __all__ = [
 FLOAT_BYTES = 4
 
 
-def _optimizer_maps(ds: Mapping[str, Any]) -> int:
+def _optimizer_maps(ds: DeepSpeedConfig) -> int:
     """The numbers that the optimizer keeps for each weight."""
     kind, params = ds["optimizer"]["type"], ds["optimizer"]["params"]
     return 2 if kind.startswith("Adam") else 1 if params.get("momentum") else 0
@@ -64,7 +64,7 @@ class States:
     """All that exists while weights are updated, when no activation does: gradients and temporary copies, too."""
 
 
-def states_of(ds: Mapping[str, Any], candidate: Candidate, parameters: int, host: bool) -> States:
+def states_of(ds: DeepSpeedConfig, candidate: Candidate, parameters: int, host: bool) -> States:
     """The states of one rank of one pipeline stage.
 
     Args:
@@ -124,7 +124,7 @@ def rough_states_of(candidate: Candidate, unshared: RoughStates) -> RoughStates:
     )
 
 
-def bytes_per_parameter(ds: Mapping[str, Any], sharing_ranks: int) -> float:
+def bytes_per_parameter(ds: DeepSpeedConfig, sharing_ranks: int) -> float:
     """What a pipeline stage keeps for each weight: the weight, its gradient and the optimizer's states.
 
     A stage has ZeRO-0 or ZeRO-1, which shares the states out, together with a second copy of the weights.
@@ -143,7 +143,7 @@ class Reductions(NamedTuple):
     """All-gathers, and reduce-scatters, which take as long."""
 
 
-def reductions_of(ds: Mapping[str, Any], candidate: Candidate, parameters: int) -> Reductions:
+def reductions_of(ds: DeepSpeedConfig, candidate: Candidate, parameters: int) -> Reductions:
     """The reductions of a step of `candidate` whose stage trains so many parameters."""
     micro_batches = candidate.accumulate
     if candidate.zero <= 1:
@@ -158,7 +158,7 @@ def reductions_of(ds: Mapping[str, Any], candidate: Candidate, parameters: int) 
 
 
 def reduction_seconds(
-    ds: Mapping[str, Any], candidate: Candidate, parameters: int, hardware: Hardware, ranks_per_node: int
+    ds: DeepSpeedConfig, candidate: Candidate, parameters: int, hardware: Hardware, ranks_per_node: int
 ) -> float:
     """How long the ranks of one pipeline stage with so many parameters reduce in a step."""
     ranks, size = candidate.sharing_ranks, FLOAT_BYTES * parameters

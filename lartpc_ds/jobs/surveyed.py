@@ -1,11 +1,8 @@
 """The table of the events of a run, after each was looked at once, and sentences about what was found."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from rich.console import Console
 
-from lartpc_ds.config.ds_config import precision
+from lartpc_ds.config.ds_config import DeepSpeedConfig, precision
 from lartpc_ds.config.run import RunConfig
 from lartpc_ds.data.event_index import EventIndex
 from lartpc_ds.data.source import Source
@@ -18,7 +15,7 @@ __all__ = ["print_findings", "surveyed_index"]
 
 
 def surveyed_index(
-    config: RunConfig, ds: Mapping[str, Any], source: Source, console: Console
+    config: RunConfig, ds: DeepSpeedConfig, source: Source, console: Console
 ) -> tuple[EventIndex, tuple[str, ...]]:
     """Look at every event; returns the table of events and sentences for the user.
 

@@ -22,7 +22,7 @@ from deepspeed.runtime import compiler
 from deepspeed.utils import safe_get_local_fp32_param, safe_set_local_fp32_param
 from torch import nn
 
-from lartpc_ds.config.ds_config import precision
+from lartpc_ds.config.ds_config import CompletedConfig, precision
 from lartpc_ds.exact.grid.groups import Groups, make_groups
 from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.layout import Layout
@@ -92,7 +92,7 @@ class Engine:
     def __init__(
         self,
         model: nn.Module,
-        ds: Mapping[str, Any],
+        ds: CompletedConfig,
         groups: Groups,
         device: torch.device,
         loss: Loss | None = None,
@@ -219,7 +219,7 @@ def _clear_padding(engine: Any) -> None:
             safe_set_local_fp32_param(parameter, kept)
 
 
-def inference(model: nn.Module, ds: Mapping[str, Any], device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+def inference(model: nn.Module, ds: CompletedConfig, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
     """A function from images to the outputs of a plain module, in the precision that the JSON trains in."""
     model.eval()
     autocast = ds["torch_autocast"]

@@ -16,6 +16,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
+from lartpc_ds.config.ds_config import DeepSpeedConfig
 from lartpc_ds.config.run import RunConfig
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.costs.stages import StageShare, block_costs, check_zero, cut_rates, plan_stages, stage_shares
@@ -109,7 +110,7 @@ def make_model(config: RunConfig, planes: int, num_classes: int) -> nn.Module:
     )
 
 
-def make_job(config: RunConfig, ds: Mapping[str, Any], layout: Layout, source: Source, index: EventIndex) -> Job:
+def make_job(config: RunConfig, ds: DeepSpeedConfig, layout: Layout, source: Source, index: EventIndex) -> Job:
     """Check what shows only when model, events and layout meet, and return what the ranks need to know.
 
     This costs neither memory nor much time, because the model runs on meta tensors.
@@ -237,7 +238,7 @@ def without_data(config: RunConfig, job: Job) -> tuple[nn.Module, tuple[int, int
     return model, (job.planes, *preprocessing(config, job.image_shape).shape)
 
 
-def stages_of(config: RunConfig, ds: Mapping[str, Any], job: Job) -> list[StageShare]:
+def stages_of(config: RunConfig, ds: DeepSpeedConfig, job: Job) -> list[StageShare]:
     """The share of each pipeline stage in a step; empty where the model is not cut."""
     if not job.stages:
         return []

@@ -4,7 +4,7 @@ Only the first stage needs images, and only the last stage needs targets and kno
 zeros and None, so that the loop is the same for all ranks.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from lartpc_ds.config.ds_config import CompletedConfig
 from lartpc_ds.exact.grid.groups import Groups
 from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.exact.pipeline import cut_stage, pipeline_module
@@ -30,7 +31,7 @@ class StageEngine(Engine):
         self,
         model: nn.Module,
         bounds: Bounds,
-        ds: Mapping[str, Any],
+        ds: CompletedConfig,
         groups: Groups,
         device: torch.device,
         loss: Loss | None = None,

@@ -4,11 +4,11 @@ What is left out is left out by a rule that can be said in a sentence, and the s
 planner that is silent about what it did not try.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
+from lartpc_ds.config.ds_config import DeepSpeedConfig
 from lartpc_ds.config.run import MemoryConfig
 from lartpc_ds.costs.applied import as_written, offloads
 from lartpc_ds.costs.hardware import Hardware
@@ -159,7 +159,7 @@ def _states(problem: Problem, hardware: Hardware, pipe: int) -> Iterator[tuple[i
             yield stage, True
 
 
-def _may_offload(ds: Mapping[str, Any], hardware: Hardware) -> bool:
+def _may_offload(ds: DeepSpeedConfig, hardware: Hardware) -> bool:
     return hardware.device == "cuda" and ds["optimizer"]["type"] in ("Adam", "AdamW")
 
 

@@ -2,13 +2,13 @@
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import tomli_w
 
 from lartpc_ds.config import ds_config, recipes
+from lartpc_ds.config.ds_config import DeepSpeedConfig
 from lartpc_ds.config.run import RunConfig
 from lartpc_ds.costs.applied import applied, keys_of
 from lartpc_ds.costs.problem import Candidate
@@ -36,7 +36,7 @@ def write_plan(
     run: str,
     overrides: Sequence[str],
     config: RunConfig,
-    ds: Mapping[str, Any],
+    ds: DeepSpeedConfig,
     candidate: Candidate,
     ranks_per_node: int,
     folder: Path,

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from lartpc_ds.advise.search.reasons import levers_of, reason
 from lartpc_ds.advise.search.search import CostOf, Plan
+from lartpc_ds.config.ds_config import DeepSpeedConfig
 from lartpc_ds.config.run import RunConfig
 from lartpc_ds.costs.applied import applied
 from lartpc_ds.costs.hardware import Hardware
@@ -34,7 +35,7 @@ class Trial:
     name: str
     config: RunConfig
     """The configuration of the whole run, not of the short one."""
-    ds: Mapping[str, Any]
+    ds: DeepSpeedConfig
     global_batch: int
     predicted_step_seconds: float
     predicted_peak_bytes: int

@@ -10,11 +10,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deepspeed.accelerator import get_accelerator
 
-from lartpc_ds.config.ds_config import compiles_adam, precision
+from lartpc_ds.config.ds_config import DeepSpeedConfig, compiles_adam, precision
 from lartpc_ds.errors import UserError
 from lartpc_ds.jobs.hosts.hostfile import render
 from lartpc_ds.jobs.site import Site
@@ -53,7 +52,7 @@ def default_devices() -> int:
     return 1 if accelerator.device_name() == "cpu" else int(accelerator.device_count())
 
 
-def check_devices(devices: int, ds: Mapping[str, Any]) -> None:
+def check_devices(devices: int, ds: DeepSpeedConfig) -> None:
     """Check that this machine can run this number of ranks with this configuration.
 
     Raises:
@@ -83,7 +82,7 @@ def check_count(devices: int, setting: str) -> None:
         raise UserError(f"{setting}: this machine allows {most}")
 
 
-def check_accelerator(name: str, ds: Mapping[str, Any]) -> None:
+def check_accelerator(name: str, ds: DeepSpeedConfig) -> None:
     """Check that devices of this kind, by DeepSpeed's name, can compute in the precision of the configuration.
 
     Raises:

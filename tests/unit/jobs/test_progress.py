@@ -68,13 +68,19 @@ def test_skipped_steps_are_shown_once_there_are_any(folder: RunFolder, clock: li
     assert first.endswith("GiB") and second.endswith("GiB  1 steps skipped")
 
 
+def evaluated(events: int, classes: list[str], confusion: list[list[int]]) -> dict[str, Any]:
+    rates = [INTERVAL] * len(classes)
+    figures = {"accuracy": INTERVAL, "balanced_accuracy": INTERVAL, "efficiency": rates, "purity": rates}
+    return {"events": events, "classes": classes, "confusion": confusion, "loss": 0.5, **figures}
+
+
 def test_targets_of_a_users_own_have_a_loss_only(folder: RunFolder, clock: list[float]) -> None:
     screen, nothing = Screen(), dict.fromkeys(("value", "low", "high"))
     line = step_line(1)
     del line["accuracy"]
     with JobDisplay(folder, 1, screen.console, verbose=False) as display:
         folder.append_metrics(line)
-        evaluation = {"events": 9, "loss": 0.5, "balanced_accuracy": nothing, "classes": [], "confusion": []}
+        evaluation = evaluated(9, [], []) | {"accuracy": nothing, "balanced_accuracy": nothing}
         folder.append_metrics({"step": 1, "evaluation": evaluation, "seconds": 1.5})
         display.poll()
     assert screen.lines() == [
@@ -87,9 +93,9 @@ def test_an_evaluation_is_always_shown(folder: RunFolder, clock: list[float]) ->
     screen = Screen()
     with JobDisplay(folder, 10, screen.console, verbose=False) as display:
         folder.append_metrics(step_line(1))
-        evaluation = {"events": 90, "loss": 0.5, "balanced_accuracy": INTERVAL, "classes": ["nue", "numu"]}
         for counts in ([[50, 10], [0, 30]], [[50, 40], [0, 0]]):
-            folder.append_metrics({"step": 1, "evaluation": {**evaluation, "confusion": counts}, "seconds": 3.21})
+            evaluation = evaluated(90, ["nue", "numu"], counts)
+            folder.append_metrics({"step": 1, "evaluation": evaluation, "seconds": 3.21})
         display.poll()
     assert screen.lines()[1:] == [
         "step 1: 90 held-out events: loss 0.5000, balanced accuracy 0.750 [0.700, 0.800] in 3.2 s",
