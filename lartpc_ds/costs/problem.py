@@ -1,7 +1,8 @@
 """A problem is what the planner is asked, a candidate is one answer, and a cost is what it takes: plain data."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from torch import nn
 
@@ -41,6 +42,10 @@ class Candidate:
     gather_at: str = "auto"
     cuts: str | tuple[str, ...] = "balanced"
     overlap: bool = True
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self) | {"memory": self.memory.model_dump(mode="json")}
 
     @property
     def sharing_ranks(self) -> int:

@@ -1,18 +1,16 @@
-"""What each block of a model costs, found by running it forward and backward on tensors without numbers.
+"""A profile finds what each block of a model costs, by running it forward and backward on tensors without numbers.
 
 Fake tensors know device, precision and storage, so autocast acts on them, autograd keeps what it would keep, and every
 operator of the real step is seen with its shapes; nothing is allocated and a whole MicroBooNE event takes two seconds.
 Rejected: formulas a layer (they know nothing of a user's blocks, and forget the indices of a max pool, which are as
 large as four bfloat16 maps), and timing on a device, which a login node does not have.
 
-An operator's time is `roofline.operator_work`'s, by a machine's rates: convolutions are bound by arithmetic, norms,
+An operator's time is `roofline.OperatorCall.work`'s, by a machine's rates: convolutions are bound by arithmetic, norms,
 activations and pools by memory traffic. Rejected: rates that are written here, because their ratio decides where
 stages are cut, and it differs by machine.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +33,7 @@ def profile(
     bytes_per_parameter: float,
     rates: Rates,
 ) -> list[BlockCost]:
-    """The cost of each block for a micro-batch.
+    """Find the cost of each block for a micro-batch.
 
     Args:
         sequence: named blocks on the meta device; they are not changed.
@@ -55,8 +53,7 @@ def profile(
         saved = SavedMaps((*copies.parameters(), *copies.buffers()))
         x = torch.empty(images)
         for (name, _), block in zip(sequence, copies, strict=True):
-            meters = Meter(rates), Meter(rates)
-            cost, x = _profile_block(name, block, x, saved, traced_autocast(precision), bytes_per_parameter, meters)
+            cost, x = _profile_block(name, block, x, saved, precision, bytes_per_parameter, rates)
             costs.append(cost)
     return costs
 
@@ -66,16 +63,16 @@ def _profile_block(
     block: nn.Module,
     x: Tensor,
     saved: SavedMaps,
-    autocast: AbstractContextManager[Any],
+    precision: str,
     bytes_per_parameter: float,
-    meters: tuple[Meter, Meter],
+    rates: Rates,
 ) -> tuple[BlockCost, Tensor]:
-    """The cost, and the block's output without its graph; `meters` are of the forward and the backward pass."""
-    forward, backward = meters
+    """Run one block forward and backward; its cost, and its output without a graph."""
+    forward, backward = Meter(rates), Meter(rates)
     leaf = x.detach().requires_grad_(x.requires_grad)
     inside = leaf.clone()  # a block may work in place, which a leaf does not allow
     try:
-        with told(block), autocast, saved.of_block(x, inside), forward:
+        with told(block), traced_autocast(precision), saved.of_block(x, inside), forward:
             y = block(inside)
     except UserError as error:
         raise UserError(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import register_multi_grad_hook
 from torch.nn import functional as F
 
 from lartpc_ds.config.ds_config import precision
@@ -176,6 +177,9 @@ class _StageRun:
             self._message = _map(shape, dtype) if self._message is None else self._message
             kept = self._message.clone().requires_grad_(dtype.is_floating_point)
             x = kept.clone()
+            if x.requires_grad:
+                # with this hook autograd keeps the gradient of x beside the one that is sent back, and both count
+                register_multi_grad_hook((x,), lambda gradients: None)
         with traced_autocast(self._precision):
             for module in self._modules:
                 x = module(x)

@@ -6,7 +6,7 @@ libraries, are most of the peak. Rejected: full resolution, of which a step take
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from lartpc_ds.config.run import MemoryConfig
@@ -54,9 +54,8 @@ class MeasuredLayout:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON: all that decides what was measured."""
-        candidate = asdict(self.candidate) | {"memory": self.candidate.memory.model_dump(mode="json")}
         named = {"network": self.network, "norm": self.norm, "downsample": self.downsample}
-        return named | {"candidate": candidate}
+        return named | {"candidate": self.candidate.as_dict()}
 
 
 def _one_rank(network: str, downsample: int) -> list[MeasuredLayout]:

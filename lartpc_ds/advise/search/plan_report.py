@@ -37,17 +37,9 @@ def tree_of(plan: Plan, hardware: Hardware, devices: int) -> dict[str, Any]:
 
 
 def _tree(row: Row) -> dict[str, Any]:
-    candidate, cost = row.candidate, row.cost
+    cost = row.cost
     return {
-        "layout": asdict(candidate.layout),
-        "batch": candidate.batch,
-        "accumulate": candidate.accumulate,
-        "zero": candidate.zero,
-        "offload": candidate.offload,
-        "memory": candidate.memory.model_dump(mode="json"),
-        "gather_at": candidate.gather_at,
-        "cuts": candidate.cuts,
-        "overlap": candidate.overlap,
+        **row.candidate.as_dict(),
         "peak_bytes": cost.memory.total,
         "memory_parts": asdict(cost.memory),
         "step_seconds": cost.time.total,

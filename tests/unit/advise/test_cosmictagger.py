@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from lartpc_ds.advise.bench.cosmictagger import bench
-from lartpc_ds.costs.cosmictagger import IMAGES_PER_SECOND, fit, predicted_images_per_second
+from lartpc_ds.advise.bench.cosmictagger import IMAGES_PER_SECOND, bench, fit, predicted_images_per_second
 
 
 def test_the_two_points_that_fix_the_model_come_out() -> None:
