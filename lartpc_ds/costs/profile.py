@@ -21,7 +21,7 @@ from lartpc_ds.costs.hardware import Rates
 from lartpc_ds.costs.meter import Meter, traced_autocast
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.memory.saved import SavedMaps
-from lartpc_ds.exact.trace.dry_run import ReadableConstants, shadow_of, told
+from lartpc_ds.exact.trace.dry_run import ReadableConstants, locating_errors, shadow_of
 
 __all__ = ["profile"]
 
@@ -72,7 +72,7 @@ def _profile_block(
     leaf = x.detach().requires_grad_(x.requires_grad)
     inside = leaf.clone()  # a block may work in place, which a leaf does not allow
     try:
-        with told(block), traced_autocast(precision), saved.of_block(x, inside), forward:
+        with locating_errors(block), traced_autocast(precision), saved.of_block(x, inside), forward:
             y = block(inside)
     except UserError as error:
         raise UserError(

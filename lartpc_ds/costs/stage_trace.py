@@ -25,7 +25,7 @@ from lartpc_ds.exact.apply import apply
 from lartpc_ds.exact.grid.tiles import Alone, Group, Tiles
 from lartpc_ds.exact.memory.strip_plan import StripPlan
 from lartpc_ds.exact.spatialize import TilePlan
-from lartpc_ds.exact.trace.dry_run import ReadableConstants, told
+from lartpc_ds.exact.trace.dry_run import ReadableConstants, locating_errors
 from lartpc_ds.layout import Bounds, Layout
 from lartpc_ds.models.build import blocks
 
@@ -85,7 +85,7 @@ def trace_stages(
             meter = Meter(rates)
             peers.meter = meter
             run = _StageRun(sequence[start:stop], meter, peers, received, number, stage, len(bounds) - 1)
-            with told(model):
+            with locating_errors(model):
                 traces.append(run.step(candidate.accumulate, problem.ds))
             received = run.sent
     return traces

@@ -1,4 +1,7 @@
-"""A run's way of computing, applied to its plain model: tiles, and what is kept of its activations."""
+"""A run's way of computing is applied to its plain model: tiles, and what is kept of its activations.
+
+The order is fixed: strips wrap their blocks first, so that tiles and recomputation stand around them.
+"""
 
 from torch import nn
 
@@ -16,11 +19,11 @@ __all__ = ["apply"]
 def apply(
     model: nn.Module, memory: MemoryConfig, plan: TilePlan, tiles: Tiles, strips: StripPlan | None = None
 ) -> None:
-    """Changes `model`; `plan` was made with `memory.lean_norm`, `strips` with `memory.stream_strips` if above 1."""
+    """Change `model`; `plan` was made with `memory.lean_norm`, and `strips` with `memory.stream_strips` if above 1."""
     if strips is not None:
         stream(model, strips)
     convert(model, plan, tiles)
     if memory.recompute == "block":
-        # a streamed front keeps nothing, and of the modules that are made again the input is all that is kept
+        # a streamed front keeps nothing, and modules that are made again keep their input only
         kept = [] if strips is None else [block for _, block in blocks(model)[: len(strips.front)]]
         recompute(model, tiles, [*kept, *map(model.get_submodule, plan.remade_at)])

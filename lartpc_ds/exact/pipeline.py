@@ -1,8 +1,8 @@
-"""A pipeline stage: a run of a model's blocks, as DeepSpeed's pipeline engine wants it.
+"""A pipeline stage is consecutive blocks of a model, in the form that DeepSpeed's pipeline engine wants.
 
-A `PipelineModule` of as many layers as stages, of which this rank builds one: its `Stage`. So DeepSpeed has nothing to
-cut, and the layer files of its checkpoints are the stages. Rejected: a layer a block with a partition of our own,
-which overrides DeepSpeed's private methods and needs two more layers at each border.
+A `PipelineModule` has as many layers as there are stages, and this rank builds one of them: its `Stage`. So DeepSpeed
+has nothing to cut, and the layer files of its checkpoints are the stages. Rejected: one layer per block with a
+partition of our own, which overrides DeepSpeed's private methods and needs two more layers at each border.
 
 The stage is cut out of the whole model after `convert`: each block on its own finds its plans of tiles. For DeepSpeed
 the ranks of a tile group are data replicas, as everywhere.
@@ -22,9 +22,9 @@ __all__ = ["Names", "Stage", "cut_stage", "pipeline_module"]
 
 
 class Stage(nn.Module):
-    """Some blocks in order, from the map that the stage before sends to the one that the next receives.
+    """Some blocks in order, from the map that the stage before sends to the map that the next stage receives.
 
-    A message must be contiguous and our maps are channels-last, so they travel as (N, H, W, C): a view.
+    A message must be contiguous and our maps are channels-last, so they travel as (N, H, W, C), which is a view.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], *, first: bool, last: bool, tick: Callable[[], None]) -> None:
@@ -33,7 +33,7 @@ class Stage(nn.Module):
         self._first, self._last, self._tick = first, last, tick
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (N, planes, H, W) on the first stage, the model's output on the last."""
+        """Take images (N, planes, H, W) on the first stage, and return the model's output on the last."""
         if self.training:
             self._tick()
         if not self._first and x.ndim == 4:
@@ -47,31 +47,31 @@ class Stage(nn.Module):
 
 @dataclass(frozen=True)
 class Names:
-    """How the tensors of a stage are called in the whole model."""
+    """The names that the tensors of a stage have in the whole model."""
 
     order: tuple[str, ...]
-    """All of the whole model's."""
+    """All names of the whole model, in its order."""
     of_stage: dict[str, str]
-    """Name in the stage, by name in the model."""
+    """The name in the stage, by name in the model."""
     outside: dict[str, Any]
-    """What is in no block, which no stage changes; by name in the model, on the first stage."""
+    """The tensors that are in no block, which no stage changes; by name in the model, on the first stage."""
 
     def whole(self, state: dict[str, Any]) -> dict[str, Any]:
-        """This stage's part of the whole model's state, from the state of the stage."""
+        """Return this stage's part of the whole model's state, from the state of the stage."""
         return {name: state[own] for name, own in self.of_stage.items()} | self.outside
 
 
 def cut_stage(
     model: nn.Module, sequence: Sequence[tuple[str, nn.Module]], bounds: Bounds, number: int, tick: Callable[[], None]
 ) -> tuple[Stage, Names]:
-    """Take stage `number` out of a model, which keeps nothing of it alive when it is let go.
+    """Take stage `number` out of a model; the stage keeps nothing else of the model alive.
 
     Args:
-        model: converted for this rank's tile.
+        model: the model, converted for this rank's tile.
         sequence: its named blocks.
         bounds: stage s has the blocks [B_s, B_s+1).
-        number: of the stage.
-        tick: called before the forward pass of every micro-batch in training.
+        number: the index of the stage.
+        tick: a function that is called before the forward pass of every micro-batch in training.
     """
     start, stop = bounds[number], bounds[number + 1]
     stage = Stage([block for _, block in sequence[start:stop]], first=start == 0, last=stop == len(sequence), tick=tick)
@@ -84,9 +84,12 @@ def cut_stage(
 
 
 def pipeline_module(stage: Stage, layout: Layout, loss: Callable[[Tensor, Tensor], Tensor]) -> PipelineModule:
-    """What DeepSpeed trains, a collective of all ranks; the last stage calls loss(outputs, targets)."""
+    """Return what DeepSpeed trains; the last stage calls loss(outputs, targets).
+
+    This is a collective of all ranks.
+    """
     for parameter in stage.parameters():
-        # without ZeRO, DeepSpeed's gradient norm leaves out what is not marked so on all stages but the first
+        # without ZeRO, DeepSpeed's gradient norm leaves out parameters without this mark on all stages but the first
         parameter.model_parallel = True  # type: ignore[attr-defined]
     topology = ProcessTopology(axes=["pipe", "data"], dims=[layout.pipe, layout.data * layout.tiles])
     return PipelineModule([stage] * layout.pipe, topology=topology, loss_fn=loss, partition_method="uniform")

@@ -1,13 +1,12 @@
-"""`spatialize`: one network on one event over a grid of ranks, exactly.
+"""`spatialize` runs one network on one event over a grid of ranks, exactly.
 
-The order: cut the image, trace the model on meta tensors of the whole image, refuse what has no proven form, look that
-the tiles of every rank make the same calls, then let every module find its plans. Nothing of the model is replaced, so
-its parameters, buffers, hooks and `state_dict` keys are as before.
+The order is: cut the image, trace the model on meta tensors of the whole image, refuse what has no proven form, check
+that the tiles of every rank make the same calls, then let every module find its plans. Nothing of the model is
+replaced, so its parameters, buffers, hooks and `state_dict` keys are as before. Rejected: replacing layers by parallel
+ones, which covers only the layers that somebody wrote a twin of.
 """
 
 import contextlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,12 +26,13 @@ from lartpc_ds.exact.ops.table import OPERATORS
 from lartpc_ds.exact.trace.dry_run import dry_run, shadow_of
 from lartpc_ds.exact.trace.followers import Followers, followers
 from lartpc_ds.exact.trace.imitation import TRACED_EVENTS, TilePlan, compare, images_of, imagined, refuse_ambiguous
-from lartpc_ds.exact.trace.module_state import unchanged
+from lartpc_ds.exact.trace.module_state import both_modes, unchanged
+from lartpc_ds.exact.trace.modules import announce
 from lartpc_ds.exact.trace.replay import Replay, table
 from lartpc_ds.exact.trace.trace import Tracer
 from lartpc_ds.layout import Bounds, Layout, tile_bounds
 
-__all__ = ["TilePlan", "TileShare", "both_modes", "convert", "plan_tiles", "shares", "spatialize"]
+__all__ = ["TilePlan", "TileShare", "convert", "plan_tiles", "shares", "spatialize"]
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,12 @@ class TileShare:
     rows: tuple[int, int]
     cols: tuple[int, int]
     halo_bytes: int
-    """Sent in a forward pass of one event; the backward pass sends as much again, less the image's own halo."""
+    """The bytes sent in a forward pass of one event.
+
+    The backward pass sends as much again, less the image's own halo.
+    """
     work: float
-    """Of the tile group's floating-point operations."""
+    """The share of the tile group's floating-point operations."""
 
 
 def plan_tiles(
@@ -55,28 +58,30 @@ def plan_tiles(
     norm_scope: str = "tiles",
     lean_norm: bool = False,
 ) -> TilePlan:
-    """Plan and check a model for images of (channels, rows, columns) on the tiles of `layout`; moves no data.
+    """Plan and check a model for images of (channels, rows, columns) on the tiles of `layout`; no data moves.
 
     With `lean_norm`, a norm that only a ReLU reads keeps one map instead of two.
 
     Raises:
-        UserError: an operator without a proven form on tiles, an empty tile, a name in `gather_at` that is no module:
-            naming layer, line and what to change.
+        UserError: an operator has no proven form on tiles, a tile is empty, or a name in `gather_at` is no module;
+            the message names layer, line and what to change.
     """
     shadow = shadow_of(model)
     bounds = tile_bounds(image[1], layout.rows), tile_bounds(image[2], layout.cols)
-    wish = _Wish(layout, image, bounds, norm_scope, lean_norm)
+    request = _Request(layout, image, bounds, norm_scope, lean_norm)
     if gather_at not in ("auto", "never") and gather_at not in dict(shadow.named_modules()):
         names = ", ".join(name for name, _ in shadow.named_children())
-        raise UserError(f'layout.gather_at = {gather_at!r}: no such block; "auto", "never" or a module such as {names}')
+        raise UserError(
+            f'layout.gather_at = {gather_at!r}: no such block; take "auto", "never" or a module such as {names}'
+        )
     if gather_at != "auto":
-        return _checked(shadow, wish, None if gather_at == "never" else gather_at)
-    return _gathered_in_time(shadow, wish)
+        return _checked(shadow, request, None if gather_at == "never" else gather_at)
+    return _gathered_in_time(shadow, request)
 
 
 @dataclass(frozen=True)
-class _Wish:
-    """What is asked of a plan, but for where it gathers."""
+class _Request:
+    """Everything that is asked of a plan except where it gathers."""
 
     layout: Layout
     image: tuple[int, int, int]
@@ -85,7 +90,10 @@ class _Wish:
     lean_norm: bool
 
     def run_of(self, call: Call, lean: Followers) -> Run | None:
-        """What stands for a call: torch's own where there is one tile, but for masks, statistics over data, levers."""
+        """Return what runs in the place of a call, or None for torch's own function.
+
+        On one tile torch's own function is right, except for masks, statistics over data and levers.
+        """
         run, layout = call.run, self.layout
         random = isinstance(run, Dropout | Draw)
         norm = isinstance(run, BatchNorm) and self.norm_scope == "all" and layout.data > 1
@@ -102,47 +110,47 @@ class _Wish:
             made: Run = with_relu(whole=not call.is_cut, owns_gradient=key in lean.owners)
             return made
         if isinstance(call.run, Convolution | MaxPool):
-            run = call.run  # ours keep less, also of the only tile
+            run = call.run  # ours keep less, also where there is only one tile
         return Remake(run) if key in lean.convolutions else run
 
 
-def _gathered_in_time(model: nn.Module, wish: _Wish) -> TilePlan:
+def _gathered_in_time(model: nn.Module, request: _Request) -> TilePlan:
     """Stay on tiles as long as every tile is worth its halo, then gather before the block that is not."""
     try:
-        return _checked(model, wish, None, refuse_thin=True)
+        return _checked(model, request, None, refuse_thin=True)
     except EmptyTile as error:
         parts = error.layer.split(".")
     for depth in range(len(parts), 0, -1):
         block = ".".join(parts[:depth])
         with contextlib.suppress(UserError):
-            return _checked(model, wish, block or None, refuse_thin=True)
+            return _checked(model, request, block or None, refuse_thin=True)
     # where no single block can be gathered, thin tiles are slow but right
-    return _checked(model, wish, None)
+    return _checked(model, request, None)
 
 
-def _checked(model: nn.Module, wish: _Wish, gather_at: str | None, refuse_thin: bool = False) -> TilePlan:
-    layout = wish.layout
+def _checked(model: nn.Module, request: _Request, gather_at: str | None, refuse_thin: bool = False) -> TilePlan:
+    layout = request.layout
     traces: list[tuple[Call, ...]] = []
     results: list[list[tuple[tuple[int, ...], Cut | None]]] = []
     output, lean = None, Followers()
     with both_modes(model) as modes:
         for _ in modes:
             tracer = Tracer(refuse_thin=refuse_thin, one_tile=layout.tiles == 1)
-            images = tracer.mark(images_of(model, (TRACED_EVENTS, *wish.image)), Cut((2, 3), wish.bounds))
-            followed = layout.tiles > 1 or (wish.lean_norm and not traces)
+            images = tracer.mark(images_of(model, (TRACED_EVENTS, *request.image)), Cut((2, 3), request.bounds))
+            followed = layout.tiles > 1 or (request.lean_norm and not traces)
             with torch.no_grad(), unchanged(model), dry_run(model, followed=followed), tracer.inside(model, gather_at):
                 result = model(images)
             output = tracer.cut_of(result)
-            if not traces:  # the mode that the model trains in
-                lean = followers(tracer.calls, [tracer.number_of(one) for one in tensors_of(result, {})])
-            traces.append(tuple(replace(call, run=wish.run_of(call, lean)) for call in tracer.calls))
-            results.append([(tuple(one.shape), tracer.cut_of(one)) for one in tensors_of(result, {})])
+            if not traces:  # this is the mode that the model trains in
+                lean = followers(tracer.calls, [tracer.number_of(tensor) for tensor in tensors_of(result, {})])
+            traces.append(tuple(replace(call, run=request.run_of(call, lean)) for call in tracer.calls))
+            results.append([(tuple(tensor.shape), tracer.cut_of(tensor)) for tensor in tensors_of(result, {})])
             if not isinstance(result, Tensor) and layout.tiles > 1 and any(cut for _, cut in results[-1]):
                 raise UserError(
                     f"the model gives a {type(result).__name__} with maps that are cut into tiles; on tiles its result "
                     "must be one tensor, or whole ones"
                 )
-    plan = TilePlan(wish.image, wish.bounds, tuple(traces), output, wish.lean_norm)
+    plan = TilePlan(request.image, request.bounds, tuple(traces), output, request.lean_norm)
     if layout.tiles > 1:
         refuse_ambiguous(plan, layout)
         with both_modes(model) as modes:
@@ -151,23 +159,8 @@ def _checked(model: nn.Module, wish: _Wish, gather_at: str | None, refuse_thin: 
     return plan
 
 
-@contextmanager
-def both_modes(model: nn.Module) -> Iterator[Iterator[None]]:
-    """First the modes that the modules are in, then evaluation; afterwards as before."""
-    before = [module.training for module in model.modules()]
-
-    def modes() -> Iterator[None]:
-        yield
-        model.eval()
-        yield
-
-    yield modes()
-    for module, mode in zip(model.modules(), before, strict=True):
-        module.training = mode
-
-
 def shares(plan: TilePlan, model: nn.Module, layout: Layout) -> list[TileShare]:
-    """What each tile has of a step, row by row; a pure calculation on meta tensors."""
+    """Return what each tile has of a step, row by row; this is a pure calculation on meta tensors."""
     shadow = shadow_of(model)
     counted = []
     for row in range(layout.rows):
@@ -188,11 +181,11 @@ def convert(model: nn.Module, plan: TilePlan, tiles: Tiles) -> nn.Module:
     def check(module: nn.Module, args: tuple[Any, ...]) -> None:
         if list(args[0].shape[2:]) != local:
             raise ValueError(
-                f"images: must be this rank's tile of {local} rows and columns, are {tuple(args[0].shape)}"
+                f"images: they must be this rank's tile of {local} rows and columns; they are {tuple(args[0].shape)}"
             )
 
     model.register_forward_pre_hook(check)
-    Replay(table(plan.calls, tiles.row, tiles.col), tiles, lean=plan.lean).attach(model)
+    announce(model, Replay(table(plan.calls, tiles.row, tiles.col), tiles, lean=plan.lean).around)
     return model
 
 
@@ -212,22 +205,22 @@ def spatialize(
 
     Its forward then takes (events, channels, rows and columns of `plan_tiles(...).tile(row, col)`), and every
     collective in it has its true adjoint: average all gradients over all ranks, as data-parallel replicas do, and they
-    are those of one device. An input's gradient is `layout.tiles` times the one-device one.
+    are those of one device. An input's gradient is `layout.tiles` times the one-device gradient.
 
     Args:
         model: any nn.Module of one device; its `state_dict` keys do not change.
         layout: the grid; the world must have its size.
-        groups: of this rank, from `make_groups(layout)`.
-        image_size: of the whole image; fixed from here on.
+        groups: the groups of this rank, from `make_groups(layout)`.
+        image_size: the size of the whole image, which is fixed from here on.
         gather_at: "auto", "never", or the module whose input every rank gathers, to run whole from there on.
-        norm_scope: batch statistics over "tiles" of one event or over "all" data ranks too.
+        norm_scope: batch statistics run over the "tiles" of one event or over "all" data ranks too.
         lean_norm: keep one map of every norm that only a ReLU reads, instead of two.
         overlap: compute a convolution's interior while its halo is under way.
         clock: set its step and micro-batch before each forward to make dropout masks repeatable; by default every
             training forward draws others.
 
     Raises:
-        UserError: as `plan_tiles`.
+        UserError: as in `plan_tiles`.
     """
     plan = plan_tiles(model, layout, image_size, gather_at, norm_scope, lean_norm)
     if clock is None:

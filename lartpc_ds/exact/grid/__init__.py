@@ -1,1 +1,1 @@
-"""This folder says which pixels each rank of a grid has, and what the ranks may say to each other."""
+"""The grid of ranks says which pixels each rank has, and what the ranks may say to each other."""

@@ -1,4 +1,4 @@
-"""This module says how a map is cut into tiles, and holds the calls that a trace leaves behind for the ranks.
+"""A `Cut` says how a map is cut into tiles; a `Call` is what a trace leaves behind for the ranks.
 
 A trace works on the whole image and on no rank's tile, so a cut and a call hold the bounds of all tiles. A rank reads
 its own part off them. Rejected: a list of calls per rank, which would make a plan as large as its grid.

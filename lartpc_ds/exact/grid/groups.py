@@ -34,7 +34,6 @@ class Groups:
     local_rank: int
     tile: dist.ProcessGroup
     data: dist.ProcessGroup
-    world: dist.ProcessGroup
     alone: dist.ProcessGroup
     stage: dist.ProcessGroup
     pipe: dist.ProcessGroup
@@ -86,4 +85,4 @@ def make_groups(layout: Layout) -> Groups:
             if ranks not in made:
                 made[ranks] = dist.new_group(list(ranks))
     tile, data, alone, stage, pipe = (made[members(rank)] for members in kinds)
-    return Groups(layout, rank, int(os.environ["LOCAL_RANK"]), tile, data, world, alone, stage, pipe)
+    return Groups(layout, rank, int(os.environ["LOCAL_RANK"]), tile, data, alone, stage, pipe)

@@ -1,7 +1,6 @@
-"""This module says how many rows of a map a kernel works on at once.
+"""Kernels work on as many rows of a map at once as a core's cache holds, or as keep a device busy.
 
-On a CPU they are what a core's cache holds, and elsewhere what keeps a device busy. Rejected: whole maps, whose
-intermediate results would stand beside the largest map of the network.
+Rejected: whole maps, whose intermediate results would stand beside the largest map of the network.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""This module computes which rows of a map a strip has, on integers alone.
+"""`Rows` says which rows of a map a strip has, and is computed on integers alone.
 
 A strip of the image gives a layer fewer rows than the whole image does: those whose windows lie inside it. Only at the
 true border of a map may a window hang over, into the operator's own padding. So each map of a strip has a range of rows

@@ -1,4 +1,4 @@
-"""This module holds what a converted layer knows about its tile group, and the three messages that it may send.
+"""`Tiles` is what a converted layer knows about its tile group, with the three messages that it may send.
 
 Layers get a `Tiles` as an argument and never ask torch.distributed who they are. `exchange` sends the halo, in one
 message per peer; `all_reduce` and `all_gather` carry statistics. `Imagined` answers all three on meta tensors without a

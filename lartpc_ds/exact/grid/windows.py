@@ -1,4 +1,4 @@
-"""This module computes halos on integers alone: which inputs a tile of outputs needs, and who owns them.
+"""Halos are computed on integers alone: which inputs a tile of outputs needs, and who owns them.
 
 Ownership is set on outputs and halos are derived, never the other way round. An operator maps the *boundaries* of its
 input to those of its output, so that every output row has exactly one owner whatever the stride. Then the rows that a
@@ -97,6 +97,10 @@ class Window:
         """Return the range from the first pixel of the first window to the last pixel of the last window."""
         first = out[0] * self.stride - self.padding
         return first, (out[1] - 1) * self.stride - self.padding + self.reach
+
+    def outputs(self, size: int) -> int:
+        """Return how many windows lie within a map of `size` and its padding."""
+        return (size + 2 * self.padding - self.reach) // self.stride + 1
 
     def misses(self, outputs: int, size: int) -> bool:
         """Return whether some output reads padding only, and no pixel of a map of `size`.

@@ -2,8 +2,8 @@
 
 torch keeps the pool's whole input and an eight-byte index per output: at a stem, twice the largest map of the network.
 Its kernels do the work here too, on bands of output rows whose indices fit a cache, so that of equal values the same
-one is chosen; an index is a byte while it is kept. Rejected: a pool of our own, which would
-have to make torch's choice among equal values.
+one is chosen; an index is a byte while it is kept. Rejected: a pool of our own, which would have to make torch's choice
+among equal values.
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lartpc_ds.exact.grid.pieces import in_pieces, rows_at_once
+from lartpc_ds.exact.grid.windows import Window
 
 __all__ = ["Pool", "choose", "give_back"]
 
@@ -45,13 +46,12 @@ class _Band:
 
 
 def _bands(pool: Pool, x_rows: int, places: Tensor) -> Iterator[_Band]:
-    outputs = places.shape[1:3]
+    outputs, window = places.shape[1:3], Window(pool.kernel[0], pool.stride[0], pool.padding[0])
     rows = rows_at_once(places, 8 * places[0, 0].numel(), _INDEX_BYTES)
     with in_pieces():
         for start in range(0, outputs[0], rows):
             stop = min(start + rows, outputs[0])
-            first = start * pool.stride[0] - pool.padding[0]
-            last = (stop - 1) * pool.stride[0] - pool.padding[0] + pool.kernel[0]
+            first, last = window.need((start, stop))
             yield _Band(start, stop, max(first, 0), min(last, x_rows), max(-first, 0), max(last - x_rows, 0))
 
 

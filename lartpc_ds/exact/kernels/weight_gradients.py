@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lartpc_ds.exact.grid.pieces import in_pieces, rows_at_once
+from lartpc_ds.exact.grid.windows import Window
 
 __all__ = ["weight_gradient"]
 
@@ -28,12 +29,12 @@ def weight_gradient(
     rows = outputs if gradient.device.type != "cpu" else rows_at_once(gradient, row_bytes, _BAND_BYTES)
     if rows >= outputs:
         return _gradient_of_band(gradient, x, weight, stride, padding, dilation, groups)
+    window = Window(weight.shape[2], stride[0], padding[0], dilation[0])
     total = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
     with in_pieces():
         for start in range(0, outputs, rows):
             stop = min(start + rows, outputs)
-            first = start * stride[0] - padding[0]
-            last = (stop - 1) * stride[0] - padding[0] + dilation[0] * (weight.shape[2] - 1) + 1
+            first, last = window.need((start, stop))
             band = x[:, :, max(first, 0) : min(last, x.shape[2])]
             if first < 0 or last > x.shape[2]:
                 band = F.pad(band, (0, 0, max(-first, 0), max(last - x.shape[2], 0)))

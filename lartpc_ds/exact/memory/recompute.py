@@ -1,14 +1,14 @@
 """Recomputation: a block keeps its input only, and runs once more when its gradient is due.
 
-torch's non-reentrant checkpoint does the work. Around it, what a second run must not do twice or otherwise: it starts
-from the state that the first run started from and leaves none behind (`parallel.module_state`), masks are drawn for the
-micro-batch of the first run, and every rank runs its blocks to the end, so that the halos in them meet. Rejected: the
-reentrant form, with which ZeRO sees a parameter's gradient twice, and DeepSpeed's own, which updates running statistics
-twice.
+torch's non-reentrant checkpoint does the work, and this module keeps a second run from doing anything twice or
+otherwise. The second run starts from the state that the first run started from and leaves none behind
+(`trace.module_state`), masks are drawn for the micro-batch of the first run, and every rank runs its blocks to the end,
+so that the halos in them meet. Rejected: the reentrant form, with which ZeRO sees a parameter's gradient twice, and
+DeepSpeed's own, which updates running statistics twice.
 """
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -33,8 +33,8 @@ def check_blocks(model: nn.Module, image: tuple[int, int, int], leave_out: Itera
     """Refuse before a run what `recompute` would refuse in its first step; `model` runs without data, unchanged.
 
     Args:
-        model: with a list of blocks, in the mode that it will train in.
-        image: channels, rows and columns.
+        model: a network with a list of blocks, in the mode that it will train in.
+        image: the channels, rows and columns of the images.
         leave_out: names of modules, as in `recompute`.
     """
     shadow, alone = shadow_of(model), Tiles(1, 1, Alone(), Alone(), Alone())
@@ -44,20 +44,20 @@ def check_blocks(model: nn.Module, image: tuple[int, int, int], leave_out: Itera
 
 
 def recompute(model: nn.Module, tiles: Tiles, leave_out: Iterable[nn.Module] = ()) -> None:
-    """From now on the blocks of `model` keep their inputs only; apply it after the model is converted to tiles.
+    """Let the blocks of `model` keep their inputs only; apply it after the model is converted to tiles.
 
     Args:
-        model: with a list of blocks, see `models.build.blocks`.
-        tiles: that the model was converted with.
+        model: a network with a list of blocks, see `models.build.blocks`.
+        tiles: the tiles with which the model was converted.
         leave_out: a block that is or has one of these modules stays as it is.
 
     Raises:
-        UserError: the model has no list of blocks; later, or in `check_blocks`, that a block changes its input in
-            place, or state of its own that cannot be put back.
+        UserError: the model has no list of blocks; later, or in `check_blocks`, a block changes its input in place,
+            or state of its own that cannot be put back.
     """
     *sequence, last = blocks(model)
     left = {*leave_out, last[1]}  # what the last block keeps is needed at once
-    chosen = {module: name for name, module in sequence if not left & {*module.modules()}}  # some are used twice
+    chosen = {module: name for name, module in sequence if not left & {*module.modules()}}  # some blocks are used twice
     for module, name in chosen.items():
         wrap(name, module, _checkpointed(tiles))
 
@@ -70,17 +70,16 @@ def _checkpointed(tiles: Tiles) -> Around:
             return forward(*args, **kwargs)
         versions = [tensor._version for tensor in inputs]
         state = ModuleState(module_of(forward))
-        again = _Again(name, state, tiles.clock)
-
-        def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-            return nullcontext(), again
+        second_run = _SecondRun(name, state, tiles.clock)
 
         def run(*args: Any, **kwargs: Any) -> Any:
             with tiles.remade.suspended():
                 return tree_map_only(Tensor, lambda y: _announced(y, args), forward(*args, **kwargs))
 
         with set_checkpoint_early_stop(False):
-            result = checkpoint(run, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+            result = checkpoint(
+                run, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), second_run), **kwargs
+            )
         if [tensor._version for tensor in inputs] != versions:
             raise UserError(
                 f"memory.recompute = 'block': block {name} changes its input in place, so that it cannot run once "
@@ -104,7 +103,7 @@ def _announced(y: Tensor, args: Any) -> Tensor:
 class _Announced(torch.autograd.Function):
     """y -> y; its backward asks for something kept, so that the block runs again before that of its last module.
 
-    ZeRO-3 gathers a module's weights for its backward and takes them away after any forward: the second run must come
+    ZeRO-3 gathers a module's weights for its backward and takes them away after any forward. The second run must come
     before the gathering, not between the two.
     """
 
@@ -113,7 +112,7 @@ class _Announced(torch.autograd.Function):
         ctx.save_for_backward(y.new_empty(0))
         if y._is_view():
             return y.view_as(y)
-        ctx.mark_dirty(y)  # the same tensor: of a view made here, torch would not let the next block work in place
+        ctx.mark_dirty(y)  # y stays the same tensor, because the next block could not work in place on a view made here
         return y
 
     @staticmethod
@@ -122,8 +121,8 @@ class _Announced(torch.autograd.Function):
         return gradients[0]
 
 
-class _Again:
-    """Surrounds the second run of a block: the micro-batch and the state of the first."""
+class _SecondRun:
+    """The second run of a block, which has the micro-batch and the state of the first."""
 
     def __init__(self, name: str, state: ModuleState, clock: Clock) -> None:
         self._name, self._state, self._clock = name, state, clock

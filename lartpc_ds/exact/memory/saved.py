@@ -1,4 +1,8 @@
-"""What autograd keeps of a model's blocks for the backward pass, from a run without data."""
+"""`SavedMaps` measures what autograd keeps of a model's blocks for the backward pass, in a run without data.
+
+A map that several layers keep counts once, with the first block that needs it. Rejected: adding up the layers' outputs,
+which counts maps that nobody keeps.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,13 +20,15 @@ class SavedMaps:
 
     def __init__(self, known: Iterable[Tensor]) -> None:
         """Start with tensors that are there anyway, such as weights, and therefore count with no block."""
-        self._alive = [value.untyped_storage() for value in known]  # so that no other storage gets the number of one
+        # a storage that is alive keeps its number, so that no other storage gets it
+        self._alive = [value.untyped_storage() for value in known]
         self._known = {storage._cdata for storage in self._alive}
         self._seen: set[int] = set()
         self._of_block: set[int] = set()
         self._same: dict[int, int] = {}
         self.fresh_bytes = 0
-        """What the current block has made autograd keep, beside what is known and what earlier blocks keep."""
+        """The bytes that autograd keeps for the current block alone, beside what is known and what earlier blocks keep.
+        """
 
     @contextmanager
     def of_block(self, x: Tensor, inside: Tensor) -> Iterator[None]:
@@ -35,7 +41,7 @@ class SavedMaps:
             yield
 
     def holds(self, value: Tensor) -> bool:
-        """Does autograd keep this map for the current block?"""
+        """Return whether autograd keeps this map for the current block."""
         return self._number(value) in self._of_block
 
     def _number(self, value: Tensor) -> int:
@@ -54,10 +60,10 @@ class SavedMaps:
 
 
 class BlockBytes(NamedTuple):
-    """What one block takes."""
+    """The bytes that one block takes."""
 
     saved: int
-    """Kept for its backward pass, beside parameters and what earlier blocks keep already."""
+    """The bytes kept for its backward pass, beside parameters and what earlier blocks keep already."""
     output: int
 
 

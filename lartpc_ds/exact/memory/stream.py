@@ -1,4 +1,4 @@
-"""Tiles in time: one device runs the front of a network strip after strip of rows, exactly.
+"""Strips are tiles in time: one device runs the front of a network strip after strip of rows, exactly.
 
 The maps of the first blocks are nearly all of a step's memory. Their output rows are cut into strips; each strip runs
 alone, from the rows of the image that it needs, and leaves its part of the front's small output. Nothing else is kept:
@@ -7,8 +7,8 @@ network is not changed, and its gradients are those of a plain run: a strip comp
 that they depend on, and rows outside the image are padding to every layer anew.
 
 Each strip is a `torch.utils.checkpoint` of a view of the image. Rejected: an autograd function that calls
-`autograd.grad` for each strip, and reentrant checkpoints, which both finish a parameter's gradient once a strip, while
-ZeRO's hooks count on once a backward pass.
+`autograd.grad` for each strip, and reentrant checkpoints, which both finish a parameter's gradient once per strip,
+while ZeRO's hooks count on once per backward pass.
 """
 
 import functools
@@ -31,7 +31,7 @@ __all__ = ["stream"]
 def stream(model: nn.Module, plan: StripPlan) -> nn.Module:
     """Let `model` run its front in the strips of `plan` (from `plan_strips`); changes and returns `model`.
 
-    Apply it before `parallel.spatialize.convert` and before recomputation, which may leave out the blocks `plan.front`.
+    Apply it before `spatialize.convert` and before recomputation, which may leave out the blocks `plan.front`.
     """
     strips = Strips()
     for name, block in blocks(model)[: len(plan.front)]:
@@ -39,7 +39,9 @@ def stream(model: nn.Module, plan: StripPlan) -> nn.Module:
 
     def streamed(self: nn.Module, images: Tensor) -> Tensor:
         if images.shape[2] != plan.rows:
-            raise ValueError(f"images: must have {plan.rows} rows, as the strips; are {tuple(images.shape)}")
+            raise ValueError(
+                f"images: they must have {plan.rows} rows, as the strips do; they are {tuple(images.shape)}"
+            )
         sequence = blocks(self)
         front, rest = sequence[: len(plan.front)], sequence[len(plan.front) :]
         parts = []
@@ -59,7 +61,7 @@ def stream(model: nn.Module, plan: StripPlan) -> nn.Module:
 def _own_rows(
     strips: Strips, front: Sequence[tuple[str, nn.Module]], plan: StripPlan, strip: Strip, view: Tensor
 ) -> Tensor:
-    """The rows of the front's output that the strip owns."""
+    """Return the rows of the front's output that the strip owns."""
     x, rows = strips.run(front, view, Rows.of(2, plan.rows, strip.rows))
     start, stop = strip.out
     assert rows.start <= start < stop <= rows.stop, (strip, rows)

@@ -1,8 +1,9 @@
-"""Which rows of the image each strip needs, and until which block strips pay; all before any process starts.
+"""A strip plan says which rows of the image each strip needs, and until which block strips pay.
 
-The front runs once on meta tensors of the whole image, with every row as a what-if (`rows`), which gives the rows of
-all strips; then every strip runs on meta tensors of its rows and must make the same calls with the same numbers. So
-what a model computes from the size of its input cannot differ on a strip unseen.
+The front runs once on meta tensors of the whole image, with every row as a what-if (`grid.rows`), which gives the rows
+of all strips; then every strip runs on meta tensors of its rows and must make the same calls with the same numbers. So
+what a model computes from the size of its input cannot differ on a strip unseen. Rejected: trusting the run of the
+whole image alone.
 """
 
 import itertools
@@ -17,10 +18,9 @@ from lartpc_ds.exact.grid.rows import Rows
 from lartpc_ds.exact.grid.windows import Range
 from lartpc_ds.exact.memory.saved import BlockBytes, block_bytes
 from lartpc_ds.exact.memory.strips import Note, Strips
-from lartpc_ds.exact.spatialize import both_modes
 from lartpc_ds.exact.trace.dry_run import dry_run, shadow_of
 from lartpc_ds.exact.trace.imitation import TRACED_EVENTS, images_of
-from lartpc_ds.exact.trace.module_state import ModuleState, unchanged
+from lartpc_ds.exact.trace.module_state import ModuleState, both_modes, unchanged
 from lartpc_ds.exact.trace.modules import announced
 from lartpc_ds.layout import tile_bounds
 from lartpc_ds.models.build import blocks
@@ -31,12 +31,12 @@ Blocks = Sequence[tuple[str, nn.Module]]
 Image = tuple[int, int, int]
 
 _NEAR = 1.25
-"""Of fronts that are as good as that, the shortest is taken: strips of a longer one have more rows in common."""
+"""The shortest front within this factor of the best is taken; strips of a longer one have more rows in common."""
 
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """It owns the rows `out` of the front's output, and needs `rows` of the image."""
+    """A strip owns the rows `out` of the front's output, and needs `rows` of the image."""
 
     out: Range
     rows: Range
@@ -47,18 +47,18 @@ class StripPlan:
     """How a model's front runs in strips."""
 
     rows: int
-    """Of the whole image."""
+    """The number of rows of the whole image."""
     front: tuple[str, ...]
     """The blocks that run in strips."""
     until: str
     """The first block that runs on the whole map."""
     dim: int
-    """Where the front's output has its rows."""
+    """The dimension of the rows in the front's output."""
     strips: tuple[Strip, ...]
 
     @property
     def overlap(self) -> float:
-        """Rows of the image that are read more than once, as a share of all."""
+        """The rows of the image that are read more than once, as a share of all."""
         return sum(stop - start for start, stop in (strip.rows for strip in self.strips)) / self.rows - 1
 
 
@@ -67,13 +67,13 @@ def plan_strips(model: nn.Module, strips: int, until: str, image: tuple[int, int
 
     Args:
         model: any nn.Module of one device that has blocks (`models.build.blocks`); it is not changed.
-        strips: how many.
+        strips: the number of strips.
         until: the first block after the front, or "auto": the first for which little is alive at once.
-        image: of the whole image.
+        image: the size of the whole image.
 
     Raises:
-        UserError: no such block, fewer rows than strips, or an operator of the front that is not covered: naming
-            layer, line and what to change.
+        UserError: there is no such block, there are fewer rows than strips, or an operator of the front is not
+            covered; the message names layer, line and what to change.
     """
     shadow = shadow_of(model)
     sequence = blocks(shadow)
@@ -95,7 +95,7 @@ def plan_strips(model: nn.Module, strips: int, until: str, image: tuple[int, int
 def _choose(shadow: nn.Module, sequence: Blocks, strips: int, until: str, image: Image) -> StripPlan:
     names = [name for name, _ in sequence]
     longest = len(names) - 1 if until == "auto" else names.index(until)
-    run = _Run(shadow, sequence[:longest], image, None)
+    run = _FrontTrace(shadow, sequence[:longest], image, None)
     if until != "auto":
         if run.error is not None:
             raise run.error
@@ -116,9 +116,10 @@ def _choose(shadow: nn.Module, sequence: Blocks, strips: int, until: str, image:
 
 
 def _peaks(plans: Sequence[StripPlan], sizes: Sequence[BlockBytes]) -> list[float]:
-    """Bytes alive at once: the front's output and its gradient, and the maps of the rest or then of the largest strip.
+    """Return the bytes alive at once for each plan.
 
-    The backward pass has freed the maps of the rest before the first strip runs again.
+    They are the front's output and its gradient, and the maps of the rest or, later, of the largest strip: the backward
+    pass has freed the maps of the rest before the first strip runs again.
     """
     saved, peaks = [size.saved for size in sizes], []
     for plan in plans:
@@ -145,8 +146,8 @@ def _cut(names: Sequence[str], rows: Rows, strips: int) -> StripPlan:
     )
 
 
-class _Run:
-    """The front on meta tensors of the rows `strip`, or of all rows with every row as a what-if."""
+class _FrontTrace:
+    """A run of the front on meta tensors of the rows `strip`, or of all rows with every row as a what-if."""
 
     def __init__(self, shadow: nn.Module, front: Blocks, image: Image, strip: Range | None) -> None:
         strips = Strips()
@@ -174,14 +175,15 @@ class _Run:
 
 
 def _check(shadow: nn.Module, front: Blocks, plan: StripPlan, image: Image) -> None:
-    """A strip must make the calls of the whole image, with the same numbers, on its part of the same maps.
+    """Refuse a front whose strips do not make the calls of the whole image.
 
-    All strips of a few, a spread of many.
+    A strip must make them with the same numbers, on its part of the same maps. All of a few strips are checked, and a
+    spread of many.
     """
-    whole = _Run(shadow, front, image, None)
+    whole = _FrontTrace(shadow, front, image, None)
     last = len(plan.strips) - 1
     for strip in (plan.strips[at] for at in sorted({last * part // 8 for part in range(9)})):
-        run = _Run(shadow, front, image, strip.rows)
+        run = _FrontTrace(shadow, front, image, strip.rows)
         for error in (whole.error, run.error):
             if error is not None:
                 raise error
@@ -194,11 +196,11 @@ def _check(shadow: nn.Module, front: Blocks, plan: StripPlan, image: Image) -> N
             )
 
 
-def _compare(whole: _Run, run: _Run, strip: Strip) -> None:
-    for one, other in itertools.zip_longest(whole.notes, run.notes):
-        if one != other:
-            layer, line, function, *_ = one or other
+def _compare(whole: _FrontTrace, run: _FrontTrace, strip: Strip) -> None:
+    for on_all, on_strip in itertools.zip_longest(whole.notes, run.notes):
+        if on_all != on_strip:
+            layer, line, function, *_ = on_all or on_strip
             raise UserError(
-                f"{layer} ({line}): {function} depends on the size of the image: {one and one[2:]} on all of it, "
-                f"{other and other[2:]} on rows {strip.rows}; do not compute with the size"
+                f"{layer} ({line}): {function} depends on the size of the image: {on_all and on_all[2:]} on all of "
+                f"it, {on_strip and on_strip[2:]} on rows {strip.rows}; do not compute with the size"
             )

@@ -3,7 +3,8 @@
 Nothing runs on a strip unseen: the rule of its function (`ops.table`) makes a call, or it is refused with its layer and
 line. Each block's forward is wrapped and enters the mode itself, so that it stands inside whatever else is wrapped
 around the block, and works as well when recomputation runs the block again from an autograd thread. Rows go from block
-to block by hand, not by the tensor, because hooks (DeepSpeed's at stage 3, say) put another tensor in its place.
+to block by hand. Rejected: passing them by the tensor, because hooks (DeepSpeed's at stage 3, say) put another tensor
+in its place.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ __all__ = ["Note", "Strips"]
 _HOOKS = frozenset({"register_hook", "retain_grad", "set"})
 
 Note = tuple[str, str, str, tuple[Any, ...], tuple[Any, ...]]
-"""A call: layer, line, function, its plain numbers, and where each tensor has its rows and how large it is beside."""
+"""A call: layer, line, function, its plain numbers, and where each tensor has its rows and its other sizes."""
 
 
 class Strips(Following):
@@ -38,7 +39,7 @@ class Strips(Following):
     def __init__(self) -> None:
         super().__init__()
         self.notes: list[Note] | None = None
-        """A list: a plan is made or checked; note every call on a strip."""
+        """If this is a list, a plan is made or checked, and every call on a strip is noted in it."""
         self.trail: list[Rows] = []
         """The rows that each block of the last run gave."""
         self._rows: Any = WeakTensorKeyDictionary()  # no map may live longer because its rows are known
@@ -46,7 +47,7 @@ class Strips(Following):
         self._images: Tensor | None = None
 
     def run(self, blocks: Sequence[tuple[str, nn.Module]], x: Tensor, rows: Rows) -> tuple[Tensor, Rows]:
-        """Run blocks on a strip `x` of images that has `rows`; returns what they give, and which rows of it."""
+        """Run blocks on a strip `x` of images that has `rows`; return what they give, and which rows of it."""
         self._passed, self._images, self.trail = rows, _storage(x), []
         self._rows = WeakTensorKeyDictionary()  # a map that a model has kept from another strip is unknown in this one
         try:
@@ -81,26 +82,26 @@ class Strips(Following):
 
         return run
 
-    # what a rule asks (StripCallSite)
+    # The following methods answer a rule (StripCallSite).
 
     def rows_of(self, tensor: Any) -> Rows | None:
-        """None for whole tensors, such as weights, and for anything else."""
+        """Return the rows of a tensor, or None for whole tensors, such as weights, and other values."""
         rows: Rows | None = self._rows.get(tensor) if isinstance(tensor, Tensor) else None
         return rows
 
     def mark_rows(self, tensor: Tensor, rows: Rows) -> Tensor:
-        """Note which rows a result has."""
+        """Note which rows a result has, and return it."""
         assert tensor.shape[rows.dim] == rows.count, (self._name, tuple(tensor.shape), rows)
         self._rows[tensor] = rows
         return tensor
 
     def dims_of(self, tensor: Any) -> tuple[int, ...] | None:
-        """The dimension of the rows of a strip."""
+        """Return the dimension of the rows of a strip, or None."""
         rows = self.rows_of(tensor)
         return None if rows is None else (rows.dim,)
 
     def size_of(self, tensor: Any) -> tuple[int, ...]:
-        """The rows of the whole map that a strip is of."""
+        """Return the number of rows of the whole map that a strip is part of."""
         rows = self.rows_of(tensor)
         assert rows is not None
         return (rows.size,)
@@ -111,7 +112,7 @@ class Strips(Following):
         assert rows is not None
         return self.mark_rows(result, rows.moved(dims[0]))
 
-    # the run
+    # The following methods make the calls.
 
     def _call(self, func: Any, args: Any, kwargs: Any) -> Any:
         if self._name in _HOOKS:
@@ -131,7 +132,7 @@ class Strips(Following):
         return self._by_rule(operator, None if operator is None else operator.on_strips, func, args, kwargs)[0]
 
     def _check(self, func: Any, args: Any, kwargs: Any) -> None:
-        """Refuse what no rule could make right."""
+        """Refuse a call that no rule could make right."""
         first = args[0] if args else kwargs.get("input")
         if changes_in_place(func, kwargs) and isinstance(first, Tensor) and _storage(first) is self._images:
             raise self.refuse("changes the images in place, whose rows are read by two strips; make it a copy")
@@ -144,7 +145,7 @@ class Strips(Following):
             raise self.refuse("runs in torch.utils.checkpoint, which a streamed front does already; leave it out")
 
     def _note(self, args: Any, kwargs: Any, tensors: list[Tensor]) -> None:
-        """Reshapes have the strip's sizes; everything else must be as on the whole image."""
+        """Note a call; reshapes have the strip's sizes, and everything else must be as on the whole image."""
         assert self.notes is not None
         sizes = []
         for tensor in tensors:
@@ -156,5 +157,5 @@ class Strips(Following):
 
 
 def _storage(x: Tensor) -> Tensor:
-    """The tensor that a view is of."""
+    """Return the tensor that x is a view of, or x itself."""
     return x if x._base is None else x._base

@@ -1,1 +1,1 @@
-"""How operators run on a tile, and the rules that plan or refuse each of them."""
+"""Each module says how a family of torch functions runs on a tile or a strip, or why it is refused."""

@@ -1,7 +1,8 @@
-"""Adaptive pools of a map that is cut into tiles, to one value or to several cells.
+"""Adaptive pools reduce a map that is cut into tiles to one value or to several cells.
 
-A cell may reach over several tiles, and neighbours may share pixels: each rank pools the part of every cell that it
-has, and the parts are reduced over all ranks. The result is small and whole on every rank, whatever its size.
+A cell may reach over several tiles, and neighbouring cells may share pixels. Each rank pools the part of every cell
+that it has, and the parts are reduced over all ranks. The result is small and whole on every rank, whatever its size.
+Rejected: results that are cut into tiles, because a pool to one pixel has none to share.
 """
 
 from collections.abc import Sequence
@@ -17,8 +18,9 @@ from torch.autograd.function import once_differentiable
 from lartpc_ds.exact.grid.cuts import Cut, Function
 from lartpc_ds.exact.grid.order import Messenger
 from lartpc_ds.exact.grid.tiles import Tiles
-from lartpc_ds.exact.grid.windows import Range, Rect, intersection
+from lartpc_ds.exact.grid.windows import Range, Rect
 from lartpc_ds.exact.kernels.collectives import Over, first_of_all, lowest, sum_over_ranks
+from lartpc_ds.exact.kernels.halo import part_of
 from lartpc_ds.exact.ops.norms import statistics_on_strips
 from lartpc_ds.exact.ops.operator import Operator, Result, TileCallSite, map_cut
 from lartpc_ds.exact.ops.reductions import REDUCTIONS
@@ -29,7 +31,7 @@ Axes = tuple[tuple[Range, ...], tuple[Range, ...]]
 
 
 def adaptive_avg_pool2d(site: TileCallSite, function: Function, input: Tensor, output_size: Any) -> Result:
-    """The mean over the image, or over each cell of it."""
+    """Plan the mean over the image, or over each cell of it."""
     cut = map_cut(site, input)
     return function(input, output_size), Cells(cut, _cells(input, output_size), largest=False)
 
@@ -37,7 +39,7 @@ def adaptive_avg_pool2d(site: TileCallSite, function: Function, input: Tensor, o
 def adaptive_max_pool2d(
     site: TileCallSite, function: Function, input: Tensor, output_size: Any, return_indices: bool = False
 ) -> Result:
-    """The maximum over the image, or over each cell of it."""
+    """Plan the maximum over the image, or over each cell of it."""
     cut = map_cut(site, input)
     if return_indices:
         raise site.refuse("return_indices would give positions within a tile; leave it out")
@@ -45,7 +47,7 @@ def adaptive_max_pool2d(
 
 
 def _cells(x: Tensor, output_size: Any) -> Axes:
-    """The pixels of every cell, by rows and by columns, as torch cuts them; None keeps a size."""
+    """Return the pixels of every cell, by rows and by columns, as torch cuts them; None keeps a size."""
     asked = tuple(output_size) if isinstance(output_size, tuple | list) else (output_size, output_size)
     axes = []
     for size, cells in zip(x.shape[2:], asked, strict=True):
@@ -56,16 +58,16 @@ def _cells(x: Tensor, output_size: Any) -> Axes:
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """F.adaptive_avg_pool2d, or with `largest` F.adaptive_max_pool2d, of a map that is cut so."""
+    """F.adaptive_avg_pool2d, or with `largest` F.adaptive_max_pool2d, of a map that is cut at `cut`."""
 
     cut: Cut
     cells: Axes
     largest: bool
 
     def __call__(self, tiles: Tiles, function: Function, /, input: Tensor, *_: Any, **__: Any) -> Tensor:
-        """All cells (N, C, rows, columns), the same on every rank."""
+        """Return all cells (N, C, rows, columns), which are the same on every rank."""
         x = input
-        own = Rect(*self.cut.tile(tiles.row, tiles.col))
+        own = self.cut.tile(tiles.row, tiles.col)
         if self.largest:
             y: Tensor = _Largest.apply(x, tiles, own, self.cells, self.cut.bounds[1][-1])  # type: ignore[no-untyped-call]
             return y
@@ -92,7 +94,7 @@ def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:
 
 
 def _membership(cells: Sequence[Range], own: Range, like: Tensor) -> Tensor:
-    """(cells, own pixels): 1 where the cell has the pixel."""
+    """Return a matrix (cells, own pixels) with 1 where the cell has the pixel."""
     edges = torch.tensor(cells, device=like.device)
     pixels = torch.arange(*own, device=like.device)
     return ((pixels >= edges[:, :1]) & (pixels < edges[:, 1:])).to(like.dtype)
@@ -104,14 +106,13 @@ class _Largest(Messenger):
     @staticmethod
     def forward(ctx: Any, x: Tensor, tiles: Tiles, own: Rect, axes: Axes, width: int) -> Tensor:
         values, indices, positions = [], [], []
-        for rows, cols in _both(axes):
-            part = intersection(rows, own.rows), intersection(cols, own.cols)
+        for cell in (Rect(rows, cols) for rows in axes[0] for cols in axes[1]):
+            part = cell.common(own)
             value = x.new_full(x.shape[:2], lowest(x.dtype))
             index = torch.zeros(x.shape[:2], dtype=torch.int64, device=x.device)
-            if part[0] and part[1]:
-                (top, bottom), (left, right) = part[0], part[1]
-                cell = x[:, :, top - own.rows[0] : bottom - own.rows[0], left - own.cols[0] : right - own.cols[0]]
-                value, index = cell.flatten(2).max(2)
+            if part is not None:
+                (top, _), (left, right) = part
+                value, index = part_of(x, part, own).flatten(2).max(2)
                 row, col = index // (right - left) + top, index % (right - left) + left
                 index = (row - own.rows[0]) * x.shape[3] + col - own.cols[0]
                 positions.append(row * width + col)
@@ -119,7 +120,7 @@ class _Largest(Messenger):
                 positions.append(torch.full_like(index, torch.iinfo(index.dtype).max))
             values.append(value)
             indices.append(index)
-        # a type that every process group can compare, and no value changes
+        # every process group can compare this type, and no value changes
         value = torch.stack(values, 2).to(torch.promote_types(x.dtype, torch.float32))
         largest, _, mine = first_of_all(value, torch.stack(positions, 2), tiles.group, dist.ReduceOp.MAX)
         ctx.tiles, ctx.shape = tiles, x.shape
@@ -134,11 +135,6 @@ class _Largest(Messenger):
         home = total.new_zeros(ctx.shape)
         home.flatten(2).scatter_add_(2, indices, total * mine)
         return home, None, None, None, None
-
-
-def _both(axes: Axes) -> list[tuple[Range, Range]]:
-    """Row by row."""
-    return [(rows, cols) for rows in axes[0] for cols in axes[1]]
 
 
 OPERATORS = {

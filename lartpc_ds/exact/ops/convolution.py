@@ -1,4 +1,9 @@
-"""Convolutions, transposed convolutions, and the windows of a map as channels (`unfold`)."""
+"""Convolutions, transposed convolutions, and the windows of a map as channels (`unfold`).
+
+Each argument tuple reads a call once for tiles and strips, and gives the windows. On tiles the plan knows the whole
+result; on strips the rows that lie at a true border are padded before torch's own function runs. Rejected: padded
+copies of tiles, for which `kernels.convolution` gives the reasons.
+"""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -8,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lartpc_ds.exact.grid.cuts import Cut, Function, Plans, Run, view_of
+from lartpc_ds.exact.grid.remade import own_copy
 from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.exact.grid.windows import Transposed
 from lartpc_ds.exact.kernels.convolution import Geometry, convolve
@@ -41,14 +47,17 @@ class _Conv2d(NamedTuple):
 
     @property
     def geometry(self) -> Geometry:
-        """The windows; of an even kernel with padding "same", torch puts the odd pixel after."""
+        """The windows of the convolution.
+
+        If the kernel is even and the padding is "same", torch puts the odd pixel after the map.
+        """
         kernel, spread, padding = pair(self.weight.shape[2:]), pair(self.dilation), self.padding
         if padding == "same":
             padding = tuple(spread[axis] * (kernel[axis] - 1) // 2 for axis in (0, 1))
         return Geometry(*windows_of(kernel, self.stride, 0 if padding == "valid" else padding, self.dilation))
 
     def autocast(self) -> "_Conv2d":
-        """Do to the tensors what torch.autocast does; it does not reach into autograd functions."""
+        """Do to the tensors what torch.autocast does, because it does not reach into autograd functions."""
         device = self.input.device.type
         if device == "meta" or not torch.is_autocast_enabled(device):
             return self
@@ -66,7 +75,7 @@ class Convolution:
     geometry: Geometry
 
     def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
-        """The outputs (N, K, rows, columns) of this rank's tile."""
+        """Return the outputs (N, K, rows, columns) of this rank's tile."""
         groups = (given := _Conv2d(*args, **kwargs)).input.shape[1] // given.weight.shape[1]
         x, weight, bias, *_ = given.autocast()
         outputs = outputs_of(self.bounds, tiles).shape
@@ -80,7 +89,7 @@ class Remake:
     run: Run | None
 
     def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
-        """The outputs of this rank's tile."""
+        """Return the outputs of this rank's tile."""
         given = _Conv2d(*args, **kwargs).autocast()
 
         def made(given: _Conv2d) -> Tensor:
@@ -90,14 +99,12 @@ class Remake:
         y = made(given)
         if not torch.is_grad_enabled():
             return y
-        # with weights of its own: a sharding engine takes a parameter's away before a later layer asks for the map
-        bias = None if given.bias is None else given.bias.detach().clone()
-        own = given._replace(weight=given.weight.detach().clone(), bias=bias)
+        own = given._replace(weight=own_copy(given.weight), bias=own_copy(given.bias))
         return tiles.remade.note(y, torch.no_grad()(lambda: made(own)))
 
 
 def conv2d_on_tiles(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
-    """Any kernel, stride, padding, dilation and groups."""
+    """Plan any kernel, stride, padding, dilation and groups."""
     given = _Conv2d(*args, **kwargs)
     cut, y, geometry = map_cut(site, given.input), function(*given), given.geometry
     plans, bounds = planned(site, cut, (geometry.rows, geometry.cols), y)
@@ -105,12 +112,11 @@ def conv2d_on_tiles(site: TileCallSite, function: Function, *args: Any, **kwargs
 
 
 def conv2d_on_strips(site: StripCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
-    """Any kernel, stride, padding, dilation and groups."""
+    """Run any kernel, stride, padding, dilation and groups."""
     given = _Conv2d(*args, **kwargs)
     rows, cols = given.geometry.rows, given.geometry.cols
     odd_row, odd_col = ((rows.reach - 1) % 2, (cols.reach - 1) % 2) if given.padding == "same" else (0, 0)
-    pixels = map_rows(site, given.input).size + 2 * rows.padding + odd_row
-    outputs = (pixels - rows.reach) // rows.stride + 1
+    outputs = rows.outputs(map_rows(site, given.input).size + odd_row)
     x, out = windowed_rows(site, given.input, rows, outputs, 0.0, (0, odd_col))
     return site.mark_rows(function(*given._replace(input=x, padding=(0, cols.padding))), out), None
 
@@ -139,7 +145,7 @@ class TransposedConvolution:
     dilation: Pair
 
     def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
-        """The outputs of this rank's tile."""
+        """Return the outputs of this rank's tile."""
         given, here = _ConvTranspose2d(*args, **kwargs), view_of(self.plans, tiles)
         x = padded(tiles, given.input, here)
         y = F.conv_transpose2d(x, given.weight, None, self.stride, 0, 0, given.groups, self.dilation)
@@ -147,14 +153,14 @@ class TransposedConvolution:
         for axis, wanted in enumerate(outputs_of(self.bounds, tiles)):
             start = here.need[axis][0] * self.stride[axis] - self.padding[axis]
             pads = [start - wanted[0], wanted[1] - start - y.shape[2 + axis], *pads]
-        # first more, then less: where no input reaches the outputs, they lie beside y altogether
-        for some in ([max(pad, 0) for pad in pads], [min(pad, 0) for pad in pads]):
-            y = F.pad(y, some) if any(some) else y
+        # y is padded before it is cropped, because where no input reaches the outputs, they lie beside y altogether
+        for added in ([max(pad, 0) for pad in pads], [min(pad, 0) for pad in pads]):
+            y = F.pad(y, added) if any(added) else y
         return y if given.bias is None else y + given.bias.to(y.dtype)[:, None, None]
 
 
 def conv_transpose2d(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
-    """Any kernel, stride, padding, output padding, dilation and groups."""
+    """Plan any kernel, stride, padding, output padding, dilation and groups."""
     given = _ConvTranspose2d(*args, **kwargs)
     cut, y = map_cut(site, given.input), function(*given)
     kernel, steps, pads, spread = map(pair, (given.weight.shape[2:], given.stride, given.padding, given.dilation))
@@ -180,22 +186,19 @@ class Unfold:
     plans: Plans
 
     def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
-        """The windows (N, C * kernel, windows) of this rank's tile."""
+        """Return the windows (N, C * kernel, windows) of this rank's tile."""
         given = _Unfold(*args, **kwargs)
         return F.unfold(*given._replace(input=padded(tiles, given.input, view_of(self.plans, tiles)), padding=0))
 
 
 def unfold(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
-    """The pixels of each window become channels; rows and columns of windows become one dimension."""
+    """Plan F.unfold: the pixels of a window become channels, and rows and columns of windows become one dimension."""
     if function is Tensor.unfold:
         raise site.refuse("has no proven form on tiles as a tensor's method; use torch.nn.functional.unfold")
     given = _Unfold(*args, **kwargs)
     cut, y = map_cut(site, given.input), function(*given)
     axes = windows_of(given.kernel_size, given.stride, given.padding, given.dilation)
-    sizes = [
-        (pixels + 2 * axis.padding - axis.reach) // axis.stride + 1
-        for axis, pixels in zip(axes, given.input.shape[2:], strict=True)
-    ]
+    sizes = [axis.outputs(pixels) for axis, pixels in zip(axes, given.input.shape[2:], strict=True)]
     plans, bounds = planned(site, cut, axes, y.new_empty((1, 1, *sizes)))
     return site.mark(y, Cut((2, 2), bounds)), Unfold(plans)
 

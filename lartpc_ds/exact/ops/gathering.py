@@ -1,4 +1,8 @@
-"""The end of the tiles: the whole map on every rank, from where on each computes all of it."""
+"""A gather ends the tiles: from there on every rank holds the whole map and computes all of it.
+
+Small maps are not worth their halos, and some functions have no form on tiles. Rejected: a gather on one rank, on which
+the others would wait.
+"""
 
 from dataclasses import dataclass
 
@@ -14,16 +18,19 @@ __all__ = ["Gather"]
 
 @dataclass(frozen=True, slots=True)
 class Gather:
-    """The whole of a map (N, C, rows, columns); its adjoint sums everybody's gradients of a rank's own tile."""
+    """The whole of a map (N, C, rows, columns).
+
+    Its adjoint adds the gradients that all ranks have of a rank's own tile.
+    """
 
     plans: Plans
 
     @classmethod
     def of(cls, cut: Cut) -> "Gather":
-        """Every rank needs every pixel of a map that is cut so."""
+        """Return the gather of a map that is cut at `cut`: every rank needs every pixel."""
         rows, cols = (AxisPlan(bounds, ((0, bounds[-1]),) * (len(bounds) - 1)) for bounds in cut.bounds)
         return cls((rows, cols))
 
     def __call__(self, tiles: Tiles, function: Function | None, /, x: Tensor) -> Tensor:
-        """The map, the same on every rank."""
+        """Return the map, which is the same on every rank."""
         return padded(tiles, x, view_of(self.plans, tiles))

@@ -1,7 +1,7 @@
-"""Norms: on tiles with the statistics of the whole image, and together with the ReLU that follows them (lean norms).
+"""Norms run on tiles with the statistics of the whole image, and may take the ReLU that follows them (lean norms).
 
-On strips a norm must act on every pixel by itself, or have running statistics: one over the whole map would need a
-sweep over all strips of its own.
+On strips a norm must act on every pixel by itself, or have running statistics. Rejected: statistics over all strips,
+for each of which all strips would have to run once more.
 """
 
 from collections.abc import Callable, Sequence
@@ -73,7 +73,7 @@ class _GroupNorm(NamedTuple):
     eps: float = 1e-5
 
 
-_Given = _BatchNorm | _InstanceNorm | _GroupNorm
+_Arguments = _BatchNorm | _InstanceNorm | _GroupNorm
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +81,20 @@ class _Norm:
     """A norm over pixels of this rank's tile, with the statistics of the whole image."""
 
     whole: bool = False
-    """Every tile rank holds the whole map, so that statistics run over the data axis at most."""
+    """Whether every tile rank holds the whole map, so that statistics run over the data axis at most."""
     relu: bool = False
-    """A ReLU is all that reads the result: it is applied here, and one map is kept instead of two (see `remade`)."""
+    """Whether the norm applies the ReLU that follows it, which must be all that reads its result.
+
+    Then one map is kept instead of two (see `grid.remade`).
+    """
     owns_gradient: bool = False
-    """Nobody else holds the gradient that comes back, so that it may be written over."""
+    """Whether nobody else holds the gradient that comes back, so that it may be written over."""
 
     def _normalised(
         self,
         tiles: Tiles,
         x: Tensor,
-        given: _BatchNorm | _InstanceNorm | _GroupNorm,
+        given: _Arguments,
         group: Group,
         groups: int,
         *,
@@ -114,10 +117,11 @@ class _Norm:
 
 
 def _move_running(given: _BatchNorm | _InstanceNorm, statistics: Statistics) -> None:
-    """Move running statistics as torch does: unbiased, with the count over all tiles; the mean of several samples'.
+    """Move running statistics as torch does.
 
-    This comes before the norm itself: a checkpoint of the user's own may end its second run as soon as the norm has
-    saved its maps, and torch's kernels have then updated their statistics.
+    The variance is unbiased, with the count over all tiles, and the statistics of several samples are averaged. This
+    comes before the norm itself: a checkpoint of the user's own may end its second run as soon as the norm has saved
+    its maps, and torch's kernels have then updated their statistics.
     """
     if given.running_mean is None or given.running_var is None:
         return
@@ -131,7 +135,7 @@ class BatchNorm(_Norm):
     """F.batch_norm; in training its statistics and running buffers are those of the whole image."""
 
     def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
-        """The outputs of this rank's tile, or of any whole tensor."""
+        """Return the outputs of this rank's tile, or of any whole tensor."""
         given = _BatchNorm(*args, **kwargs)
         if not given.training:
             return function(*given)  # type: ignore[no-any-return]
@@ -139,16 +143,16 @@ class BatchNorm(_Norm):
         four = x if len(shape) == 4 else x.reshape(*shape[:2], -1, 1)
         group = tiles.whole_norm if self.whole else tiles.norm
         y = self._normalised(tiles, four, given, group, shape[1], per_sample=False)
-        # a reshape to the same shape would change the strides of a single event, and torch leave channels-last
+        # a reshape to the same shape would change the strides of a single event, and torch would leave channels-last
         return y if four is x else y.reshape(shape)
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceNorm(_Norm):
-    """F.instance_norm."""
+    """F.instance_norm, with the statistics of the whole image."""
 
     def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
-        """The outputs of this rank's tile."""
+        """Return the outputs of this rank's tile."""
         given = _InstanceNorm(*args, **kwargs)
         if not given.use_input_stats:
             return function(*given)  # type: ignore[no-any-return]
@@ -158,10 +162,10 @@ class InstanceNorm(_Norm):
 
 @dataclass(frozen=True, slots=True)
 class GroupNorm(_Norm):
-    """F.group_norm."""
+    """F.group_norm, with the statistics of the whole image."""
 
     def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
-        """The outputs of this rank's tile."""
+        """Return the outputs of this rank's tile."""
         given, group = _GroupNorm(*args, **kwargs), Alone() if self.whole else tiles.group
         return self._normalised(tiles, _autocast(given.input), given, group, given.num_groups, per_sample=True)
 
@@ -183,24 +187,23 @@ class LayerNorm:
         bias: Tensor | None = None,
         eps: float = 1e-5,
     ) -> Tensor:
-        """The outputs of any map."""
+        """Return the outputs of any map."""
         x = _autocast(input)
         return layer_norm_relu(x, list(normalized_shape), weight, bias, eps, tiles.remade, self.owns_gradient)
 
 
 def _autocast(x: Tensor) -> Tensor:
-    """Do what autocast does to group and layer norms on CUDA, and not on CPU."""
+    """Do what autocast does to group and layer norms on CUDA, and does not do on a CPU."""
     return x.float() if x.is_cuda and torch.is_autocast_enabled("cuda") else x
 
 
 def batch_norm_on_whole(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
-    """Of tensors that every tile rank holds whole: statistics run over the data axis at most."""
+    """Plan tensors that every tile rank holds whole, whose statistics run over the data axis at most."""
     return function(*args, **kwargs), BatchNorm(whole=True)
 
 
 def _on_tiles(run: Callable[[], Run]) -> Callable[..., Result]:
     def rule(site: TileCallSite, function: Function, input: Tensor, *args: Any, **kwargs: Any) -> Result:
-        """Statistics of the whole image, or running ones."""
         cut = map_cut(site, input)
         return site.mark(function(input, *args, **kwargs), cut), run()
 
@@ -208,7 +211,7 @@ def _on_tiles(run: Callable[[], Run]) -> Callable[..., Result]:
 
 
 def batch_norm_on_strips(site: StripCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
-    """With running statistics, frozen."""
+    """Run a norm with running statistics that are frozen, and refuse any other."""
     given = _BatchNorm(*args, **kwargs)
     if given.training or given.running_mean is None:
         raise site.refuse(SWEEP)
@@ -216,14 +219,14 @@ def batch_norm_on_strips(site: StripCallSite, function: Function, *args: Any, **
 
 
 def statistics_on_strips(site: StripCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
-    """Whatever takes statistics over the map is refused."""
+    """Refuse whatever takes statistics over the map."""
     raise site.refuse(SWEEP)
 
 
 def layer_norm(
     site: CallSite, function: Function, input: Tensor, normalized_shape: Sequence[int], *args: Any, **kwargs: Any
 ) -> Result:
-    """Over trailing dimensions that are not cut: every pixel is normalised by itself."""
+    """Run over trailing dimensions that are not cut: every pixel is normalised by itself."""
     dims = cut_dims(site, input)
     if max(dims) >= input.ndim - len(normalized_shape):
         raise site.refuse(

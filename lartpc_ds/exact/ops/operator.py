@@ -1,9 +1,10 @@
-"""What a family of torch functions says of each of its members, and what it may ask of the call at hand.
+"""An `Operator` says what happens to one torch function on maps that are cut; a `CallSite` is the call at hand.
 
 A map can be cut in two ways: into tiles, one per rank, and into strips of rows, which one device computes one after the
 other. A family (one module of this folder) says for each of its functions what happens in either case, and reads the
 function's arguments once for both. A further way to cut a map is a further field of `Operator` and a further rule in
-each family that supports it; a field that is left out means that the function is refused there.
+each family that supports it; a field that is left out means that the function is refused there. Rejected: a table for
+tiles and another for strips, which would read every call twice.
 
 A rule makes the call itself. On tiles it runs while a model is traced on meta tensors of the whole image; on strips it
 runs for each strip. Rules that only move dimensions, or act on every pixel by itself, are the same for both.
@@ -40,6 +41,7 @@ __all__ = [
     "map_cut",
     "map_rows",
     "needs_map",
+    "on_both",
     "pair",
 ]
 
@@ -50,7 +52,7 @@ Pair = tuple[int, int]
 
 
 class Words(NamedTuple):
-    """How messages call the parts of a map, and what they advise."""
+    """The words that messages use for the parts of a map, and what they advise."""
 
     part: str
     parts: str
@@ -77,96 +79,109 @@ class CallSite(Protocol):
     words: Words
 
     def dims_of(self, tensor: Any) -> tuple[int, ...] | None:
-        """The dimensions of a tensor that are cut; None for whole tensors, such as weights, and anything else."""
+        """Return the dimensions of a tensor that are cut, or None for whole tensors (weights) and other values."""
 
     def size_of(self, tensor: Any) -> tuple[int, ...]:
-        """The sizes of these dimensions in the whole map."""
+        """Return the sizes of these dimensions in the whole map."""
 
     def cut_like(self, result: Tensor, source: Tensor, dims: tuple[int, ...]) -> Tensor:
-        """Note that a result is cut as `source` is, in its own dimensions `dims`; returns the result."""
+        """Note that a result is cut as `source` is, in its own dimensions `dims`, and return the result."""
 
     def refuse(self, reason: str, kind: type[Exception] | None = None) -> Exception:
-        """The error to raise, naming layer and line."""
+        """Return the error to raise, which names layer and line."""
 
 
 class TileCallSite(CallSite, Protocol):
     """A call on maps that are cut into tiles; the tensors at hand are whole, on the meta device."""
 
     refuse_thin: bool
-    """Refuse tiles that are thinner than their halos, or than is worth the messages."""
+    """Whether to refuse tiles that are thinner than their halos, or too thin to be worth the messages."""
     one_tile: bool
-    """The tile is the whole image."""
+    """Whether the tile is the whole image."""
 
     def cut_of(self, tensor: Any) -> Cut | None:
-        """How a tensor is cut; None for whole tensors and for anything else."""
+        """Return how a tensor is cut, or None for whole tensors and other values."""
 
     def mark(self, tensor: Tensor, cut: Cut | None) -> Tensor:
-        """Note how a result is cut; returns it."""
+        """Note how a result is cut, and return it."""
 
     def next_draw(self) -> str:
-        """A name for the random numbers of the call at hand, the same in every run of the model."""
+        """Return a name for the random numbers of the call at hand, the same in every run of the model."""
 
 
 class StripCallSite(CallSite, Protocol):
-    """A call on one strip; the tensors at hand have its rows only."""
+    """A call on one strip; the tensors at hand have the strip's rows only."""
 
     def rows_of(self, tensor: Any) -> Rows | None:
-        """Which rows a tensor has; None for whole tensors and for anything else."""
+        """Return which rows a tensor has, or None for whole tensors and other values."""
 
     def mark_rows(self, tensor: Tensor, rows: Rows) -> Tensor:
-        """Note which rows a result has; returns it."""
+        """Note which rows a result has, and return it."""
 
 
 Result = tuple[Any, Run | None]
-"""What the function gives, and what stands for it on tiles; None: torch's own function is right on a tile or strip."""
+"""What the function gives, and what runs in its place on tiles.
+
+The second is None where torch's own function is right on a tile or strip.
+"""
 Rule = Callable[..., Result]
-"""Called as rule(site, function, *args, **kwargs) with the arguments of the call."""
+"""A rule is called as rule(site, function, *args, **kwargs) with the arguments of the call."""
 
 
 class Numbers(Enum):
     """Which plain numbers among the arguments of a call must be the same on every tile or strip."""
 
     SHARED = auto()
-    """All of them."""
+    """All numbers must be the same."""
     PLANNED = auto()
-    """All of them, unless the call has a plan: the plan holds those of the whole image."""
+    """All numbers must be the same, unless the call has a plan, which holds those of the whole image."""
     OWN = auto()
-    """None: they are sizes of the tile, or count steps."""
+    """No number must be the same: they are sizes of the tile, or count steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
-    """What is known of a torch function on maps that are cut."""
+    """What is known about a torch function on maps that are cut."""
 
     on_tiles: Rule | None = None
     on_whole: Rule | None = None
-    """For a call on tensors that every rank of the tiles holds whole, where torch's own would differ between ranks."""
+    """The rule for a call on tensors that every rank of the tiles holds whole.
+
+    It is there where torch's own function would differ between ranks.
+    """
     on_strips: Rule | None = None
     joins: bool = False
-    """It may take several maps that are cut; any other function takes one, as its first argument."""
+    """Whether it may take several maps that are cut; any other function takes one, as its first argument."""
     numbers: Numbers = Numbers.SHARED
     may_be_unplanned: bool = False
-    """A call of it on a tile that no plan knows is let through, because engines call it in their hooks."""
+    """Whether a call on a tile that no plan knows is let through, because engines make it in their hooks."""
     with_relu: Callable[..., Run] | None = None
-    """For a norm: makes what stands for it together with the ReLU that is all that reads its result."""
+    """For a norm, this makes what runs in its place together with the ReLU that is all that reads its result."""
     fresh_gradient: bool = False
-    """Its backward pass gives a gradient that nobody else holds."""
+    """Whether its backward pass gives a gradient that nobody else holds."""
+
+
+def on_both(
+    rule: Rule, *, joins: bool = False, numbers: Numbers = Numbers.SHARED, may_be_unplanned: bool = False
+) -> Operator:
+    """Return an operator whose rule is the same on tiles and on strips."""
+    return Operator(on_tiles=rule, on_strips=rule, joins=joins, numbers=numbers, may_be_unplanned=may_be_unplanned)
 
 
 def canonical(function: Callable[..., Any]) -> str:
-    """A function's name without the marks of its variants: `relu_` is relu, `__getitem__` getitem."""
+    """Return a function's name without the marks of its variants: `relu_` is relu, and `__getitem__` is getitem."""
     name = getattr(function, "__name__", "?").strip("_")
     return name[1:] if name in ("iadd", "isub", "imul") else {"truediv": "div", "itruediv": "div"}.get(name, name)
 
 
 def pair(value: Any) -> Pair:
-    """An argument that torch takes as one number or two."""
+    """Return the two numbers of an argument that torch takes as one number or two."""
     values = (value,) if isinstance(value, int) else tuple(value)
     return int(values[0]), int(values[-1])
 
 
 def cut_dims(site: CallSite, x: Tensor) -> tuple[int, ...]:
-    """The dimensions of the map that a function is of; refused for a whole tensor."""
+    """Return the dimensions that are cut of the map that a function takes; a whole tensor is refused."""
     dims = site.dims_of(x)
     if dims is None:
         raise site.refuse(f"takes a map that is cut into {site.words.parts} in place of a whole tensor")
@@ -174,7 +189,7 @@ def cut_dims(site: CallSite, x: Tensor) -> tuple[int, ...]:
 
 
 def needs_map(site: CallSite, x: Tensor) -> tuple[int, ...]:
-    """The dimensions of a map (N, C, rows, columns) that are cut; refused for any other tensor."""
+    """Return the dimensions that are cut of a map (N, C, rows, columns); any other tensor is refused."""
     dims = cut_dims(site, x)
     if x.ndim != 4 or dims not in ((2, 3), (2,)):
         raise site.refuse("needs rows and columns in the last two of four dimensions")
@@ -182,7 +197,7 @@ def needs_map(site: CallSite, x: Tensor) -> tuple[int, ...]:
 
 
 def map_cut(site: TileCallSite, x: Tensor) -> Cut:
-    """The cut of a map (N, C, rows, columns); refused for any other tensor."""
+    """Return the cut of a map (N, C, rows, columns); any other tensor is refused."""
     needs_map(site, x)
     cut = site.cut_of(x)
     assert cut is not None
@@ -190,7 +205,7 @@ def map_cut(site: TileCallSite, x: Tensor) -> Cut:
 
 
 def map_rows(site: StripCallSite, x: Tensor) -> Rows:
-    """The rows of a map (N, C, rows, columns); refused for any other tensor."""
+    """Return the rows of a map (N, C, rows, columns); any other tensor is refused."""
     needs_map(site, x)
     rows = site.rows_of(x)
     assert rows is not None
@@ -198,7 +213,10 @@ def map_rows(site: StripCallSite, x: Tensor) -> Rows:
 
 
 def filled(site: TileCallSite, mapped: Sequence[int], size: int, axis: int) -> Bounds:
-    """Bounds near the `mapped` ones that leave every tile one of `size` rows (or columns); refused if there is none."""
+    """Return bounds near the `mapped` ones that leave every tile one of `size` rows (or columns).
+
+    It is refused if there are none.
+    """
     tiles = len(mapped) - 1
     if size < tiles:
         raise site.refuse(

@@ -1,4 +1,8 @@
-"""Padding around rows and columns: by a constant, or by reflection, replication or the opposite edge."""
+"""Padding goes around rows and columns: by a constant, or by reflection, replication or the opposite edge.
+
+A constant is a halo that no rank owns. The other modes read pixels of the map by index, which torch itself is asked
+for, so that no mode is written twice.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,16 +32,16 @@ class Pad:
     value: float
 
     def __call__(self, tiles: Tiles, function: Function, /, input: Tensor, *_: Any, **__: Any) -> Tensor:
-        """The outputs of this rank's tile."""
+        """Return the outputs of this rank's tile."""
         y = padded(tiles, input, view_of(self.plans, tiles), self.value)
         shared = y.untyped_storage().data_ptr() == input.untyped_storage().data_ptr()
-        return y.clone() if shared else y  # as torch: never a part of x, which a function in place would change
+        return y.clone() if shared else y  # as in torch, y is never a part of x, which a function in place would change
 
 
 def pad_on_tiles(
     site: TileCallSite, function: Function, input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = None
 ) -> Result:
-    """A constant, or pixels of the map itself."""
+    """Plan padding by a constant, or by pixels of the map itself."""
     cut = map_cut(site, input)
     if len(pad) > 4:
         raise site.refuse("pads more than rows and columns; pad channels in a call of their own")
@@ -63,7 +67,7 @@ def pad_on_strips(
     mode: str = "constant",
     value: Any = None,
 ) -> Result:
-    """A constant around rows, at true borders only; other dimensions are left to torch."""
+    """Pad rows by a constant, at true borders only; other dimensions are left to torch."""
     rows, (left, right, top, bottom, *others) = map_rows(site, input), (*pad, *(0,) * (4 - len(pad)))
     if mode != "constant" or top < 0 or bottom < 0:
         raise site.refuse(f"mode {mode!r} by {list(pad)} is not covered; pad with a constant, and crop no rows")

@@ -1,11 +1,12 @@
 """Functions of every pixel by itself, of any number of maps: activations, arithmetic, concatenation, linear layers.
 
-Maps that are joined may be cut differently. On tiles those cut otherwise than the first are moved between ranks, and of
-a whole tensor every rank takes its own part. On strips, where one of the maps went through more layers and has fewer
-rows, all are cropped to the rows that they share.
+Maps that are joined may be cut differently. On tiles, maps that are cut otherwise than the first are moved between
+ranks, and every rank takes its own part of a whole tensor. On strips, where one of the maps went through more layers
+and has fewer rows, all are cropped to the rows that they share. Rejected: one cut for all maps of a network, which
+strides and kernels rule out.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,16 @@ from lartpc_ds.exact.grid.rows import Rows
 from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.exact.kernels.collectives import own_part
 from lartpc_ds.exact.kernels.halo import padded
-from lartpc_ds.exact.ops.operator import CallSite, Operator, Result, StripCallSite, TileCallSite, cut_dims, needs_map
+from lartpc_ds.exact.ops.operator import (
+    CallSite,
+    Operator,
+    Result,
+    StripCallSite,
+    TileCallSite,
+    cut_dims,
+    needs_map,
+    on_both,
+)
 from lartpc_ds.exact.ops.windows import same_pixels
 
 __all__ = ["OPERATORS", "Realign", "changes_in_place", "pointwise_on_tiles"]
@@ -35,22 +45,25 @@ POINTWISE = """relu relu6 gelu silu mish sigmoid tanh hardswish hardsigmoid hard
 
 @dataclass(frozen=True, slots=True)
 class Realign:
-    """A function of maps that come to one cut: those cut differently are moved, of whole ones a part is taken."""
+    """A function of maps that come to one cut.
+
+    Maps that are cut otherwise are moved, and each rank takes its part of whole ones.
+    """
 
     cut: Cut
     ndim: int
-    """The number of dimensions of the map that is cut so."""
+    """The number of dimensions of a map that is cut at `cut`."""
     moved: tuple[tuple[int, Plans], ...]
-    """(number among the tensors, how)."""
+    """The tensors to move: (number among the tensors, plans)."""
     parts: tuple[int, ...]
     """The whole tensors, by number."""
 
     def changes(self, number: int) -> bool:
-        """Is the tensor of this number not taken as it is?"""
+        """Return whether the tensor of this number is not taken as it is."""
         return number in self.parts or any(number == moved for moved, _ in self.moved)
 
     def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Any:
-        """The function on maps that fit."""
+        """Call the function on maps that fit."""
         leaves, structure = tree_flatten((args, kwargs))
         places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         for number, plans in self.moved:
@@ -62,7 +75,10 @@ class Realign:
 
 
 def _realigned(site: TileCallSite, tensors: Sequence[Tensor]) -> tuple[Cut, Realign | None]:
-    """The cut of what all tensors, broadcast, give: that of the first cut one; and how the others come to it."""
+    """Return the cut of what all tensors, broadcast, give, and how the tensors come to it.
+
+    It is the cut of the first tensor that is cut.
+    """
     ndim = max(tensor.ndim for tensor in tensors)
     cuts = [_broadcast(site.cut_of(tensor), ndim - tensor.ndim) for tensor in tensors]
     reference = next(cut for cut in cuts if cut is not None)
@@ -77,8 +93,8 @@ def _realigned(site: TileCallSite, tensors: Sequence[Tensor]) -> tuple[Cut, Real
         if cut.dims != (2, 3) or tensors[number].ndim != 4:
             raise site.refuse("joins maps that are cut differently; rows and columns must be the last two of four")
         moved.append((number, same_pixels(cut.bounds, reference.bounds)))
-    how = Realign(reference, ndim, tuple(moved), tuple(parts))
-    return reference, how if moved or parts else None
+    realign = Realign(reference, ndim, tuple(moved), tuple(parts))
+    return reference, realign if moved or parts else None
 
 
 def _broadcast(cut: Cut | None, missing: int) -> Cut | None:
@@ -86,7 +102,7 @@ def _broadcast(cut: Cut | None, missing: int) -> Cut | None:
 
 
 def _spans(tensor: Tensor, cut: Cut, ndim: int) -> bool:
-    """Does a whole tensor, broadcast to `ndim` dimensions, vary along a cut one?"""
+    """Return whether a whole tensor, broadcast to `ndim` dimensions, varies along a dimension that is cut."""
     missing = ndim - tensor.ndim
     return any(dim >= missing and tensor.shape[dim - missing] > 1 for dim in cut.dims)
 
@@ -99,7 +115,7 @@ def changes_in_place(function: Function, kwargs: Any) -> bool:
 
 
 def pointwise_on_tiles(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
-    """Every pixel by itself, of any number of maps."""
+    """Plan a function of every pixel by itself, of any number of maps."""
     cut, run = _realigned(site, tensors_of(args, kwargs))
     if run is not None and run.changes(0) and changes_in_place(function, kwargs):
         raise site.refuse("changes a tensor in place by a map that is cut into tiles otherwise; use y = y + x")
@@ -110,7 +126,7 @@ def pointwise_on_tiles(site: TileCallSite, function: Function, *args: Any, **kwa
 
 
 def _cropped(site: StripCallSite, function: Function, args: Any, kwargs: Any) -> tuple[Any, Any, Rows, int]:
-    """The arguments with the rows that all maps share; these rows, and their dimension counted from the end."""
+    """Return the arguments with the rows that all maps share, these rows, and their dimension counted from the end."""
     marked = [(tensor, rows) for tensor in tensors_of(args, kwargs) if (rows := site.rows_of(tensor)) is not None]
     first, reference = marked[0]
     for other, rows in marked[1:]:
@@ -137,14 +153,14 @@ def _cropped(site: StripCallSite, function: Function, args: Any, kwargs: Any) ->
 
 
 def pointwise_on_strips(site: StripCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
-    """Every pixel by itself, of any number of maps."""
+    """Run a function of every pixel by itself, of any number of maps."""
     args, kwargs, shared, from_end = _cropped(site, function, args, kwargs)
     y = function(*args, **kwargs)
-    return tree_map_only(Tensor, lambda one: site.mark_rows(one, shared.moved(one.ndim + from_end)), y), None
+    return tree_map_only(Tensor, lambda x: site.mark_rows(x, shared.moved(x.ndim + from_end)), y), None
 
 
 def cat_on_tiles(site: TileCallSite, function: Function, tensors: Sequence[Tensor], dim: int = 0) -> Result:
-    """Along a dimension that is not cut."""
+    """Plan a concatenation along a dimension that is not cut."""
     cut, run = _realigned(site, tensors)
     if dim % tensors[0].ndim in cut.dims:
         raise site.refuse("joins maps along rows or columns, which are cut into tiles")
@@ -152,22 +168,22 @@ def cat_on_tiles(site: TileCallSite, function: Function, tensors: Sequence[Tenso
 
 
 def cat_on_strips(site: StripCallSite, function: Function, tensors: Sequence[Tensor], dim: int = 0) -> Result:
-    """Along a dimension that is not cut; maps are cropped to the rows that all have."""
+    """Concatenate along a dimension that is not cut; maps are cropped to the rows that all have."""
     if any(dim % tensor.ndim in cut_dims(site, tensor) for tensor in tensors):
         raise site.refuse("joins maps along their rows, which are cut into strips")
     return pointwise_on_strips(site, lambda parts: function(parts, dim), tuple(tensors))
 
 
 def stack_on_tiles(site: TileCallSite, function: Function, tensors: Sequence[Tensor], dim: int = 0) -> Result:
-    """In a new dimension."""
+    """Plan a stack in a new dimension."""
     cut, run = _realigned(site, tensors)
-    new = dim % (tensors[0].ndim + 1)
-    rows, cols = (one + (new <= one) for one in cut.dims)
+    new_dim = dim % (tensors[0].ndim + 1)
+    rows, cols = (cut_dim + (new_dim <= cut_dim) for cut_dim in cut.dims)
     return site.mark(function(tensors, dim), Cut((rows, cols), cut.bounds)), run
 
 
 def linear(site: CallSite, function: Function, input: Tensor, *args: Any, **kwargs: Any) -> Result:
-    """On channels in the last dimension: every pixel by itself."""
+    """Run a linear layer on channels in the last dimension, which acts on every pixel by itself."""
     dims = cut_dims(site, input)
     if input.ndim - 1 in dims:
         raise site.refuse(
@@ -178,7 +194,7 @@ def linear(site: CallSite, function: Function, input: Tensor, *args: Any, **kwar
 
 
 def prelu(site: CallSite, function: Function, input: Tensor, weight: Tensor) -> Result:
-    """Every pixel by itself; the weight, if it is more than one number, is for dimension 1."""
+    """Run F.prelu; the weight, if it is more than one number, is for dimension 1."""
     dims = cut_dims(site, input)
     if weight.numel() > 1 and 1 in dims:
         raise site.refuse("needs its channels in dimension 1")
@@ -188,7 +204,7 @@ def prelu(site: CallSite, function: Function, input: Tensor, weight: Tensor) -> 
 def over_uncut(
     site: CallSite, function: Function, input: Tensor, dim: int | None = None, *args: Any, **kwargs: Any
 ) -> Result:
-    """Over one dimension that is not cut, which stays."""
+    """Run a function over one dimension that is not cut and that stays."""
     dims = cut_dims(site, input)
     if dim is None or dim % input.ndim in dims:
         raise site.refuse(
@@ -206,18 +222,14 @@ def normalize(
     eps: float = 1e-12,
     out: Tensor | None = None,
 ) -> Result:
-    """F.normalize, over a dimension that is not cut."""
+    """Run F.normalize over a dimension that is not cut."""
     return over_uncut(site, lambda x, over: function(x, p, over, eps, out), input, dim)
 
 
 def channels_of_pixels(site: CallSite, function: Function, input: Tensor, *args: Any, **kwargs: Any) -> Result:
-    """A function of the channels of every pixel by itself, of maps (N, C, rows, columns)."""
+    """Run a function of the channels of every pixel by itself, of maps (N, C, rows, columns)."""
     dims = needs_map(site, input)
     return site.cut_like(function(input, *args, **kwargs), input, dims), None
-
-
-def _both(rule: Callable[..., Result], *, may_be_unplanned: bool = False) -> Operator:
-    return Operator(on_tiles=rule, on_strips=rule, may_be_unplanned=may_be_unplanned)
 
 
 _POINTWISE = Operator(on_tiles=pointwise_on_tiles, on_strips=pointwise_on_strips, joins=True, may_be_unplanned=True)
@@ -226,12 +238,12 @@ OPERATORS = {
     **dict.fromkeys(POINTWISE, _POINTWISE),
     **dict.fromkeys(("cat", "concat", "concatenate"), _CAT),
     "stack": Operator(on_tiles=stack_on_tiles, joins=True),
-    "linear": _both(linear),
-    "prelu": _both(prelu),
-    "normalize": _both(normalize),
-    "cumsum": _both(over_uncut, may_be_unplanned=True),
+    "linear": on_both(linear),
+    "prelu": on_both(prelu),
+    "normalize": on_both(normalize),
+    "cumsum": on_both(over_uncut, may_be_unplanned=True),
     **dict.fromkeys(
         ("local_response_norm", "channel_shuffle", "native_channel_shuffle"),
-        _both(channels_of_pixels, may_be_unplanned=True),
+        on_both(channels_of_pixels, may_be_unplanned=True),
     ),
 }

@@ -1,4 +1,8 @@
-"""Max and average pools with a window."""
+"""Max and average pools with a window.
+
+An average pool divides by the number of pixels that its window has in the whole image, which a tile or a strip cannot
+see, so the plan holds the divisors. A max pool takes the pixels outside the image for minus infinity.
+"""
 
 import math
 from collections.abc import Iterable
@@ -33,12 +37,15 @@ __all__ = ["OPERATORS", "MaxPool"]
 
 
 def _windows(kernel_size: Any, stride: Any, padding: Any, dilation: Any = 1) -> tuple[Window, Window]:
-    """The windows of rows and columns; without a stride a pool's windows lie side by side."""
+    """Return the windows of rows and columns; without a stride a pool's windows lie side by side."""
     return windows_of(kernel_size, kernel_size if stride is None or stride == [] else stride, padding, dilation)
 
 
 def _outputs(size: int, window: Window, ceil_mode: bool) -> int:
-    """Output rows of a pool; with `ceil_mode` the last window may hang over, if it starts inside the map or before."""
+    """Return the number of output rows of a pool.
+
+    With `ceil_mode` the last window may hang over, if it starts inside the map or before it.
+    """
     places = (size + 2 * window.padding - window.reach) / window.stride
     outputs = (math.ceil(places) if ceil_mode else math.floor(places)) + 1
     return outputs - (ceil_mode and (outputs - 1) * window.stride >= size + window.padding)
@@ -56,7 +63,7 @@ class _MaxPool2d(NamedTuple):
     return_indices: bool = False
 
     def windows(self, site: CallSite, size: Iterable[int]) -> tuple[Window, Window]:
-        """Those of a call on a map of this size, if it is covered."""
+        """Return the windows of a call on a map of this size; calls that are not covered are refused."""
         if self.return_indices:
             raise site.refuse(f"return_indices would give positions within a {site.words.part}; leave it out")
         axes = _windows(self.kernel_size, self.stride, self.padding, self.dilation)
@@ -72,19 +79,19 @@ class _MaxPool2d(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class MaxPool:
-    """This rank's outputs of F.max_pool2d: outside the image is minus infinity, for torch as for us."""
+    """This rank's outputs of F.max_pool2d; pixels outside the image are minus infinity, as in torch."""
 
     plans: Plans
     bounds: OutBounds
     geometry: Geometry
 
     def __call__(self, tiles: Tiles, function: Function, /, input: Tensor, *_: Any, **__: Any) -> Tensor:
-        """The outputs of this rank's tile."""
+        """Return the outputs of this rank's tile."""
         return max_pool(tiles, view_of(self.plans, tiles), self.geometry, outputs_of(self.bounds, tiles).shape, input)
 
 
 def max_pool2d_on_tiles(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
-    """Everything but indices."""
+    """Plan any max pool that gives no indices."""
     given = _MaxPool2d(*args, **kwargs)
     cut, axes, y = map_cut(site, given.input), given.windows(site, given.input.shape[2:]), function(*given)
     plans, bounds = planned(site, cut, axes, y)
@@ -92,7 +99,7 @@ def max_pool2d_on_tiles(site: TileCallSite, function: Function, *args: Any, **kw
 
 
 def max_pool2d_on_strips(site: StripCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
-    """Everything but indices."""
+    """Run any max pool that gives no indices."""
     given = _MaxPool2d(*args, **kwargs)
     size = map_rows(site, given.input).size
     rows, cols = given.windows(site, (size, given.input.shape[3]))
@@ -112,7 +119,10 @@ class _AvgPool2d(NamedTuple):
     divisor_override: int | None = None
 
     def window_sizes(self, window: Window, outputs: Iterable[int], size: int) -> tuple[int, ...]:
-        """Pixels in the window of each output on an axis of this size, those of the padding counted or not."""
+        """Return how many pixels the window of each output has, on an axis of this size.
+
+        Pixels of the padding count if `count_include_pad` says so.
+        """
         low, high = (-window.padding, size + window.padding) if self.count_include_pad else (0, size)
         windows = (window.need((out, out + 1)) for out in outputs)
         return tuple(min(stop, high) - max(start, low) for start, stop in windows)
@@ -127,15 +137,15 @@ class AveragePool:
     kernel: Pair
     stride: Pair
     divisors: tuple[tuple[int, ...], tuple[int, ...]]
-    """Of rows and columns of the whole output; an output is divided by their product."""
+    """The divisors of rows and columns of the whole output; an output is divided by their product."""
 
     def __call__(self, tiles: Tiles, function: Function, /, input: Tensor, *_: Any, **__: Any) -> Tensor:
-        """The outputs of this rank's tile."""
+        """Return the outputs of this rank's tile."""
         rows, cols = (self.divisors[axis][slice(*out)] for axis, out in enumerate(outputs_of(self.bounds, tiles)))
         x = padded(tiles, input, view_of(self.plans, tiles))
         if len({*rows}) == len({*cols}) == 1:
             return F.avg_pool2d(x, self.kernel, self.stride, divisor_override=rows[0] * cols[0])
-        means = F.avg_pool2d(x, self.kernel, self.stride)  # not sums, which float16 may not hold
+        means = F.avg_pool2d(x, self.kernel, self.stride)  # these are not sums, which float16 may not hold
         shares = [
             torch.tensor([pixels / value for value in values], dtype=torch.float64, device=means.device)
             for pixels, values in zip(self.kernel, (rows, cols), strict=True)
@@ -144,7 +154,7 @@ class AveragePool:
 
 
 def avg_pool2d_on_tiles(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
-    """Everything."""
+    """Plan any average pool."""
     given = _AvgPool2d(*args, **kwargs)
     cut, y, (rows, cols) = map_cut(site, given.input), function(*given), _windows(*given[1:4])
     plans, bounds = planned(site, cut, (rows, cols), y)
@@ -158,7 +168,7 @@ def avg_pool2d_on_tiles(site: TileCallSite, function: Function, *args: Any, **kw
 
 
 def avg_pool2d_on_strips(site: StripCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
-    """Everything; at a border the divisor is that of the window's place in the whole map."""
+    """Run any average pool; at a border the divisor is that of the window's place in the whole map."""
     given = _AvgPool2d(*args, **kwargs)
     size, (rows, cols) = map_rows(site, given.input).size, _windows(*given[1:4])
     x, out = windowed_rows(site, given.input, rows, _outputs(size, rows, given.ceil_mode), 0.0)

@@ -1,7 +1,8 @@
-"""Rules of matrix products whose operands have a tile's pixels as one dimension: attention, and pooling by weights.
+"""Matrix products whose operands have a tile's pixels as one dimension: attention, and pooling by weights.
 
-A product over pixels is the sum of what each rank's pixels give. One that keeps the pixels of its first operand is made
-for a tile's own; if its second operand has pixels too, every rank gathers those of the whole map, in its order.
+A product over pixels is the sum of what each rank's pixels give. A product that keeps the pixels of its first operand
+is made for a tile's own pixels; if its second operand has pixels too, every rank gathers those of the whole map, in its
+order.
 """
 
 from dataclasses import dataclass
@@ -29,12 +30,12 @@ class SumOverPixels:
     """A product over the pixels, which are the last dimension of the first operand, the last but one of the second."""
 
     cut: Cut
-    """Of the first operand."""
+    """The cut of the first operand's pixels."""
     whole: tuple[bool, bool]
-    """Which operand every rank has whole."""
+    """For each operand, whether every rank has it whole."""
 
     def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
-        """The same on every rank."""
+        """Return the product, which is the same on every rank."""
         operands = []
         for x, whole, dim in zip(args[:2], self.whole, (-1, -2), strict=True):
             place = x.ndim + dim
@@ -46,13 +47,13 @@ class SumOverPixels:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """A function of which some operands (by number) come whole to every rank, of others (a mask) a part is taken."""
+    """A function that takes some operands (by number) whole on every rank, and of its mask a part."""
 
     cuts: tuple[tuple[int, Cut], ...]
     mask: Cut | None = None
 
     def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
-        """This rank's outputs."""
+        """Return this rank's outputs."""
         operands = list(args)
         for number, cut in self.cuts:
             operands[number] = _gathered(tiles, operands[number], cut)
@@ -65,7 +66,7 @@ class Gathered:
 
 
 def _gathered(tiles: Tiles, x: Tensor, cut: Cut) -> Tensor:
-    """All pixels, which are one dimension of x, in the order of the whole map."""
+    """Return all pixels, which are one dimension of x, in the order of the whole map."""
     (top, bottom), (left, right) = cut.tile(tiles.row, tiles.col)
     moved = x.movedim(cut.dims[0], -1)
     pixels = moved.reshape(len(x) if x.ndim > 1 else 1, -1, bottom - top, right - left)
@@ -74,7 +75,10 @@ def _gathered(tiles: Tiles, x: Tensor, cut: Cut) -> Tensor:
 
 
 def _place(site: TileCallSite, x: Tensor) -> tuple[Cut | None, int]:
-    """(its cut, the dimension of its pixels counted from the end), which must be one dimension, not the first."""
+    """Return the cut of a tensor and the dimension of its pixels, counted from the end.
+
+    The pixels must be one dimension, which is not the first.
+    """
     cut = site.cut_of(x)
     if cut is None:
         return None, 0
@@ -84,7 +88,7 @@ def _place(site: TileCallSite, x: Tensor) -> tuple[Cut | None, int]:
 
 
 def matmul(site: TileCallSite, function: Function, input: Tensor, other: Tensor) -> Result:
-    """Over pixels, for every pixel, or between all pairs of them."""
+    """Plan a product over pixels, for every pixel, or between all pairs of pixels."""
     if _same_pixels(site, input, other):
         return site.mark(function(input, other), site.cut_of(input)), None
     (first, at), (second, to) = _place(site, input), _place(site, other)
@@ -102,7 +106,7 @@ def matmul(site: TileCallSite, function: Function, input: Tensor, other: Tensor)
 
 
 def _same_pixels(site: TileCallSite, input: Tensor, other: Tensor) -> bool:
-    """Is it a product of each pixel's own matrices, or of each pixel's row and one matrix?"""
+    """Return whether each pixel has matrices of its own, or a row that meets one matrix."""
     cut, of_other = site.cut_of(input), site.cut_of(other)
     if cut is None or max(cut.dims) >= input.ndim - 2 + (other.ndim == 2 and not cut.flat):
         return False
@@ -112,7 +116,7 @@ def _same_pixels(site: TileCallSite, input: Tensor, other: Tensor) -> bool:
 def attention(
     site: TileCallSite, function: Function, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
 ) -> Result:
-    """F.scaled_dot_product_attention, with all keys and values for the queries of a tile."""
+    """Plan F.scaled_dot_product_attention, with all keys and values for the queries of a tile."""
     options = dict(zip(("attn_mask", "dropout_p", "is_causal"), args, strict=False)) | kwargs
     if options.get("dropout_p") or options.get("is_causal"):
         raise site.refuse(

@@ -1,10 +1,10 @@
-"""Random masks that do not depend on the layout.
+"""Random masks do not depend on the layout, because each row of each sample has a generator of its own.
 
 A mask is a function of (seed, layer, step, micro-batch, sample, channel, global row, global column): each row of each
 sample has a generator of its own, seeded by a hash of all that, and a tile keeps its columns of what the whole row
 would draw. So the converted model on one rank drops the same pixels as on any grid, and a resumed or recomputed step
-drops them again. Rejected: a counter-based hash in tensor arithmetic, eight bytes of scratch a pixel several times
-over, where torch's own generators need none.
+drops them again. Rejected: a counter-based hash in tensor arithmetic, which takes eight bytes of scratch per pixel
+several times over, where torch's own generators need none.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from torch import Tensor
 from lartpc_ds.exact.grid.cuts import Function
 from lartpc_ds.exact.grid.tiles import Clock, Tiles
 from lartpc_ds.exact.ops.operator import Operator, Result, StripCallSite, TileCallSite, canonical, cut_dims, map_cut
-from lartpc_ds.layout import Bounds
+from lartpc_ds.exact.ops.windows import OutBounds, outputs_of
 
 __all__ = ["OPERATORS", "Draw", "Dropout", "draws_unseeded", "uniform"]
 
@@ -28,11 +28,14 @@ _UNSEEDED = frozenset(
 )
 """Functions that draw from torch's own generator."""
 _DROPS_PAIRS = {"scaled_dot_product_attention": 4, "multi_head_attention_forward": 10}
-"""Attention, which draws which pairs of tokens it drops, and the place of that share among its arguments."""
+"""Attention draws which pairs of tokens it drops; this is the place of that share among its arguments."""
 
 
 def draws_unseeded(name: str, args: Any, kwargs: Any) -> bool:
-    """Does a call draw numbers of torch's own generator, which would differ from rank to rank and strip to strip?"""
+    """Return whether a call draws numbers of torch's own generator.
+
+    They would differ from rank to rank and from strip to strip.
+    """
     if not kwargs.get("training", True):
         return False
     place = _DROPS_PAIRS.get(name)
@@ -42,7 +45,10 @@ def draws_unseeded(name: str, args: Any, kwargs: Any) -> bool:
 
 
 def uniform(clock: Clock, layer: str, like: Tensor, rows: tuple[int, int], cols: tuple[int, int], width: int) -> Tensor:
-    """Uniform numbers in [0, 1), (N, C, rows, cols) float32: `rows` and `cols` of maps `width` columns wide."""
+    """Return uniform numbers in [0, 1), (N, C, rows, cols) in float32.
+
+    They are those of `rows` and `cols` of maps that are `width` columns wide.
+    """
     numbers = torch.empty(len(like), like.shape[1], rows[1] - rows[0], cols[1] - cols[0], device=like.device)
     if numbers.is_meta:
         return numbers
@@ -64,11 +70,11 @@ def _seed(clock: Clock, layer: str, sample: int, row: int) -> int:
 class Dropout:
     """F.dropout of a map that is cut at `bounds`, or of whole tensors (None), which all tiles must drop alike.
 
-    `whole_channels` drops (sample, channel) pairs, as F.dropout2d.
+    With `whole_channels` it drops (sample, channel) pairs, as F.dropout2d does.
     """
 
     layer: str
-    bounds: tuple[Bounds, Bounds] | None
+    bounds: OutBounds | None
     whole_channels: bool = False
 
     def __call__(
@@ -81,7 +87,7 @@ class Dropout:
         training: bool = True,
         inplace: bool = False,
     ) -> Tensor:
-        """The outputs of this rank's tile."""
+        """Return the outputs of this rank's tile."""
         if not training or p == 0:
             return input
         kept = (self._numbers(tiles, input) >= p).to(input.dtype)
@@ -93,9 +99,9 @@ class Dropout:
         if self.whole_channels:
             return uniform(tiles.clock, self.layer, x, (0, 1), (0, 1), 1).reshape(*x.shape[:2], *(1,) * (x.ndim - 2))
         if self.bounds is None:
-            return _of_whole(tiles, self.layer, x)
-        (rows, cols), r, c = self.bounds, tiles.row, tiles.col
-        return uniform(tiles.clock, self.layer, x, (rows[r], rows[r + 1]), (cols[c], cols[c + 1]), cols[-1])
+            return _uniform_for_whole(tiles, self.layer, x)
+        rows, cols = outputs_of(self.bounds, tiles)
+        return uniform(tiles.clock, self.layer, x, rows, cols, width=self.bounds[1][-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +111,12 @@ class Draw:
     layer: str
 
     def __call__(self, tiles: Tiles, function: Function, /, input: Tensor, p: float = 0.5) -> Tensor:
-        """The same on all tiles."""
-        return input.copy_(_of_whole(tiles, self.layer, input) < p)
+        """Return numbers that are the same on all tiles."""
+        return input.copy_(_uniform_for_whole(tiles, self.layer, input) < p)
 
 
-def _of_whole(tiles: Tiles, layer: str, x: Tensor) -> Tensor:
-    """Uniform numbers for a whole tensor whose first dimension is the sample."""
+def _uniform_for_whole(tiles: Tiles, layer: str, x: Tensor) -> Tensor:
+    """Return uniform numbers for a whole tensor whose first dimension is the sample."""
     flat = x.reshape(len(x), 1, 1, -1)
     return uniform(tiles.clock, layer, flat, (0, 1), (0, flat.shape[3]), flat.shape[3]).reshape(x.shape)
 
@@ -118,7 +124,7 @@ def _of_whole(tiles: Tiles, layer: str, x: Tensor) -> Tensor:
 def dropout_on_tiles(
     site: TileCallSite, function: Function, input: Tensor, p: float = 0.5, *args: Any, **kwargs: Any
 ) -> Result:
-    """Of maps and of whole tensors: all tiles drop what one device would."""
+    """Plan dropout of maps and of whole tensors: all tiles drop what one device would drop."""
     layer, cut = site.next_draw(), site.cut_of(input)
     result = site.mark(function(input, p, *args, **kwargs), cut)
     if p == 0:
@@ -130,7 +136,7 @@ def dropout_on_tiles(
 
 
 def bernoulli(site: TileCallSite, function: Function, input: Tensor, p: Any = 0.5) -> Result:
-    """Tensor.bernoulli_(p) of whole tensors."""
+    """Plan Tensor.bernoulli_(p) of whole tensors."""
     layer = site.next_draw()
     if function.__name__ != "bernoulli_":
         raise site.refuse("draws random numbers that differ from rank to rank; use Tensor.bernoulli_ for whole events")
@@ -142,7 +148,10 @@ def bernoulli(site: TileCallSite, function: Function, input: Tensor, p: Any = 0.
 def dropout_on_strips(
     site: StripCallSite, function: Function, input: Tensor, p: float = 0.5, *args: Any, **kwargs: Any
 ) -> Result:
-    """Evaluation only: strips would draw masks of their own, and other ones when they run again."""
+    """Run dropout in evaluation only.
+
+    In training each strip would draw a mask of its own, and another one when it runs again.
+    """
     training = args[0] if args else kwargs.get("training", True)
     if training and p > 0:
         raise site.refuse(

@@ -9,6 +9,7 @@ refused, because it would need a sweep over all strips of its own.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from lartpc_ds.exact.grid.cuts import Cut, Function, tensors_of
 from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.exact.kernels.collectives import Over
 from lartpc_ds.exact.ops.norms import SWEEP
-from lartpc_ds.exact.ops.operator import CallSite, Operator, Result, StripCallSite, TileCallSite, cut_dims
+from lartpc_ds.exact.ops.operator import CallSite, Operator, Result, StripCallSite, TileCallSite, cut_dims, on_both
 from lartpc_ds.exact.ops.pointwise import pointwise_on_strips, pointwise_on_tiles
 
 __all__ = ["OPERATORS", "REDUCTIONS"]
@@ -26,14 +27,14 @@ __all__ = ["OPERATORS", "REDUCTIONS"]
 Value = Tensor | tuple[Tensor, ...]
 
 
-class _Asked(NamedTuple):
-    """A call of a reduction, read."""
+class _Arguments(NamedTuple):
+    """The arguments of a reduction."""
 
     x: Tensor
     dims: tuple[int, ...]
-    """Ascending, not negative."""
+    """These are in ascending order and not negative."""
     named: bool
-    """Did the call name them?"""
+    """Whether the call named the dimensions."""
     keepdim: bool
     options: dict[str, Any]
 
@@ -47,8 +48,8 @@ _POSITIONAL = {
 _ALIASES = {"axis": "dim", "keepdims": "keepdim", "ord": "p"}
 
 
-def _asked(name: str, args: Any, kwargs: Any) -> _Asked:
-    """Read a call of the reduction `name`."""
+def _arguments_of(name: str, args: Any, kwargs: Any) -> _Arguments:
+    """Read the arguments of a call of the reduction `name`."""
     (x, *values), given = (args, kwargs) if args else ((kwargs["input"],), kwargs)
     names = _POSITIONAL.get(name, ("dim", "keepdim"))
     if values and isinstance(values[0], bool) and names[1:2] == ("unbiased",):
@@ -60,12 +61,14 @@ def _asked(name: str, args: Any, kwargs: Any) -> _Asked:
             options["dtype"] = value
     dim, keepdim = options.pop("dim", None), bool(options.pop("keepdim", False))
     dims = (dim,) if isinstance(dim, int) else tuple(dim) if dim is not None else ()
-    found = tuple(sorted({one % x.ndim for one in dims})) or tuple(range(x.ndim))
-    return _Asked(x, found, bool(dims), keepdim, {key: value for key, value in options.items() if value is not None})
+    reduced = tuple(sorted({named % x.ndim for named in dims})) or tuple(range(x.ndim))
+    return _Arguments(
+        x, reduced, bool(dims), keepdim, {key: value for key, value in options.items() if value is not None}
+    )
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:
-    """To reduce in: no rank's part is rounded to less than float32."""
+    """Return the type to reduce in, so that no rank's part is rounded to less than float32."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -108,26 +111,18 @@ def _all(x: Tensor, over: Over, **options: Any) -> Tensor:
 
 
 def _as_truth(y: Tensor, x: Tensor) -> Tensor:
-    return y.to(torch.uint8) if x.dtype == torch.uint8 else y  # as torch
+    return y.to(torch.uint8) if x.dtype == torch.uint8 else y  # as torch does
 
 
 def _comparable(x: Tensor) -> Tensor:
-    """In a type that process groups can compare; every value stays as it is."""
+    """Return x in a type that process groups can compare; every value stays as it is."""
     return x.to(torch.uint8) if x.dtype == torch.bool else x.to(_exact(x.dtype)) if x.is_floating_point() else x
 
 
-def _extreme(x: Tensor, over: Over, *, largest: bool) -> Tensor:
+def _extreme(x: Tensor, over: Over, *, largest: bool, **options: Any) -> Tensor:
     value = _comparable(x.amax(over.dims, keepdim=True) if largest else x.amin(over.dims, keepdim=True))
     count = (_comparable(x.detach()) == value.detach()).sum(over.dims, keepdim=True)
     return over.tied(value, count, largest=largest).to(x.dtype)
-
-
-def _amax(x: Tensor, over: Over, **options: Any) -> Tensor:
-    return _extreme(x, over, largest=True)
-
-
-def _amin(x: Tensor, over: Over, **options: Any) -> Tensor:
-    return _extreme(x, over, largest=False)
 
 
 def _first(x: Tensor, over: Over, *, largest: bool) -> tuple[Tensor, Tensor]:
@@ -138,11 +133,11 @@ def _first(x: Tensor, over: Over, *, largest: bool) -> tuple[Tensor, Tensor]:
 
 
 def _max(x: Tensor, over: Over, named: bool, **options: Any) -> Value:
-    return torch.return_types.max(_first(x, over, largest=True)) if named else _amax(x, over)
+    return torch.return_types.max(_first(x, over, largest=True)) if named else _extreme(x, over, largest=True)
 
 
 def _min(x: Tensor, over: Over, named: bool, **options: Any) -> Value:
-    return torch.return_types.min(_first(x, over, largest=False)) if named else _amin(x, over)
+    return torch.return_types.min(_first(x, over, largest=False)) if named else _extreme(x, over, largest=False)
 
 
 def _logsumexp(x: Tensor, over: Over, **options: Any) -> Tensor:
@@ -162,7 +157,7 @@ def _norm(x: Tensor, over: Over, p: Any = 2, dtype: torch.dtype | None = None, *
 
 
 def _deviations(x: Tensor, over: Over) -> tuple[Tensor, Tensor]:
-    """(differences from the mean, the mean), no less exact than float32."""
+    """Return the differences from the mean and the mean, both no less exact than float32."""
     mean = _mean(x, over, _exact(x.dtype))
     return x - over.own(mean), mean
 
@@ -180,7 +175,8 @@ def _var_mean(x: Tensor, over: Over, **options: Any) -> tuple[Tensor, ...]:
 
 def _std_mean(x: Tensor, over: Over, **options: Any) -> tuple[Tensor, ...]:
     deviations, mean = _deviations(x, over)
-    local = torch.linalg.vector_norm(deviations, 2, over.dims, keepdim=True)  # whose gradient at zero is zero, as torch
+    # the gradient of a vector norm at zero is zero, as that of torch's own function
+    local = torch.linalg.vector_norm(deviations, 2, over.dims, keepdim=True)
     norm = torch.linalg.vector_norm(over.gathered(local, 0), 2, 0)
     return (norm / math.sqrt(_degrees(x, over, options))).to(x.dtype), mean.to(x.dtype)
 
@@ -202,8 +198,8 @@ REDUCTIONS: dict[str, Callable[..., Value]] = {
     "count_nonzero": _count_nonzero,
     "any": _any,
     "all": _all,
-    "amax": _amax,
-    "amin": _amin,
+    "amax": partial(_extreme, largest=True),
+    "amin": partial(_extreme, largest=False),
     "max": _max,
     "min": _min,
     "logsumexp": _logsumexp,
@@ -217,8 +213,8 @@ REDUCTIONS: dict[str, Callable[..., Value]] = {
 _TYPED = frozenset("sum mean nansum nanmean prod norm linalg_vector_norm".split())
 
 
-def _answer(function: Function, x: Tensor) -> torch.dtype:
-    """The type in which torch itself, perhaps under autocast, reduces such a map."""
+def _result_dtype(function: Function, x: Tensor) -> torch.dtype:
+    """Return the type in which torch itself, perhaps under autocast, reduces such a map."""
     with torch.no_grad():
         y = function(x.detach()[(slice(0, 1),) * x.ndim], 0)
     assert isinstance(y, Tensor)
@@ -227,22 +223,22 @@ def _answer(function: Function, x: Tensor) -> torch.dtype:
 
 @dataclass(frozen=True, slots=True)
 class Reduce:
-    """The reduction `name` of a map that is cut so."""
+    """The reduction `name` of a map that is cut at `cut`."""
 
     name: str
     cut: Cut
 
     def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Any:
-        """The same on every rank."""
-        x, dims, named, keepdim, options = _asked(self.name, args, kwargs)
+        """Return the result, which is the same on every rank."""
+        x, dims, named, keepdim, options = _arguments_of(self.name, args, kwargs)
         if self.name in _TYPED:
-            options["dtype"] = options.get("dtype") or _answer(function, x)
+            options["dtype"] = options.get("dtype") or _result_dtype(function, x)
         y = REDUCTIONS[self.name](x, Over(tiles, self.cut, dims), named=named, **options)
         if keepdim:
             return y
         if isinstance(y, Tensor):
             return y.squeeze(dims)
-        return type(y)([one.squeeze(dims) for one in y])
+        return type(y)([part.squeeze(dims) for part in y])
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,23 +249,23 @@ class Softmax:
     cut: Cut
 
     def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
-        """This rank's outputs."""
-        x, dims, _, _, options = _asked(self.name, args, kwargs)
-        dtype, over = options.get("dtype") or _answer(function, x), Over(tiles, self.cut, dims)
+        """Return this rank's outputs."""
+        x, dims, _, _, options = _arguments_of(self.name, args, kwargs)
+        dtype, over = options.get("dtype") or _result_dtype(function, x), Over(tiles, self.cut, dims)
         x = x.to(_exact(dtype)) if self.name != "softmin" else -x.to(_exact(dtype))
         logarithm = x - over.own(_logsumexp(x, over))
         return (logarithm if self.name == "log_softmax" else logarithm.exp()).to(dtype)
 
 
 def _dims_left(dims: tuple[int, ...], gone: tuple[int, ...], keepdim: bool) -> tuple[int, ...]:
-    """Where dimensions are after a reduction over others."""
-    return dims if keepdim else tuple(dim - len([one for one in gone if one < dim]) for dim in dims)
+    """Return where dimensions are after a reduction over others."""
+    return dims if keepdim else tuple(dim - sum(other < dim for other in gone) for dim in dims)
 
 
 def _reduction(name: str) -> Operator:
     def elsewhere(site: CallSite, function: Function, args: Any, kwargs: Any) -> Any | None:
-        """The result, where no dimension that is cut is reduced."""
-        x, gone, _, keepdim, _ = _asked(name, args, kwargs)
+        """Return the result if no dimension that is cut is reduced."""
+        x, gone, _, keepdim, _ = _arguments_of(name, args, kwargs)
         dims = cut_dims(site, x)
         if set(gone) & set(dims):
             return None
@@ -281,7 +277,7 @@ def _reduction(name: str) -> Operator:
     def on_tiles(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
         if (y := elsewhere(site, function, args, kwargs)) is not None:
             return y, None
-        x, _, _, _, options = _asked(name, args, kwargs)
+        x, _, _, _, options = _arguments_of(name, args, kwargs)
         cut, p = site.cut_of(x), options.get("p", 2)
         assert cut is not None
         if p != "fro" and (isinstance(p, str) or (p <= 0 and not math.isinf(p))):
@@ -298,8 +294,8 @@ def _reduction(name: str) -> Operator:
 
 def _softmax(name: str) -> Operator:
     def rule(site: CallSite, function: Function, *args: Any, **kwargs: Any) -> tuple[Tensor, bool]:
-        """The result, and whether a dimension that is cut is summed over."""
-        x, over, named, _, _ = _asked(name, args, kwargs)
+        """Return the result, and whether a dimension that is cut is summed over."""
+        x, over, named, _, _ = _arguments_of(name, args, kwargs)
         dims = cut_dims(site, x)
         if not named:
             raise site.refuse(f"names no dimension, which torch would choose by the shape of a {site.words.part}")
@@ -321,7 +317,7 @@ def _softmax(name: str) -> Operator:
 
 
 def _extremes(name: str) -> Operator:
-    """torch.max(x, y) acts on every pixel by itself; any other call is a reduction."""
+    """Return the operator of max or min: torch.max(x, y) acts on every pixel, and any other call is a reduction."""
     reduction = _reduction(name)
 
     def several(args: Any, kwargs: Any) -> bool:
@@ -343,7 +339,7 @@ def _extremes(name: str) -> Operator:
 def _positions(
     site: CallSite, function: Function, input: Tensor, dim: int | None = None, keepdim: bool = False, **kwargs: Any
 ) -> Result:
-    """Argmax and argmin along a dimension that is not cut."""
+    """Run argmax or argmin along a dimension that is not cut."""
     dims = cut_dims(site, input)
     if dim is None or dim % input.ndim in dims:
         raise site.refuse(
@@ -357,5 +353,5 @@ OPERATORS = {
     **{name: _reduction(name) for name in REDUCTIONS if name not in ("max", "min")},
     **{name: _softmax(name) for name in ("softmax", "log_softmax", "softmin")},
     **{name: _extremes(name) for name in ("max", "min")},
-    **dict.fromkeys(("argmax", "argmin"), Operator(on_tiles=_positions, on_strips=_positions)),
+    **dict.fromkeys(("argmax", "argmin"), on_both(_positions)),
 }

@@ -1,7 +1,8 @@
 """Functions that read pixels by index: resampling, mirrored and rolled maps, and slices of rows or columns.
 
-Torch itself says what every output reads: it is asked of a ramp, whose values are the indices, and where an output is
-a weighted sum, of images that are one in every so-many-th pixel. `kernels.fetch` then moves the pixels between ranks.
+Torch itself says what every output reads. It is asked for a ramp, whose values are the indices, and where an output is
+a weighted sum, for images that are one in every so-many-th pixel. `kernels.fetch` then moves the pixels between ranks.
+Rejected: formulas of our own, which would have to repeat torch's rounding.
 """
 
 import math
@@ -21,7 +22,7 @@ from lartpc_ds.exact.ops.operator import Numbers, Operator, Result, TileCallSite
 __all__ = ["OPERATORS", "selected", "sliced"]
 
 _REACH = {"bilinear": 1, "bicubic": 2}
-"""Pixels on either side of its own place that an output reads."""
+"""The number of pixels on either side of its own place that an output reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Select:
     axes: tuple[AxisTaps, AxisTaps]
 
     def __call__(self, tiles: Tiles, function: Function, /, input: Tensor, *_: Any, **__: Any) -> Tensor:
-        """The outputs (N, C, rows, columns) of this rank's tile."""
+        """Return the outputs (N, C, rows, columns) of this rank's tile."""
         return fetched(tiles, input, self.axes)
 
 
@@ -43,7 +44,7 @@ class Sliced:
     dims: tuple[int, int]
 
     def __call__(self, tiles: Tiles, function: Function, /, input: Tensor, index: Any) -> Tensor:
-        """First this rank's rows and columns, then the rest of the index."""
+        """Take this rank's rows and columns first, and then the rest of the index."""
         order = [dim for dim in range(4) if dim not in self.dims] + list(self.dims)
         y = fetched(tiles, input.permute(order), self.axes).permute([order.index(dim) for dim in range(4)])
         parts = list(index) if isinstance(index, tuple) else [index]
@@ -54,7 +55,7 @@ class Sliced:
 
 
 def selected(site: TileCallSite, cut: Cut, mapped: Sequence[Sequence[int]], taps: Sequence[Taps], y: Tensor) -> Result:
-    """What stands for a function with these taps, whose result `y` is cut near the `mapped` bounds."""
+    """Return what runs in place of a function with these taps, whose result `y` is cut near the `mapped` bounds."""
     axes = _axes(site, cut, mapped, taps)
     return site.mark(y, Cut((2, 3), (axes[0].outputs, axes[1].outputs))), Select(axes)
 
@@ -70,7 +71,7 @@ def _axes(
 
 
 def flip(site: TileCallSite, function: Function, input: Tensor, *dims: Any) -> Result:
-    """Mirrored rows or columns may lie on another rank."""
+    """Plan mirrored rows or columns, which may lie on another rank."""
     cut = site.cut_of(input)
     assert cut is not None
     chosen = {dim % input.ndim for dim in (dims[0] if isinstance(dims[0], tuple | list) else dims)}
@@ -85,11 +86,11 @@ def flip(site: TileCallSite, function: Function, input: Tensor, *dims: Any) -> R
 
 
 def roll(site: TileCallSite, function: Function, input: Tensor, shifts: Any, dims: Any = None) -> Result:
-    """Rows or columns of the opposite edge come from another rank."""
+    """Plan rolled rows or columns, which come from the opposite edge and so from another rank."""
     cut = site.cut_of(input)
     if cut is None or dims is None:
         raise site.refuse("moves pixels from row to row; name its dimensions")
-    steps, places = ((one,) if isinstance(one, int) else tuple(one) for one in (shifts, dims))
+    steps, places = ((given,) if isinstance(given, int) else tuple(given) for given in (shifts, dims))
     moved = {dim % input.ndim: step for dim, step in zip(places, steps, strict=True)}
     y = function(input, shifts, dims)
     if not set(moved) & set(cut.dims):
@@ -102,7 +103,10 @@ def roll(site: TileCallSite, function: Function, input: Tensor, shifts: Any, dim
 
 
 def sliced(site: TileCallSite, input: Tensor, cut: Cut, slices: Mapping[int, slice]) -> tuple[Cut, Sliced]:
-    """Some rows or columns, by the slice of each dimension that is cut; the cut of what they leave in their place."""
+    """Plan some rows or columns, by the slice of each dimension that is cut.
+
+    Return the cut of the result and what runs in the function's place.
+    """
     if input.ndim != 4 or cut.flat:
         raise site.refuse(
             "takes a part of the rows or columns of a map that is cut into tiles and has not four dimensions"
@@ -127,7 +131,7 @@ def interpolate(
     recompute_scale_factor: bool | None = None,
     antialias: bool = False,
 ) -> Result:
-    """nearest, nearest-exact, bilinear and bicubic, to larger or smaller maps, with antialias or without."""
+    """Plan nearest, nearest-exact, bilinear and bicubic, to larger or smaller maps, with antialias or without."""
     cut = map_cut(site, input)
     if mode not in ("nearest", "nearest-exact", *_REACH):
         raise site.refuse(f"mode {mode!r} is not covered on tiles; take nearest, bilinear or bicubic")
@@ -164,18 +168,19 @@ class _Axis:
         self._how = align_corners, recompute
 
     def taps(self, pixels: int) -> Taps:
-        """What every output reads of so many pixels."""
+        """Return what every output reads of this many pixels."""
         if self._mode not in _REACH:
             ramp = torch.arange(pixels, dtype=torch.float32, device="cpu")[None]
-            return Taps((tuple(int(pixel) for pixel in self._asked(ramp, self._mode, False)[0]),))
+            return Taps((tuple(int(pixel) for pixel in self._by_torch(ramp, self._mode, False)[0]),))
         reach = _REACH[self._mode] * (max(pixels / self._outputs, 1) if self._antialias else 1)
         steps = torch.arange(-math.ceil(reach) - 2, math.ceil(reach) + 3, device="cpu")
-        places = self._asked(torch.arange(pixels, dtype=torch.float64, device="cpu")[None], "bilinear", False)[0]
-        read = places.floor().long()[:, None] + steps  # (outputs, candidates), each of another residue
+        places = self._by_torch(torch.arange(pixels, dtype=torch.float64, device="cpu")[None], "bilinear", False)[0]
+        # (outputs, candidates); the candidates of an output have different residues modulo their number
+        read = places.floor().long()[:, None] + steps
         combs = (
             torch.arange(pixels, device="cpu") % len(steps) == torch.arange(len(steps), device="cpu")[:, None]
         ).double()
-        weights = self._asked(combs, self._mode, self._antialias).T.gather(1, read % len(steps))
+        weights = self._by_torch(combs, self._mode, self._antialias).T.gather(1, read % len(steps))
         weights = torch.where((read >= 0) & (read < pixels), weights, 0.0)
         first = (weights != 0).long().argmax(1)
         span = int((torch.where(weights != 0, torch.arange(len(steps), device="cpu"), 0).amax(1) - first).amax()) + 1
@@ -187,10 +192,10 @@ class _Axis:
             return Taps((tuple(index[:, 0].tolist()),))
         return Taps(tuple(map(tuple, index.T.tolist())), tuple(map(tuple, chosen.T.tolist())))
 
-    def _asked(self, lines: Tensor, mode: str, antialias: bool) -> Tensor:
+    def _by_torch(self, lines: Tensor, mode: str, antialias: bool) -> Tensor:
         """(lines, pixels) -> (lines, outputs), by torch."""
         image = lines[None, ..., None] if self._axis == 0 else lines[None, :, None]
-        image = image.repeat_interleave(2, 3 - self._axis)  # of a single line, torch makes nonsense with antialias
+        image = image.repeat_interleave(2, 3 - self._axis)  # with antialias, torch makes nonsense of a single line
         align_corners = self._how[0] if mode in _REACH else None
         y = F.interpolate(image, self._size, self._factor, mode, align_corners, self._how[1], antialias)
         read = y[0].select(2 - self._axis, 0).double()

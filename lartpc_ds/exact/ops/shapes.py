@@ -1,7 +1,12 @@
-"""Functions that only rearrange a map: the dimensions that are cut move along, or the call is refused."""
+"""Functions that only rearrange a map: the dimensions that are cut move along, or the call is refused.
+
+A function of this family may run on a part of a map only if it does the same there as on the whole map. Rejected:
+gathering the map for every other reshape, which would hide from the user what it costs.
+"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +22,7 @@ from lartpc_ds.exact.ops.operator import (
     cut_dims,
     filled,
     map_cut,
+    on_both,
 )
 from lartpc_ds.exact.ops.pointwise import Realign, over_uncut
 from lartpc_ds.exact.ops.resampling import sliced
@@ -28,24 +34,24 @@ Dims = tuple[int, ...]
 
 
 def permute(site: CallSite, function: Function, input: Tensor, *dims: Any) -> Result:
-    """The dimensions that are cut move along."""
+    """Let the dimensions that are cut move along."""
     cut = cut_dims(site, input)
     order = [dim % input.ndim for dim in (dims[0] if isinstance(dims[0], tuple | list) else dims)]
     return site.cut_like(function(input, *dims), input, tuple(order.index(dim) for dim in cut)), None
 
 
 def transpose(site: CallSite, function: Function, input: Tensor, dim0: int, dim1: int) -> Result:
-    """The dimensions that are cut move along."""
+    """Let the dimensions that are cut move along."""
     cut = cut_dims(site, input)
     swap = {dim0 % input.ndim: dim1 % input.ndim, dim1 % input.ndim: dim0 % input.ndim}
     return site.cut_like(function(input, dim0, dim1), input, tuple(swap.get(dim, dim) for dim in cut)), None
 
 
 def movedim(site: CallSite, function: Function, input: Tensor, source: Any, destination: Any) -> Result:
-    """The dimensions that are cut move along."""
+    """Let the dimensions that are cut move along."""
     cut, y = cut_dims(site, input), function(input, source, destination)
     sources, targets = (
-        [one % input.ndim for one in ((ends,) if isinstance(ends, int) else ends)] for ends in (source, destination)
+        [end % input.ndim for end in ((ends,) if isinstance(ends, int) else ends)] for ends in (source, destination)
     )
     order = [dim for dim in range(input.ndim) if dim not in sources]
     for target, moved in sorted(zip(targets, sources, strict=True)):
@@ -54,8 +60,15 @@ def movedim(site: CallSite, function: Function, input: Tensor, source: Any, dest
 
 
 def reshape(site: CallSite, function: Function, input: Tensor, *args: Any, **kwargs: Any) -> Result:
-    """What is cut stays a dimension of its own, or rows and columns become one: a part is reshaped as the whole is."""
-    dims, size, before = cut_dims(site, input), site.size_of(input), tuple(input.shape)  # `unsqueeze_` changes it
+    """Reshape a part as the whole map is reshaped.
+
+    A dimension that is cut stays one of its own, or rows and columns become one.
+    """
+    dims, size, before = (
+        cut_dims(site, input),
+        site.size_of(input),
+        tuple(input.shape),
+    )  # `unsqueeze_` changes the shape
     y = function(input, *args, **kwargs)
     after = _dims_after(dims, size, before, y.shape)
     if after is None:
@@ -67,7 +80,7 @@ def reshape(site: CallSite, function: Function, input: Tensor, *args: Any, **kwa
 
 
 def _dims_after(dims: Dims, size: Dims, before: Sequence[int], after: Sequence[int]) -> Dims | None:
-    """Where the dimensions that are cut, of a whole map of this size, are after a reshape; None: nowhere."""
+    """Return where the cut dimensions of a whole map of this size are after a reshape, or None if nowhere."""
     kept = [_kept(before, dim, after) for dim in dims]
     if None not in kept:
         return tuple(dim for dim in kept if dim is not None)
@@ -83,7 +96,7 @@ def _dims_after(dims: Dims, size: Dims, before: Sequence[int], after: Sequence[i
 
 
 def _kept(before: Sequence[int], dim: int, after: Sequence[int]) -> int | None:
-    """Where a dimension is found again: as long, with as many elements before it."""
+    """Return where a dimension is found again: it is as long, with as many elements before it."""
     for place, length in enumerate(after):
         if length == before[dim] and math.prod(after[:place]) == math.prod(before[:dim]):
             return place
@@ -91,36 +104,36 @@ def _kept(before: Sequence[int], dim: int, after: Sequence[int]) -> int | None:
 
 
 def squeeze(site: CallSite, function: Function, input: Tensor, *dims: Any) -> Result:
-    """Named dimensions only: without a name, a part of one row would lose it."""
+    """Drop named dimensions only: without a name, a part of one row would lose it."""
     if not dims:
         raise site.refuse(f"names no dimension, and would drop the rows of a {site.words.part} that has one; name it")
     return reshape(site, function, input, *dims)
 
 
 def _taken_apart(site: CallSite, input: Tensor, dim: int) -> Dims:
-    """Where the dimensions that are cut are once `dim`, which is none of them, has gone."""
+    """Return where the dimensions that are cut are once `dim`, which is none of them, has gone."""
     cut = cut_dims(site, input)
     if dim % input.ndim in cut:
         raise site.refuse(
             f"takes single {site.words.lines} of a map that is cut into {site.words.parts}; {site.words.way_out}"
         )
-    return tuple(one - (dim % input.ndim < one) for one in cut)
+    return tuple(cut_dim - (dim % input.ndim < cut_dim) for cut_dim in cut)
 
 
 def unbind(site: CallSite, function: Function, input: Tensor, dim: int = 0) -> Result:
-    """Along a dimension that is not cut, which goes."""
+    """Take a map apart along a dimension that is not cut, which goes."""
     left = _taken_apart(site, input, dim)
     return tuple(site.cut_like(part, input, left) for part in function(input, dim)), None
 
 
 def select(site: CallSite, function: Function, input: Tensor, dim: int, index: int) -> Result:
-    """One of a dimension that is not cut, which goes."""
+    """Take one entry of a dimension that is not cut, which goes."""
     left = _taken_apart(site, input, dim)
     return site.cut_like(function(input, dim, index), input, left), None
 
 
 def chunk(site: CallSite, function: Function, input: Tensor, *sizes: Any, dim: int = 0, **kwargs: Any) -> Result:
-    """Along a dimension that is not cut, which stays."""
+    """Split a map along a dimension that is not cut, which stays."""
     cut = cut_dims(site, input)
     if len(sizes) == 2:
         dim = sizes[1]
@@ -131,7 +144,7 @@ def chunk(site: CallSite, function: Function, input: Tensor, *sizes: Any, dim: i
 
 
 def repeated(site: CallSite, function: Function, input: Tensor, *sizes: Any) -> Result:
-    """New dimensions before, and others repeated; rows and columns are not."""
+    """Add new dimensions before, and repeat others; rows and columns are not repeated."""
     cut, y = cut_dims(site, input), function(input, *sizes)
     dims = tuple(dim + y.ndim - input.ndim for dim in cut)
     if any(y.shape[dim] != input.shape[before] for dim, before in zip(dims, cut, strict=True)):
@@ -140,7 +153,7 @@ def repeated(site: CallSite, function: Function, input: Tensor, *sizes: Any) -> 
 
 
 def expand_as(site: CallSite, function: Function, input: Tensor, other: Tensor) -> Result:
-    """One value per channel, repeated for every pixel of a part of a map."""
+    """Repeat one value per channel for every pixel of a part of a map."""
     cut, missing = cut_dims(site, other), other.ndim - input.ndim
     if site.dims_of(input) is not None or any(dim >= missing and input.shape[dim - missing] > 1 for dim in cut):
         raise site.refuse(f"expands a tensor that has {site.words.lines} already")
@@ -148,9 +161,9 @@ def expand_as(site: CallSite, function: Function, input: Tensor, other: Tensor) 
 
 
 def _parts_of(site: CallSite, input: Tensor, index: Any) -> list[Any]:
-    """What an index asks of each dimension, new dimensions (None) among them."""
+    """Return what an index asks of each dimension, new dimensions (None) among them."""
     parts = list(index) if isinstance(index, tuple) else [index]
-    if any(isinstance(one, bool) or not isinstance(one, int | slice | type(None) | type(Ellipsis)) for one in parts):
+    if any(isinstance(part, bool) or not isinstance(part, int | slice | type(None) | type(Ellipsis)) for part in parts):
         raise site.refuse(
             f"indexes a map that is cut into {site.words.parts} by something other than numbers and slices"
         )
@@ -161,7 +174,7 @@ def _parts_of(site: CallSite, input: Tensor, index: Any) -> list[Any]:
 
 
 def _indexed(site: CallSite, input: Tensor, parts: Sequence[Any]) -> tuple[Dims, dict[int, slice]]:
-    """Where the dimensions that are cut are after indexing, and the slices that take a part of one of them."""
+    """Return where the dimensions that are cut are after indexing, and the slices that take a part of one of them."""
     cut, source, target = cut_dims(site, input), 0, 0
     places: dict[int, int] = {}
     slices: dict[int, slice] = {}
@@ -177,7 +190,7 @@ def _indexed(site: CallSite, input: Tensor, parts: Sequence[Any]) -> tuple[Dims,
 
 
 def getitem_on_tiles(site: TileCallSite, function: Function, input: Tensor, index: Any) -> Result:
-    """Rows and columns may be sliced; then some come from other ranks."""
+    """Plan an index; rows and columns may be sliced, and then some come from other ranks."""
     parts = _parts_of(site, input, index)
     dims, slices = _indexed(site, input, parts)
     cut, run = site.cut_of(input), None
@@ -190,7 +203,7 @@ def getitem_on_tiles(site: TileCallSite, function: Function, input: Tensor, inde
 
 
 def getitem_on_strips(site: StripCallSite, function: Function, input: Tensor, index: Any) -> Result:
-    """All rows, and any of the other dimensions."""
+    """Take all rows, and any of the other dimensions."""
     dims, slices = _indexed(site, input, _parts_of(site, input, index))
     if slices:
         raise site.refuse(f"takes a part of the rows; {site.words.way_out}")
@@ -198,14 +211,14 @@ def getitem_on_strips(site: StripCallSite, function: Function, input: Tensor, in
 
 
 def pixel_shuffle(site: TileCallSite, function: Function, input: Tensor, upscale_factor: int) -> Result:
-    """A pixel becomes a square of its tile."""
+    """Let every pixel become a square of its tile."""
     cut = map_cut(site, input)
     rows, cols = (tuple(bound * upscale_factor for bound in bounds) for bounds in cut.bounds)
     return site.mark(function(input, upscale_factor), Cut(cut.dims, (rows, cols))), None
 
 
 def pixel_unshuffle(site: TileCallSite, function: Function, input: Tensor, downscale_factor: int) -> Result:
-    """A square becomes a pixel; a square that lies on two tiles goes to the first."""
+    """Let every square become a pixel; a square that lies on two tiles goes to the first."""
     cut, y = map_cut(site, input), function(input, downscale_factor)
     rows, cols = (
         filled(site, [-(-bound // downscale_factor) for bound in cut.bounds[axis]], y.shape[2 + axis], axis)
@@ -216,24 +229,21 @@ def pixel_unshuffle(site: TileCallSite, function: Function, input: Tensor, downs
     return site.mark(y, Cut(cut.dims, (rows, cols))), moved
 
 
-def _same(rule: Callable[..., Result], numbers: Numbers = Numbers.SHARED, *, joins: bool = False) -> Operator:
-    return Operator(on_tiles=rule, on_strips=rule, numbers=numbers, joins=joins, may_be_unplanned=True)
-
-
+_moving = partial(on_both, may_be_unplanned=True)
 OPERATORS = {
-    "permute": _same(permute),
-    **dict.fromkeys(("transpose", "swapaxes"), _same(transpose)),
-    **dict.fromkeys(("movedim", "moveaxis"), _same(movedim)),
-    **dict.fromkeys(("reshape", "view", "flatten", "unflatten"), _same(reshape, Numbers.OWN)),
-    "unsqueeze": _same(reshape),
-    "squeeze": _same(squeeze),
-    **dict.fromkeys(("expand", "repeat"), _same(repeated, Numbers.OWN)),
-    "expand_as": _same(expand_as, joins=True),
+    "permute": _moving(permute),
+    **dict.fromkeys(("transpose", "swapaxes"), _moving(transpose)),
+    **dict.fromkeys(("movedim", "moveaxis"), _moving(movedim)),
+    **dict.fromkeys(("reshape", "view", "flatten", "unflatten"), _moving(reshape, numbers=Numbers.OWN)),
+    "unsqueeze": _moving(reshape),
+    "squeeze": _moving(squeeze),
+    **dict.fromkeys(("expand", "repeat"), _moving(repeated, numbers=Numbers.OWN)),
+    "expand_as": _moving(expand_as, joins=True),
     "getitem": Operator(on_tiles=getitem_on_tiles, on_strips=getitem_on_strips, joins=True, may_be_unplanned=True),
-    **dict.fromkeys(("chunk", "split", "tensor_split"), _same(chunk)),
-    "unbind": _same(unbind),
-    "select": _same(select),
-    **dict.fromkeys(("narrow", "index_select"), _same(over_uncut)),
+    **dict.fromkeys(("chunk", "split", "tensor_split"), _moving(chunk)),
+    "unbind": _moving(unbind),
+    "select": _moving(select),
+    **dict.fromkeys(("narrow", "index_select"), _moving(over_uncut)),
     "pixel_shuffle": Operator(on_tiles=pixel_shuffle, may_be_unplanned=True),
     "pixel_unshuffle": Operator(on_tiles=pixel_unshuffle, may_be_unplanned=True),
 }

@@ -1,9 +1,10 @@
-"""What all functions share that read a window of pixels: bounds and halos of tiles, rows and padding of strips.
+"""Functions that read a window of pixels share these bounds and halos of tiles, and rows and padding of strips.
 
 On tiles the whole result says how many outputs there are, and the plan says which pixels each tile needs for its own.
 On strips, rows are padded only where a strip touches the true border of its map, at every layer anew: rows outside the
 image are zero (for a max pool minus infinity) to *each* operator, never what an earlier layer would make of them. A
-strip in the midst of a map is a view of it, without a copy.
+strip in the midst of a map is a view of it, without a copy. Rejected: padding the image once, which is wrong at the
+border after the first layer.
 """
 
 from collections.abc import Sequence
@@ -15,25 +16,28 @@ from torch.nn import functional as F
 from lartpc_ds.exact.grid.cuts import Cut, EmptyTile, Plans
 from lartpc_ds.exact.grid.rows import Rows
 from lartpc_ds.exact.grid.tiles import Tiles
-from lartpc_ds.exact.grid.windows import AxisOperator, AxisPlan, Rect, Same, Window, plan_axis
+from lartpc_ds.exact.grid.windows import AxisOperator, AxisPlan, Rect, Same, Window, plan_axis, tile_of
 from lartpc_ds.exact.ops.operator import StripCallSite, TileCallSite, filled, map_rows, pair
 from lartpc_ds.layout import Bounds
 
 __all__ = ["OutBounds", "outputs_of", "planned", "same_pixels", "windowed_rows", "windows_of"]
 
 OutBounds = tuple[Bounds, Bounds]
-"""Where the rows and the columns of a result are cut."""
+"""The bounds of the rows and of the columns of a result."""
 
 
 def windows_of(kernel: Any, stride: Any, padding: Any, dilation: Any = 1) -> tuple[Window, Window]:
-    """The windows of rows and of columns, from arguments as torch takes them."""
+    """Return the windows of rows and of columns, from arguments as torch takes them."""
     kernels, strides, pads, spread = pair(kernel), pair(stride), pair(padding), pair(dilation)
     rows, cols = (Window(kernels[axis], strides[axis], pads[axis], spread[axis]) for axis in (0, 1))
     return rows, cols
 
 
 def planned(site: TileCallSite, cut: Cut, axes: Sequence[AxisOperator], y: Tensor) -> tuple[Plans, OutBounds]:
-    """The plans of a windowed operator whose whole result is `y`, and where `y` is cut; refused if a tile is empty."""
+    """Return the plans of a windowed operator whose whole result is `y`, and where `y` is cut.
+
+    The call is refused if a tile would be empty.
+    """
     rows, cols = (
         filled(site, axis.out_bounds(bounds, y.shape[2 + number]), y.shape[2 + number], number)
         for number, (axis, bounds) in enumerate(zip(axes, cut.bounds, strict=True))
@@ -46,27 +50,29 @@ def planned(site: TileCallSite, cut: Cut, axes: Sequence[AxisOperator], y: Tenso
 
 
 def _reaches_far(axis: AxisPlan) -> bool:
-    """Does a tile's halo reach past the next tile?"""
+    """Return whether some tile's halo reaches past the next tile."""
     tiles = range(len(axis.needs))
     return any(axis.part(r, other) for r in tiles for other in tiles if abs(r - other) > 1)
 
 
 def same_pixels(source: OutBounds, target: OutBounds) -> Plans:
-    """The plans that move a map from one cut to another."""
+    """Return the plans that move a map from one cut to another."""
     rows, cols = (plan_axis(Same(bounds), before, bounds) for before, bounds in zip(source, target, strict=True))
     return rows, cols
 
 
 def outputs_of(bounds: OutBounds, tiles: Tiles) -> Rect:
-    """The rectangle that this rank owns of a map that is cut at `bounds`."""
-    (rows, cols), r, c = bounds, tiles.row, tiles.col
-    return Rect((rows[r], rows[r + 1]), (cols[c], cols[c + 1]))
+    """Return the rectangle that this rank owns of a map that is cut at `bounds`."""
+    return tile_of(bounds, tiles.row, tiles.col)
 
 
 def windowed_rows(
     site: StripCallSite, x: Tensor, window: Window, outputs: int, value: float, columns: tuple[int, int] = (0, 0)
 ) -> tuple[Tensor, Rows]:
-    """Exactly the rows that the strip's windows read, and the rows that come out; `columns` are padded as well."""
+    """Return exactly the rows that the strip's windows read, and the rows that come out.
+
+    `columns` are padded as well.
+    """
     rows = map_rows(site, x)
     out = rows.through(window, outputs)
     if out.count < 1:

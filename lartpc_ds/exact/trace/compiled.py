@@ -1,4 +1,4 @@
-"""What a user gave to torch.compile runs as it was written wherever calls are followed.
+"""Code that a user gave to torch.compile runs as it was written wherever calls are followed.
 
 A compiled module or function hides its calls from torch function modes, and torch's compiler cannot trace through one.
 Rejected: taking `torch.compile` off a network when it is built, which would rename its weights (`_orig_mod.`) and miss

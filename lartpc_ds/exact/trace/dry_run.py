@@ -1,7 +1,7 @@
 """A network is built and run without data, for plans; whatever goes wrong is one sentence with layer and line.
 
-Maps are on the meta device, constants that a `forward` makes without naming a device are on the CPU, with their values:
-so a model may read them (`torch.linspace(0, 0.1, 8).tolist()`), and where they meet a map they become meta as well.
+Maps are on the meta device. Constants that a `forward` makes without naming a device are on the CPU, with their values,
+so that a model may read them (`torch.linspace(0, 0.1, 8).tolist()`); where they meet a map they become meta as well.
 Rejected: meta as the default device, which takes the values away; and fake tensors throughout, which are ten times
 slower and take them away, too.
 """
@@ -30,7 +30,7 @@ from lartpc_ds.exact.trace.compiled import uncompiled
 from lartpc_ds.exact.trace.frames import is_invariant, is_of_a_library, place_of
 from lartpc_ds.exact.trace.meta_results import result_on_meta
 
-__all__ = ["ReadableConstants", "built_without_memory", "dry_run", "shadow_of", "told"]
+__all__ = ["ReadableConstants", "built_without_memory", "dry_run", "locating_errors", "shadow_of"]
 
 
 class _Unknown(Exception):
@@ -42,19 +42,19 @@ def dry_run(model: nn.Module, *, followed: bool = False) -> Iterator[None]:
     """Inside, `model` may run on meta tensors.
 
     Args:
-        model: to name the layer where something goes wrong.
-        followed: a torch function mode follows its calls, so what no such mode sees is refused.
+        model: the network, to name the layer where something goes wrong.
+        followed: whether a torch function mode follows the calls, so that what no such mode sees is refused.
 
     Raises:
         UserError: whatever the model raises, with its layer and line.
     """
-    with told(model), _Constants(followed):
+    with locating_errors(model), _Constants(followed):
         yield
 
 
 @contextmanager
-def told(model: nn.Module) -> Iterator[None]:
-    """Inside, `model` runs without data; whatever it raises is a UserError with its layer and line."""
+def locating_errors(model: nn.Module) -> Iterator[None]:
+    """Inside, `model` runs without data; whatever it raises becomes a UserError with its layer and line."""
     try:
         with uncompiled():
             yield
@@ -65,19 +65,19 @@ def told(model: nn.Module) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """What a model's exception says, in one line."""
+    """Return what a model's exception says, in one line."""
     lines = str(error).splitlines() or [""]
-    told = lines[0]
+    first_line = lines[0]
     if isinstance(error, _Unknown):
-        return told
-    if "TorchScript interpreter" in told:  # which loses what was raised, if it was not torch's
+        return first_line
+    if "TorchScript interpreter" in first_line:  # it loses what was raised, unless torch raised it
         return lines[-1].removeprefix("RuntimeError: ") or _COMPILED
     if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
-        return _UNKNOWN.format(_name(error.func))
-    if any(word in told for word in _WITHOUT_NUMBERS):
+        return _UNKNOWN.format(_python_name(error.func))
+    if any(word in first_line for word in _WITHOUT_NUMBERS):
         return _UNKNOWN.format("the call")
-    plain = isinstance(error, RuntimeError | ValueError | AssertionError) and told
-    return told if plain else f"{type(error).__name__}: {told}"
+    plain = isinstance(error, RuntimeError | ValueError | AssertionError) and first_line
+    return first_line if plain else f"{type(error).__name__}: {first_line}"
 
 
 _UNKNOWN = (
@@ -92,11 +92,11 @@ _COMPILED = (
     "it was made of"
 )
 _WITHOUT_NUMBERS = ("meta device", "Meta tensors", "meta tensor", "unallocated storage")
-"""How torch says that a tensor has none, where no operator of its own is asked."""
+"""The words of torch's messages for a tensor without numbers, where no operator of its own is asked."""
 
 
-def _name(func: Any) -> str:
-    """Of an operator, as it is called in Python."""
+def _python_name(func: Any) -> str:
+    """Return the name by which an operator is called in Python."""
     name: str = func.overloadpacket.__name__.strip("_")
     return {"local_scalar_dense": "item", "unique2": "unique"}.get(name, name)
 
@@ -108,7 +108,7 @@ class _Constants(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._followed = followed
         self._written: dict[int, torch.UntypedStorage] = {}
-        """Constants that a map was written into, whose values are no longer known."""
+        """Constants that a map was written into, so that their values are no longer known."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -128,7 +128,7 @@ class _Constants(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise _Unknown(_COMPILED)
         _refuse_unknown(func, args)
         if func is torch.ops.aten._to_copy.default and kwargs.get("device") is not None:
-            kwargs = {**kwargs, "device": torch.device("meta")}  # where a map is does not matter
+            kwargs = {**kwargs, "device": torch.device("meta")}  # the place of a map does not matter
         if len(unknown) < len(tensors) or not all(tensor.is_meta for tensor in tensors):
             self._write(func, args)
             args, kwargs = tree_map_only(Tensor, _moved, (args, kwargs))
@@ -144,10 +144,12 @@ class _Constants(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _refuse_unknown(func: Any, args: Any) -> None:
     dynamic = torch.Tag.dynamic_output_shape in func.tags
-    if func is torch.ops.aten.index.Tensor:  # has a size of its own unless it is by a mask
-        dynamic = any(one is not None and one.is_meta and one.dtype in (torch.bool, torch.uint8) for one in args[1])
+    if func is torch.ops.aten.index.Tensor:  # its size is known unless a mask chooses the pixels
+        dynamic = any(
+            index is not None and index.is_meta and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+        )
     if dynamic or torch.Tag.data_dependent_output in func.tags:
-        raise _Unknown(_UNKNOWN.format(_name(func)))
+        raise _Unknown(_UNKNOWN.format(_python_name(func)))
 
 
 def _moved(tensor: Tensor) -> Tensor:
@@ -156,9 +158,9 @@ def _moved(tensor: Tensor) -> Tensor:
 
 
 class ReadableConstants(TorchFunctionMode):
-    """Where weights have no memory, on the meta device or as fake tensors, these constants have their values.
+    """Where weights have no memory, on the meta device or as fake tensors, constants have their values.
 
-    A model may read them: the strengths of stochastic depth, say.
+    A model may read them, such as the strengths of stochastic depth.
     """
 
     _MADE_BY = frozenset((torch.tensor, torch.arange, torch.linspace, torch.logspace))
@@ -177,16 +179,18 @@ class ReadableConstants(TorchFunctionMode):
 
 
 def built_without_memory(make: Callable[[], nn.Module]) -> nn.Module:
-    """The network that `make` makes, its weights on the meta device."""
+    """Return the network that `make` makes, with its weights on the meta device."""
     with torch.device("meta"), ReadableConstants():
         return make()
 
 
 def shadow_of(model: nn.Module) -> nn.Module:
-    """A copy on the meta device, but for buffers of a single number: a batch norm may ask its count of steps.
+    """Return a copy on the meta device; buffers of a single number keep it.
+
+    A batch norm may ask for its count of steps.
 
     Raises:
-        UserError: a part of the model that cannot be copied.
+        UserError: a part of the model cannot be copied.
     """
     scripted = [name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
     if scripted:
@@ -198,7 +202,7 @@ def shadow_of(model: nn.Module) -> nn.Module:
         if isinstance(value, torch.jit.ScriptFunction):
             memo[id(value)] = value
         elif isinstance(value, Tensor) and id(value) not in memo:
-            # torch copies no tensor that was computed, as an old weight_norm keeps one beside its parameters
+            # torch cannot copy a tensor that was computed, and an old weight_norm keeps one beside its parameters
             memo[id(value)] = _copied(value)
     try:
         return copy.deepcopy(model, memo)

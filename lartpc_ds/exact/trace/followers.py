@@ -1,9 +1,9 @@
-"""What may be made again instead of kept, found in the program of a model: who reads what.
+"""`followers` finds, in the program of a model, what may be made again instead of kept: who reads what.
 
 A norm whose result only a ReLU reads can apply the ReLU itself and keep one map instead of two. Where one layer alone
 reads that, and answers with a gradient of its own making, the norm may write its own gradient over it. And where a
 convolution makes a large map of a small one, for such a norm only, its result need not be kept either: a stem's image
-is a tenth of its first map. Followed by tensor, not by a pattern of modules, so that it holds for any `forward`.
+is a tenth of its first map. Rejected: a pattern of modules, because following tensors holds for any `forward`.
 """
 
 import math
@@ -19,24 +19,24 @@ from lartpc_ds.exact.trace.trace import GATHERED
 __all__ = ["Followers", "followers"]
 
 Where = tuple[str, str]
-"""(module, function)."""
+"""The (module, function) of a call."""
 
 _NORMS = frozenset(name for name, operator in OPERATORS.items() if operator.with_relu is not None)
 _FRESH_GRADIENT = frozenset(name for name, operator in OPERATORS.items() if operator.fresh_gradient)
 _SAME_MAP = frozenset("permute transpose movedim to float half bfloat16 type type_as contiguous detach".split())
 _SMALL = 4
-"""A convolution whose result has so many times its input's pixels and channels is made again."""
+"""A convolution is made again if its result has at least this many times its input's elements."""
 
 
 class Followers(NamedTuple):
     """Calls that may be made in another way, each time that they are made in a step."""
 
     norms: frozenset[Where] = frozenset()
-    """Only a ReLU reads them."""
+    """Norms that only a ReLU reads."""
     owners: frozenset[Where] = frozenset()
     """Those of the norms that may write over the gradient that reaches them."""
     convolutions: frozenset[Where] = frozenset()
-    """Only such a norm reads them, and their input is small."""
+    """Convolutions that only such a norm reads and whose input is small."""
 
 
 @dataclass(eq=False)
@@ -65,7 +65,7 @@ class _Readers:
         self._after: dict[int, list[str]] = {}
 
     def add(self, call: Call) -> None:
-        """The next call of the program."""
+        """Follow the next call of the program."""
         for number in call.reads:
             self.read(number, call)
         if (call.name in _NORMS or call.name == "conv2d") and len(call.gives) == 1:
@@ -75,7 +75,7 @@ class _Readers:
             self._readers[call.gives[0]], self._after[call.gives[0]] = output.readers, output.after_relu
 
     def read(self, number: int, call: Call | None) -> None:
-        """A call (None: whoever gets the model's result) reads a tensor."""
+        """Note that a call (or, for None, whoever gets the model's result) reads a tensor."""
         readers = self._readers.get(number)
         if readers is None:
             return
@@ -86,23 +86,23 @@ class _Readers:
             return
         name = "return" if call is None else call.name
         readers.append(f"{name} of {call.owner}" if call is not None and name in _NORMS else name)
-        if name == "relu" and call is not None:  # who reads it from here on reads the ReLU, in place or not
+        if name == "relu" and call is not None:  # from here on its readers are readers of the ReLU, in place or not
             for given in call.gives:
                 self._readers[given], self._after[given] = after, after
 
 
 def followers(calls: Sequence[Call], results: Collection[int]) -> Followers:
     """Read off the program of a model in the mode that it will train in; `results` are the tensors that it gives."""
-    found = _Readers()
+    readers = _Readers()
     for call in calls:
-        found.add(call)
+        readers.add(call)
     for number in results:
-        found.read(number, None)
+        readers.read(number, None)
 
     def all_of(kind: str, test: Callable[[_Output], bool]) -> frozenset[Where]:
         return frozenset(
             key
-            for key, outputs in found.outputs.items()
+            for key, outputs in readers.outputs.items()
             if (key[1] in _NORMS) == (kind == "norm") and all(map(test, outputs))
         )
 

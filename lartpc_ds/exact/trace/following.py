@@ -1,4 +1,4 @@
-"""What all have in common that follow a model's calls of torch functions, module by module.
+"""`Following` is what all modes share that follow a model's calls of torch functions, module by module.
 
 A torch function mode sees every function that the model calls, in modules and in `forward` alike, so a convolution is
 met where it happens, whatever module or subclass calls it. Three modes follow: `Tracer` plans the calls of the whole
@@ -29,7 +29,7 @@ LOOKS = frozenset(
 
 
 def shared_numbers(name: str, run: Run | None, numbers: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The numbers of a call that must be the same on every tile or strip."""
+    """Return the numbers of a call that must be the same on every tile or strip."""
     operator = OPERATORS.get(name)
     kind = Numbers.SHARED if operator is None else operator.numbers
     own = kind is Numbers.OWN or (kind is Numbers.PLANNED and run is not None)
@@ -37,7 +37,7 @@ def shared_numbers(name: str, run: Run | None, numbers: tuple[Any, ...]) -> tupl
 
 
 class Following(TorchFunctionMode):
-    """Knows the module that runs and the name of the function that it calls; subclasses say what becomes of a call."""
+    """Knows the module that runs and the function that it calls; subclasses say what becomes of a call."""
 
     words: Words = TILES
 
@@ -52,7 +52,7 @@ class Following(TorchFunctionMode):
         return self._stack[-1] if self._stack else ""
 
     def around(self, name: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Run a module, see `modules.announce`."""
+        """Run a module, as `modules.announce` asks."""
         self._stack.append(name)
         try:
             return forward(*args, **kwargs)
@@ -60,7 +60,7 @@ class Following(TorchFunctionMode):
             self._stack.pop()
 
     def refuse(self, reason: str, kind: type[Exception] | None = None) -> Exception:
-        """The error for the call at hand, with layer and line."""
+        """Return the error for the call at hand, with layer and line."""
         layer = self.owner or "the model's own forward"
         error = (kind or UserError)(f"{layer} ({where()}): {self._name} {reason}")
         if isinstance(error, EmptyTile):
@@ -68,7 +68,7 @@ class Following(TorchFunctionMode):
         return error
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Hand what computes something on to `_call`."""
+        """Hand a call that computes something on to `_call`."""
         kwargs, self._name = kwargs or {}, canonical(func)
         if self._name in LOOKS:
             return func(*args, **kwargs)
@@ -80,7 +80,7 @@ class Following(TorchFunctionMode):
         raise NotImplementedError
 
     def dims_of(self, tensor: Any) -> tuple[int, ...] | None:
-        """The dimensions of a tensor that are cut; None for whole tensors and anything else."""
+        """Return the dimensions of a tensor that are cut, or None for whole tensors and other values."""
         return None
 
     def cut_like(self, result: Tensor, source: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -88,7 +88,7 @@ class Following(TorchFunctionMode):
         raise NotImplementedError
 
     def _attribute(self, func: Any, args: Any) -> Any:
-        """Read an attribute of a tensor; of a map that is cut, `data` is the one that is a tensor."""
+        """Read an attribute of a tensor; of a map that is cut, `data` is the only covered one that is a tensor."""
         result, dims = func(*args), self.dims_of(args[0])
         if dims is not None and isinstance(result, Tensor):
             if func.__self__.__name__ != "data":

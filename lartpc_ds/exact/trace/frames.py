@@ -1,4 +1,8 @@
-"""What the Python stack says of a traced call: its line in the model, and what it is part of."""
+"""The Python stack says of a traced call which line of the model made it, and what it is part of.
+
+A message must name a line of the user's code, and some calls (in a checkpoint, in an autograd function) can only be
+recognised by who called them. Rejected: patching these functions of torch.
+"""
 
 import sys
 import traceback
@@ -20,7 +24,7 @@ _CHECKPOINTS = ("torch/utils/checkpoint.py", "activation_checkpointing/checkpoin
 
 
 def _frames() -> Iterator[FrameType]:
-    """From the innermost out."""
+    """Yield the frames from the innermost one out."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         yield frame
@@ -28,18 +32,18 @@ def _frames() -> Iterator[FrameType]:
 
 
 def is_of_a_library(frame: FrameType) -> bool:
-    """Is it of torch, or of what stands for it here, and not of a model?"""
+    """Return whether a frame is of torch, or of what runs in its place here, and not of a model."""
     return frame.f_code.co_filename.startswith(_LIBRARY)
 
 
 def is_invariant(error: Exception) -> bool:
-    """Is it an assertion of this package, which no model can be blamed for?"""
+    """Return whether an error is an assertion of this package, for which no model can be blamed."""
     innermost = [*traceback.walk_tb(error.__traceback__)][-1][0]
     return isinstance(error, AssertionError) and innermost.f_code.co_filename.startswith(_LIBRARY[1:])
 
 
 def where() -> str:
-    """The innermost line of a model; where a model of torch's own modules has none, it says so."""
+    """Return the innermost line of a model, or "torch.nn" for a model of torch's own modules, which has none."""
     for frame in _frames():
         if not is_of_a_library(frame):
             return "torch.nn" if _is_ours(frame) else f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
@@ -52,7 +56,7 @@ def _is_ours(frame: FrameType) -> bool:
 
 
 def place_of(error: Exception, model: nn.Module) -> str:
-    """The innermost module and line of `model` that an exception came from."""
+    """Return the innermost module and line of `model` that an exception came from."""
     names = {id(module): name for name, module in model.named_modules()}
     frames = [*traceback.walk_tb(error.__traceback__)][::-1]
     owners = (id(frame.f_locals.get("self")) for frame, _ in frames)
@@ -62,7 +66,7 @@ def place_of(error: Exception, model: nn.Module) -> str:
 
 
 def in_checkpoint() -> bool:
-    """Is the call made by a function, not a module, that recomputation will run once more?"""
+    """Return whether a function, not a module, makes the call, and recomputation will run it once more."""
     for frame in _frames():
         if frame.f_code.co_filename == modules.__file__:
             return False
@@ -72,12 +76,15 @@ def in_checkpoint() -> bool:
 
 
 def checkpointed() -> bool:
-    """Is the call made inside torch.utils.checkpoint, by a function or a module?"""
+    """Return whether a function or a module makes the call inside torch.utils.checkpoint."""
     return any(frame.f_code.co_filename.endswith(_CHECKPOINTS) for frame in _frames())
 
 
 def autograd_function() -> str | None:
-    """The autograd function of the model's own whose forward makes the call; no torch function mode sees it itself."""
+    """Return the name of the model's own autograd function whose forward makes the call, if there is one.
+
+    No torch function mode sees the autograd function itself.
+    """
     for frame in _frames():
         if frame.f_code.co_name == "apply" and frame.f_code.co_filename.endswith("torch/autograd/function.py"):
             name: str = frame.f_locals["cls"].__name__

@@ -1,9 +1,10 @@
 """A plan of tiles, and the proof before any process starts that the tiles of every rank follow it.
 
-Each rank is imitated on meta tensors of its tile. It must make the calls that the trace made on the whole image, in
-the same order, with the same numbers, on its parts of the same maps: so nothing that a model computes from the size of
-its input, by whatever way, can differ on a tile unseen. And its backward pass must send messages and complete weight
-gradients in the order of every other rank's, so that no two ranks wait for each other (`order`).
+Each rank is imitated on meta tensors of its tile. It must make the calls that the trace made on the whole image, in the
+same order, with the same numbers, on its parts of the same maps. So nothing that a model computes from the size of its
+input, by whatever way, can differ on a tile unseen. And its backward pass must send messages and complete weight
+gradients in the order of every other rank's, so that no two ranks wait for each other (`grid.order`). Rejected:
+trusting the trace of the whole image alone.
 """
 
 import itertools
@@ -18,6 +19,7 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.exact.grid.cuts import Call, Cut, Key, local_shape, tensors_of
 from lartpc_ds.exact.grid.order import backward_order
 from lartpc_ds.exact.grid.tiles import Imagined, Tiles
+from lartpc_ds.exact.grid.windows import Rect, tile_of
 from lartpc_ds.exact.ops.convolution import Remake
 from lartpc_ds.exact.ops.gathering import Gather
 from lartpc_ds.exact.ops.randomness import Draw, Dropout
@@ -29,26 +31,27 @@ from lartpc_ds.layout import Bounds, Layout
 
 __all__ = ["TRACED_EVENTS", "Imitation", "TilePlan", "compare", "images_of", "imagined", "refuse_ambiguous"]
 
-TRACED_EVENTS = 2  # not 1, which reshapes could not tell from a dimension of one row
+TRACED_EVENTS = 2
+"""Reshapes could not tell one event from a dimension of one row."""
 
 
 @dataclass(frozen=True)
 class TilePlan:
-    """How a model runs on a grid of tiles; the same on every rank."""
+    """How a model runs on a grid of tiles; it is the same on every rank."""
 
     image: tuple[int, int, int]
-    """Channels, rows and columns of the whole image."""
+    """The channels, rows and columns of the whole image."""
     bounds: tuple[Bounds, Bounds]
     traces: tuple[tuple[Call, ...], ...]
-    """The calls of a run as the model stands, and of one in evaluation."""
+    """The calls of a run as the model stands, and of a run in evaluation."""
     output: Cut | None
-    """How the model's result is cut; None: it is whole, and the same on every rank."""
+    """The cut of the model's result; if it is None, the result is whole and the same on every rank."""
     lean: bool = False
-    """Norms apply the ReLU that follows them, where it is all that reads them; pools keep bytes."""
+    """Whether norms apply the ReLU that follows them, where it is all that reads them, and pools keep bytes."""
 
     @property
     def calls(self) -> list[Call]:
-        """Of all traces."""
+        """The calls of all traces."""
         return [call for trace in self.traces for call in trace]
 
     @property
@@ -61,20 +64,22 @@ class TilePlan:
         """The modules whose input every rank gathers."""
         return sorted({call.owner for call in self.calls if isinstance(call.run, Gather)})
 
-    def tile(self, row: int, col: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Rows and columns of the image that the rank at (row, col) owns."""
-        rows, cols = self.bounds
-        return (rows[row], rows[row + 1]), (cols[col], cols[col + 1])
+    def tile(self, row: int, col: int) -> Rect:
+        """Return the rows and columns of the image that the rank at (row, col) owns."""
+        return tile_of(self.bounds, row, col)
 
 
 def images_of(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
-    """Images without numbers, of the dtype of the model."""
+    """Return images without numbers, of the dtype of the model."""
     dtypes = [value.dtype for value in model.state_dict().values() if value.is_floating_point()]
     return torch.empty(shape, dtype=dtypes[0] if dtypes else torch.float32, device="meta")
 
 
 def refuse_ambiguous(plan: TilePlan, layout: Layout) -> None:
-    """Ranks look a call up by its shapes and numbers; calls that a rank could not tell apart must be the same call."""
+    """Refuse calls that a rank could not tell apart and that are not the same call.
+
+    Ranks look a call up by its shapes and numbers.
+    """
     for row, col in _positions(layout):
         seen: dict[tuple[str, Key, tuple[Any, ...]], Call] = {}
         for call in plan.calls:
@@ -91,14 +96,14 @@ def refuse_ambiguous(plan: TilePlan, layout: Layout) -> None:
 
 
 def _positions(layout: Layout) -> list[tuple[int, int]]:
-    """Places of the grid to look at: all of a small one, a spread of a large one."""
+    """Return the places of the grid to look at: all places of a small grid, and a spread of a large one."""
     rows, cols = (sorted({size * part // 8 for part in range(8)} | {size - 1}) for size in (layout.rows, layout.cols))
     return [(row, col) for row in rows for col in cols]
 
 
 @dataclass
 class Imitation:
-    """What a rank on meta tensors did, gave and sent."""
+    """The calls of a rank on meta tensors, its result, and the bytes that it would send."""
 
     seen: list[Seen]
     result: Any = None
@@ -131,13 +136,16 @@ def compare(
     model: nn.Module,
     layout: Layout,
 ) -> None:
-    """The tiles of every rank must make the calls of the whole image, with the same numbers, on parts of its maps."""
+    """Refuse a model whose tiles do not make the calls of the whole image.
+
+    The tiles of every rank must make them with the same numbers, on parts of the whole image's maps.
+    """
     orders: dict[tuple[int, int], list[str]] = {}
     for row, col in _positions(layout):
         at, run = f"the tile at row {row}, column {col}", imagined(plan, model, layout, row, col, TRACED_EVENTS)
         for seen, call in zip(run.seen, trace, strict=False):
             if seen != Seen(call.owner, call.key(row, col), call.numbers, call.run):
-                raise _depends(call, seen, row, col)
+                raise _size_dependence(call, seen, row, col)
         if run.error is not None:
             raise UserError(f"{at}: the model cannot run on it: {run.error}") from run.error
         if len(run.seen) != len(trace):
@@ -147,7 +155,7 @@ def compare(
                 f"makes {len(trace)}, up to {last.name}; do not choose by the size of the image what to do"
             )
         shapes = [local_shape(shape, cut, row, col) for shape, cut in results]
-        given = [tuple(one.shape) for one in tensors_of(run.result, {})]
+        given = [tuple(tensor.shape) for tensor in tensors_of(run.result, {})]
         if given != shapes:
             raise UserError(f"{at}: the model gives {given} where its part of the whole result is {shapes}")
         orders[row, col] = _order(run, model)
@@ -169,7 +177,7 @@ def _order(run: Imitation, model: nn.Module) -> list[str]:
 
 
 def _refuse_other_orders(orders: dict[tuple[int, int], list[str]]) -> None:
-    """Every rank must send messages and complete weight gradients in the same order."""
+    """Refuse ranks that send messages and complete weight gradients in different orders."""
     (first, expected), *others = orders.items()
     for at, order in others:
         if order != expected:
@@ -182,17 +190,19 @@ def _refuse_other_orders(orders: dict[tuple[int, int], list[str]]) -> None:
             )
 
 
-def _depends(call: Call, seen: Seen, row: int, col: int) -> UserError:
-    told = f"{call.owner or 'the model'} ({call.where}): {call.name} depends on the size of the image: "
+def _size_dependence(call: Call, seen: Seen, row: int, col: int) -> UserError:
+    message = f"{call.owner or 'the model'} ({call.where}): {call.name} depends on the size of the image: "
     if (seen.owner, seen.key[0]) != (call.owner, call.name):
-        told += f"on the tile at row {row}, column {col} {seen.key[0]} of {seen.owner or 'the model'} takes its place"
+        message += (
+            f"on the tile at row {row}, column {col} {seen.key[0]} of {seen.owner or 'the model'} takes its place"
+        )
     elif seen.key != call.key(row, col):
-        told += f"a tile gives it {list(seen.key[1])}, its part of the whole image is {list(call.key(row, col)[1])}"
+        message += f"a tile gives it {list(seen.key[1])}, its part of the whole image is {list(call.key(row, col)[1])}"
     elif seen.numbers != call.numbers:
-        told += f"it has the numbers {seen.numbers} on a tile, {call.numbers} on the whole image"
+        message += f"it has the numbers {seen.numbers} on a tile, {call.numbers} on the whole image"
     else:
-        told += (
+        message += (
             f"on the tile at row {row}, column {col} it has the numbers of another call on a map of this size, where "
             f"it has the numbers {call.all_numbers} on the whole image"
         )
-    return UserError(f"{told}; do not compute with the size")
+    return UserError(f"{message}; do not compute with the size")

@@ -1,7 +1,8 @@
 """Every module of a model says when it runs, and nothing of the model is replaced.
 
-Its `forward` is wrapped, not hooked: a call of `module.forward(x)` is noticed too. The wrapper takes the module as its
-first argument, so that a deep copy of the model (an average of weights, say) runs the copy's parameters.
+Its `forward` is wrapped, because a hook would miss a call of `module.forward(x)`. The wrapper takes the module as its
+first argument, so that a deep copy of the model (an average of weights, say) runs the copy's parameters. Rejected:
+replacing modules, which would change names of weights and lose hooks.
 """
 
 import functools
@@ -15,23 +16,23 @@ from torch import nn
 __all__ = ["Around", "announce", "announced", "module_of", "wrap"]
 
 Around = Callable[[str, Callable[..., Any], Any, Any], Any]
-"""Called as around(name of the module, its forward, args, kwargs) in place of forward(*args, **kwargs)."""
+"""It is called as around(name of the module, its forward, args, kwargs) in place of forward(*args, **kwargs)."""
 
 
 def announce(model: nn.Module, around: Around) -> None:
-    """From now on every module of `model` runs inside `around`."""
+    """Run every module of `model` inside `around` from now on."""
     for name, module in model.named_modules():
         wrap(name, module, around)
 
 
 def wrap(name: str, module: nn.Module, around: Around) -> None:
-    """From now on this one module runs inside `around`, inside whatever is wrapped around it later."""
+    """Run this one module inside `around` from now on, and inside whatever is wrapped around it later."""
     module.forward = MethodType(_wrapper(name, _function(module), around), module)
 
 
 @contextmanager
 def announced(model: nn.Module, around: Around) -> Iterator[None]:
-    """Inside only."""
+    """Run every module of `model` inside `around` within this context only."""
     before = [module.__dict__.get("forward") for module in model.modules()]
     announce(model, around)
     try:
@@ -45,7 +46,7 @@ def announced(model: nn.Module, around: Around) -> Iterator[None]:
 
 
 def module_of(forward: Callable[..., Any]) -> nn.Module:
-    """The module whose forward an `Around` was given: of a copy of a model, the copy's."""
+    """Return the module whose forward an `Around` was given; in a copy of a model it is the copy's module."""
     assert isinstance(forward, functools.partial)
     module = forward.args[0]
     assert isinstance(module, nn.Module)

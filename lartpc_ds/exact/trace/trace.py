@@ -1,7 +1,8 @@
-"""Run a model once on meta tensors of the whole image, and note its calls and how each must be made on tiles.
+"""A model runs once on meta tensors of the whole image; its calls are noted, and how each must be made on tiles.
 
-A rule plans each call on a map that is cut; what has no rule is refused before any process starts. What is noted is the
-program of the model: which calls it makes, on what, and who reads what they give.
+A rule plans each call on a map that is cut; what has no rule is refused before any process starts. The notes are the
+program of the model: which calls it makes, on what, and who reads what they give. Rejected: torch.fx and torch.export,
+which cannot follow every `forward`.
 """
 
 from collections import Counter
@@ -33,34 +34,37 @@ class Tracer(Following):
     """Notes the calls of one run."""
 
     def __init__(self, *, refuse_thin: bool = False, one_tile: bool = False) -> None:
-        """See `TileCallSite`; with `one_tile` only masks and levers need plans, and nothing is refused."""
+        """Start with no calls; `TileCallSite` explains the arguments.
+
+        With `one_tile` only masks and levers need plans, and nothing is refused.
+        """
         super().__init__()
         self.refuse_thin, self.one_tile = refuse_thin, one_tile
         self.calls: list[Call] = []
         self._cuts: dict[int, Cut | None] = {}
-        self._numbers: dict[int, tuple[Tensor, int]] = {}  # holds the tensors, so that no id is used twice
+        self._numbers: dict[int, tuple[Tensor, int]] = {}  # it holds the tensors, so that no id is used twice
         self._draws: Counter[str] = Counter()
         self._gather_at: str | None = None
 
-    # what a rule asks (TileCallSite)
+    # The following methods answer a rule (TileCallSite).
 
     def cut_of(self, tensor: Any) -> Cut | None:
-        """How a tensor is cut."""
+        """Return how a tensor is cut, or None."""
         return self._cuts.get(id(tensor))
 
     def mark(self, tensor: Tensor, cut: Cut | None) -> Tensor:
-        """Note how a tensor is cut."""
+        """Note how a tensor is cut, and return it."""
         self.number_of(tensor)
         self._cuts[id(tensor)] = cut
         return tensor
 
     def dims_of(self, tensor: Any) -> tuple[int, ...] | None:
-        """The row and the column dimension of a map that is cut."""
+        """Return the row and the column dimension of a map that is cut."""
         cut = self.cut_of(tensor)
         return None if cut is None else cut.dims
 
     def size_of(self, tensor: Any) -> tuple[int, ...]:
-        """Rows and columns of a whole map that is cut."""
+        """Return the rows and columns of a whole map that is cut."""
         cut = self.cut_of(tensor)
         assert cut is not None
         return cut.size
@@ -72,19 +76,19 @@ class Tracer(Following):
         return self.mark(result, Cut((dims[0], dims[1]), cut.bounds))
 
     def next_draw(self) -> str:
-        """A name for the random numbers of the call at hand."""
+        """Return a name for the random numbers of the call at hand."""
         self._draws[self.owner] += 1
         return f"{self.owner}#{self._draws[self.owner] - 1}"
 
-    # the run
+    # The following methods run the model.
 
     def number_of(self, tensor: Tensor) -> int:
-        """The number of a tensor in the program."""
+        """Return the number of a tensor in the program."""
         return self._numbers.setdefault(id(tensor), (tensor, len(self._numbers)))[1]
 
     @contextmanager
     def inside(self, model: nn.Module, gather_at: str | None) -> Iterator[None]:
-        """Follow which module runs; gather what enters `gather_at`."""
+        """Follow which module runs, and gather what enters `gather_at`."""
         self._gather_at = gather_at
         with self, announced(model, self.around):
             yield
@@ -102,7 +106,7 @@ class Tracer(Following):
             if cut is not None and not self.one_tile:
                 self._name = "gathering its input"
                 run = Gather.of(map_cut(self, x))
-                x = x.detach()  # another tensor, without a cut
+                x = x.detach()  # this makes another tensor, without a cut
         self.calls.append(Call(name, GATHERED, where(), before, run, reads=reads, gives=(self.number_of(x),)))
         return x
 
@@ -118,7 +122,7 @@ class Tracer(Following):
                     "module"
                 )
             run = None
-        told = numbers_of(args, kwargs)
+        all_numbers = numbers_of(args, kwargs)
         results = tensors_of((result,), {})
         self.calls.append(
             Call(
@@ -127,11 +131,11 @@ class Tracer(Following):
                 where(),
                 before,
                 run,
-                shared_numbers(self._name, run, told),
-                told,
+                shared_numbers(self._name, run, all_numbers),
+                all_numbers,
                 reads,
-                tuple(self.number_of(one) for one in results),
-                sum(one.numel() for one in results),
+                tuple(self.number_of(tensor) for tensor in results),
+                sum(tensor.numel() for tensor in results),
             )
         )
         return result

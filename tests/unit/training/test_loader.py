@@ -45,7 +45,7 @@ def config(*, batch: int = 2, accumulate: int = 1, workers: int = 0, seed: int =
 
 def groups(rank: int = 0, data: int = 1) -> Groups:
     none = cast(dist.ProcessGroup, None)  # the loader needs no collective
-    return Groups(Layout(data=data), rank, 0, none, none, none, none, none, none)
+    return Groups(Layout(data=data), rank, 0, none, none, none, none, none)
 
 
 def read(steps: Iterator[Iterator[MicroBatch]]) -> list[list[MicroBatch]]:
