@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import torch.distributed as dist
 from torch import Tensor
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lartpc_ds.exact.grid.remade import Remade
 from lartpc_ds.exact.grid.windows import Piece, Rect
@@ -46,17 +47,17 @@ class Alone(Group):
 
     size, index = 1, 0
 
+    @override
     def exchange(self, outgoing: Sequence[tuple[int, Tensor]], incoming: Sequence[tuple[int, Tensor]]) -> Wait:
-        """Do what the base class says."""
         assert not outgoing and not incoming
         return lambda: []
 
+    @override
     def all_reduce(self, values: Tensor, op: "dist.ReduceOp.RedOpType" = dist.ReduceOp.SUM) -> Tensor:
-        """Do what the base class says."""
         return values
 
+    @override
     def all_gather(self, values: Tensor) -> Tensor:
-        """Do what the base class says."""
         return values[None]
 
 
@@ -84,8 +85,8 @@ class Live(Group):
         self._ranks = dist.get_process_group_ranks(group)
         self.size, self.index = len(self._ranks), dist.get_rank(group)
 
+    @override
     def exchange(self, outgoing: Sequence[tuple[int, Tensor]], incoming: Sequence[tuple[int, Tensor]]) -> Wait:
-        """Do what the base class says."""
         messages = [
             dist.P2POp(function, tensor, self._ranks[peer], self._group)
             for function, side in ((dist.irecv, incoming), (dist.isend, outgoing))
@@ -104,16 +105,16 @@ class Live(Group):
 
         return wait
 
+    @override
     def all_reduce(self, values: Tensor, op: "dist.ReduceOp.RedOpType" = dist.ReduceOp.SUM) -> Tensor:
-        """Do what the base class says."""
         if self.size > 1:
             self._traffic.sent_bytes += values.nbytes
             with self._traffic.waiting():
                 dist.all_reduce(values, op, self._group)
         return values
 
+    @override
     def all_gather(self, values: Tensor) -> Tensor:
-        """Do what the base class says."""
         if self.size == 1:
             return values[None]
         gathered = values.new_empty(self.size, *values.shape)
@@ -131,17 +132,17 @@ class Imagined(Group):
     index: int
     sent_bytes: int = 0
 
+    @override
     def exchange(self, outgoing: Sequence[tuple[int, Tensor]], incoming: Sequence[tuple[int, Tensor]]) -> Wait:
-        """Do what the base class says."""
         self.sent_bytes += sum(tensor.nbytes for _, tensor in outgoing)
         return lambda: [tensor for _, tensor in incoming]
 
+    @override
     def all_reduce(self, values: Tensor, op: "dist.ReduceOp.RedOpType" = dist.ReduceOp.SUM) -> Tensor:
-        """Do what the base class says."""
         return values
 
+    @override
     def all_gather(self, values: Tensor) -> Tensor:
-        """Do what the base class says."""
         return values.new_empty(self.size, *values.shape)
 
 

@@ -95,7 +95,7 @@ def plan_strips(model: nn.Module, strips: int, until: str, image: tuple[int, int
 def _choose(shadow: nn.Module, sequence: Blocks, strips: int, until: str, image: Image) -> StripPlan:
     names = [name for name, _ in sequence]
     longest = len(names) - 1 if until == "auto" else names.index(until)
-    run = _FrontTrace(shadow, sequence[:longest], image, None)
+    run = _trace_front(shadow, sequence[:longest], image, None)
     if until != "auto":
         if run.error is not None:
             raise run.error
@@ -146,32 +146,42 @@ def _cut(names: Sequence[str], rows: Rows, strips: int) -> StripPlan:
     )
 
 
+@dataclass
 class _FrontTrace:
-    """A run of the front on meta tensors of the rows `strip`, or of all rows with every row as a what-if."""
+    """The result of a run of the front on meta tensors."""
 
-    def __init__(self, shadow: nn.Module, front: Blocks, image: Image, strip: Range | None) -> None:
-        strips = Strips()
-        self.error: UserError | None = None
-        self.notes: list[Note] = []
-        strips.notes = self.notes
-        channels, height, width = image
-        rows = Rows.every(2, height) if strip is None else Rows.of(2, height, strip)
-        states = [ModuleState(block) for _, block in front]
-        with unchanged(shadow):
-            try:
-                with torch.no_grad(), dry_run(shadow, followed=True), announced(shadow, strips.around):
-                    strips.run(front, images_of(shadow, (TRACED_EVENTS, channels, rows.count, width)), rows)
-            except UserError as error:
-                self.error = error
-            changes = [state.changes() for state in states]
-        self.trail = strips.trail
-        for count, ((name, _), changed) in enumerate(zip(front, changes, strict=True)):
-            if changed and count < len(self.trail):
-                self.trail = self.trail[:count]
-                self.error = UserError(
-                    f"{name}: changes {', '.join(changed)} in every forward pass, and strips would do so once each; "
-                    "end the streamed front before it with memory.stream_until, or set memory.stream_strips = 1"
-                )
+    notes: list[Note]
+    trail: list[Rows]
+    """The rows that each block gave, up to the first block that cannot run in strips."""
+    error: UserError | None
+    """The reason why that block cannot."""
+
+
+def _trace_front(shadow: nn.Module, front: Blocks, image: Image, strip: Range | None) -> _FrontTrace:
+    """Run the front on meta tensors of the rows `strip`, or of all rows with every row as a what-if."""
+    strips = Strips()
+    notes: list[Note] = []
+    error: UserError | None = None
+    strips.notes = notes
+    channels, height, width = image
+    rows = Rows.every(2, height) if strip is None else Rows.of(2, height, strip)
+    states = [ModuleState(block) for _, block in front]
+    with unchanged(shadow):
+        try:
+            with torch.no_grad(), dry_run(shadow, followed=True), announced(shadow, strips.around):
+                strips.run(front, images_of(shadow, (TRACED_EVENTS, channels, rows.count, width)), rows)
+        except UserError as refusal:
+            error = refusal
+        changes = [state.changes() for state in states]
+    trail = strips.trail
+    for count, ((name, _), changed) in enumerate(zip(front, changes, strict=True)):
+        if changed and count < len(trail):
+            trail = trail[:count]
+            error = UserError(
+                f"{name}: changes {', '.join(changed)} in every forward pass, and strips would do so once each; "
+                "end the streamed front before it with memory.stream_until, or set memory.stream_strips = 1"
+            )
+    return _FrontTrace(notes, trail, error)
 
 
 def _check(shadow: nn.Module, front: Blocks, plan: StripPlan, image: Image) -> None:
@@ -180,10 +190,10 @@ def _check(shadow: nn.Module, front: Blocks, plan: StripPlan, image: Image) -> N
     A strip must make them with the same numbers, on its part of the same maps. All of a few strips are checked, and a
     spread of many.
     """
-    whole = _FrontTrace(shadow, front, image, None)
+    whole = _trace_front(shadow, front, image, None)
     last = len(plan.strips) - 1
     for strip in (plan.strips[at] for at in sorted({last * part // 8 for part in range(9)})):
-        run = _FrontTrace(shadow, front, image, strip.rows)
+        run = _trace_front(shadow, front, image, strip.rows)
         for error in (whole.error, run.error):
             if error is not None:
                 raise error
