@@ -15,23 +15,17 @@ SETTINGS = [
 ]
 
 
-def test_zero_stages_give_equal_losses(tmp_path: Path, real_events: Path) -> None:
-    runs = {f"zero{stage}": (2, [f'train.ds_config="zero{stage}_fp32"']) for stage in range(4)}
-    losses = losses_of(tmp_path, real_events, runs)
-    for name in ("zero1", "zero2", "zero3"):
-        assert losses[name] == pytest.approx(losses["zero0"], abs=1e-5), name
-
-
-def test_tiles_give_the_losses_of_one_rank(tmp_path: Path, real_events: Path) -> None:
-    # of this seed's network no ReLU sits on the empty background's value, where rounding would decide its side
-    fp32 = ['train.ds_config="zero1_fp32"', "train.seed=4"]
+def test_zero_stages_and_tiles_give_the_losses_of_one_rank(tmp_path: Path, real_events: Path) -> None:
+    """Each stage of ZeRO once, and each way to tile once; ZeRO parts its states over the ranks of the tiles, too."""
+    seed = "train.seed=4"  # of its network no ReLU sits on the empty background's value, where rounding would decide
     runs = {
-        "whole": (1, fp32),
-        "2x1": (2, [*fp32, "layout.rows=2"]),
-        "1x2": (2, [*fp32, "layout.cols=2", "layout.overlap=false"]),
+        "whole": (1, [seed, 'train.ds_config="zero0_fp32"']),
+        "2x1": (2, [seed, 'train.ds_config="zero1_fp32"', "layout.rows=2"]),
+        "1x2": (2, [seed, 'train.ds_config="zero2_fp32"', "layout.cols=2", "layout.overlap=false"]),
+        "1x2 at once": (2, [seed, 'train.ds_config="zero3_fp32"', "layout.cols=2"]),
     }
     losses = losses_of(tmp_path, real_events, runs)
-    for name in ("2x1", "1x2"):
+    for name in runs:
         assert losses[name] == pytest.approx(losses["whole"], abs=1e-5), name
 
 
