@@ -11,7 +11,7 @@ import pytest
 
 import lartpc_ds
 from tests.integration.cli import Finished, wait_until
-from tests.integration.hosts import Host, cluster
+from tests.integration.hosts import Host, cluster, reset
 from tests.integration.slurm_cluster import slurm, submit
 
 pytestmark = pytest.mark.hosts
@@ -21,12 +21,19 @@ _SITE = "site"  # a folder on the ranks' PYTHONPATH, empty but where a test puts
 _CHECK = [sys.executable, "-m", "lartpc_ds", "hostfile", "check", "hosts", "--run-dir", "runs"]
 
 
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[dict[str, Host]]:
-    folder = tmp_path / "cluster"
-    folder.mkdir()
-    with cluster(folder, ("alpha", "beta", "gamma", "delta", "epsilon")) as made:
+NAMES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Host]]:
+    with cluster(tmp_path_factory.mktemp("hosts"), NAMES) as made:
         yield made
+
+
+@pytest.fixture
+def hosts(made: dict[str, Host]) -> Iterator[dict[str, Host]]:
+    yield made
+    reset(made)
 
 
 @pytest.fixture
@@ -40,9 +47,13 @@ def work(tmp_path: Path) -> Path:
     return work
 
 
-def check(start: Host, work: Path, hostfile: str, *options: str) -> Finished:
+def hostfile(*names: str) -> str:
+    return "".join(f"{name} slots=1\n" for name in names)
+
+
+def check(start: Host, work: Path, text: str, *options: str) -> Finished:
     """The command on a host, with the environment of a test."""
-    (work / "hosts").write_text(hostfile)
+    (work / "hosts").write_text(text)
     return start.run([*_CHECK, *options], work, environment_for(work), timeout_seconds=240)
 
 
@@ -54,7 +65,7 @@ def environment_for(work: Path) -> dict[str, str]:
 def told(finished: Finished) -> dict[str, str]:
     """The sentence of each host with a problem."""
     assert finished.code == 2, finished
-    names = ("this machine", "alpha", "beta", "gamma", "delta", "epsilon", "omega")
+    names = ("this machine", *NAMES, "omega")
     lines = [line for line in finished.out.splitlines() if line.startswith(tuple(f"{name}: " for name in names))]
     return dict(line.split(": ", 1) for line in lines)
 
@@ -67,7 +78,7 @@ def put_other_folder(host: Host, place: Path, other: Path) -> Path:
 
 
 def test_hosts_that_are_well(hosts: dict[str, Host], work: Path) -> None:
-    finished = check(hosts["alpha"], work, "alpha slots=1\nbeta slots=1\n", "--run", "run.toml")
+    finished = check(hosts["alpha"], work, hostfile("alpha", "beta"), "--run", "run.toml")
     assert finished.code == 0, finished
     assert "a job may start: ranks meet at 10.77.0.1, port" in finished.out
     assert "every host reaches this machine at 10.77.0.1;" in finished.out
@@ -78,66 +89,55 @@ def test_hosts_that_are_well(hosts: dict[str, Host], work: Path) -> None:
         assert host.processes() == []
 
 
-def test_hosts_that_ssh_does_not_reach(hosts: dict[str, Host], work: Path) -> None:
+def test_hosts_where_nothing_can_be_started(hosts: dict[str, Host], work: Path) -> None:
+    """Faults of ssh and its keys, of names and of Python, one per host, in one look."""
     hosts["beta"].stop_sshd()
     hosts["gamma"].link("down")
     (hosts["delta"].folder / "authorized_keys").write_text("")
-    text = "alpha slots=1\nbeta slots=1\ngamma slots=1\ndelta slots=1\nomega slots=1\n"
-    found = told(check(hosts["alpha"], work, text))
-    assert found.keys() == {"beta", "gamma", "delta", "omega"}
+    put_other_folder(hosts["epsilon"], Path(sys.executable).parent, work.parent / "no environment")
+    addresses = (hosts["zeta"].folder / "hosts").read_text()
+    (hosts["zeta"].folder / "hosts").write_text(addresses.replace("10.77.0.1 alpha", "127.0.1.1 alpha"))
+    keys = {line.split(",")[0]: line for line in (hosts["alpha"].folder / "known_hosts").read_text().splitlines()}
+    keys["eta"] = " ".join(["eta", *keys["alpha"].split()[1:]])
+    del keys["theta"]
+    (hosts["alpha"].folder / "known_hosts").write_text("".join(f"{line}\n" for line in keys.values()))
+    found = told(check(hosts["alpha"], work, hostfile(*NAMES, "omega")))
+    assert found.keys() == {*NAMES, "omega"} - {"alpha"}
     assert found["beta"] == "ssh: the host answers, but no sshd listens there"
     assert found["gamma"].startswith("ssh: ") and "the network to it is down" in found["gamma"]
     assert found["delta"] == "ssh: ssh asks for a password: no key of yours is accepted there"
+    assert found["epsilon"] == f"python: {sys.executable} does not run there"
+    assert found["zeta"] == "name: 'alpha' resolves to 127.0.1.1 there, which is that host itself"
+    assert found["eta"].startswith("ssh: the host key differs from the one in known_hosts")
+    assert found["theta"].startswith("ssh: its host key is not known here")
     assert found["omega"].startswith("name: the name does not resolve to an address here")
 
 
-def test_host_keys_python_and_names(hosts: dict[str, Host], work: Path) -> None:
-    keys = (hosts["alpha"].folder / "known_hosts").read_text().splitlines()
-    changed = " ".join(["beta", *keys[0].split()[1:]])  # alpha's key in beta's place
-    kept = [line for line in keys if line.startswith(("alpha", "delta", "epsilon"))]
-    (hosts["alpha"].folder / "known_hosts").write_text("\n".join([changed, *kept]) + "\n")
-    addresses = (hosts["delta"].folder / "hosts").read_text()
-    (hosts["delta"].folder / "hosts").write_text(addresses.replace("10.77.0.1 alpha", "127.0.1.1 alpha"))
-    put_other_folder(hosts["epsilon"], Path(sys.executable).parent, work.parent / "no environment")
-    text = "alpha slots=1\nbeta slots=1\ngamma slots=1\ndelta slots=1\nepsilon slots=1\n"
-    found = told(check(hosts["alpha"], work, text))
-    assert found.keys() == {"beta", "gamma", "delta", "epsilon"}
-    assert found["epsilon"] == f"python: {sys.executable} does not run there"
-    assert found["beta"].startswith("ssh: the host key differs from the one in known_hosts")
-    assert found["gamma"].startswith("ssh: its host key is not known here")
-    assert found["delta"] == "name: 'alpha' resolves to 127.0.1.1 there, which is that host itself"
-
-
-def test_versions_data_and_slots(hosts: dict[str, Host], work: Path) -> None:
-    other = put_other_folder(hosts["beta"], work / _SITE, work.parent / "other") / "torch-1.0.dist-info"
+def test_hosts_that_differ_from_this_one(hosts: dict[str, Host], work: Path) -> None:
+    """Versions, data, slots, clock and run folder, one fault per host, in one look."""
+    other = put_other_folder(hosts["beta"], work / _SITE, work.parent / "other torch") / "torch-1.0.dist-info"
     other.mkdir()
     (other / "METADATA").write_text("Name: torch\nVersion: 1.0\n")
     put_other_folder(hosts["gamma"], work / "data", work.parent / "no data")
-    text = "alpha slots=1\nbeta slots=1\ngamma slots=1\ndelta slots=1000\n"
+    hosts["epsilon"].faketime(-300)
+    (put_other_folder(hosts["zeta"], work / "data", work.parent / "other data") / "a.h5").write_bytes(b"1234")
+    put_other_folder(hosts["eta"], work / "runs", work.parent / "other runs")
+    text = hostfile("alpha", "beta", "gamma", "epsilon", "zeta", "eta") + "delta slots=1000\n"
     found = told(check(hosts["alpha"], work, text, "--run", "run.toml"))
-    assert found.keys() == {"beta", "gamma", "delta"}
+    assert found.keys() == {"beta", "gamma", "delta", "epsilon", "zeta", "eta"}
     assert found["beta"].startswith("versions: torch there is 1.0, here ")
     assert found["gamma"] == f"data: {work}/data/a.h5: No such file or directory"
     assert found["delta"].startswith("devices: it has ") and found["delta"].endswith("asks for 1000 slots")
-
-
-def test_clock_other_data_and_run_folder(hosts: dict[str, Host], work: Path) -> None:
-    hosts["beta"].faketime(-300)
-    (put_other_folder(hosts["gamma"], work / "data", work.parent / "other data") / "a.h5").write_bytes(b"1234")
-    put_other_folder(hosts["delta"], work / "runs", work.parent / "other")
-    text = "alpha slots=1\nbeta slots=1\ngamma slots=1\ndelta slots=1\n"
-    found = told(check(hosts["alpha"], work, text, "--run", "run.toml"))
-    assert found.keys() == {"beta", "gamma", "delta"}
     # at least so much: a busy host answers late, and the round trip is taken off
-    assert re.match(r"clock: its clock is (2[89]\d|300) s behind this machine's", found["beta"]), found
-    assert found["gamma"] == f"data: {work}/data/a.h5: 4 bytes there, 5 here"
-    assert found["delta"] == f"run folder: {work}/runs: not the same folder there"
+    assert re.match(r"clock: its clock is (2[89]\d|300) s behind this machine's", found["epsilon"]), found
+    assert found["zeta"] == f"data: {work}/data/a.h5: 4 bytes there, 5 here"
+    assert found["eta"] == f"run folder: {work}/runs: not the same folder there"
 
 
 def test_hosts_that_do_not_reach_each_other(hosts: dict[str, Host], work: Path) -> None:
     """Each is well by itself, and only the all-reduce shows it."""
     hosts["beta"].check("ip", "route", "add", "unreachable", "10.77.0.3")
-    found = told(check(hosts["alpha"], work, "alpha slots=1\nbeta slots=1\ngamma slots=1\n"))
+    found = told(check(hosts["alpha"], work, hostfile("alpha", "beta", "gamma")))
     assert found["beta"].startswith("all-reduce: it could not sum a tensor with the others over eth0")
     assert found["beta"].endswith("not all hosts reached each other within 30 s")
     for host in hosts.values():
@@ -146,8 +146,8 @@ def test_hosts_that_do_not_reach_each_other(hosts: dict[str, Host], work: Path) 
 
 def test_inside_a_slurm_job_srun_is_the_way(hosts: dict[str, Host], work: Path) -> None:
     """No sshd runs; the second look names a host that is not in the job."""
-    (work / "hosts").write_text("alpha slots=1\nbeta slots=1\n")
-    (work / "more").write_text("alpha slots=1\ngamma slots=1\n")
+    (work / "hosts").write_text(hostfile("alpha", "beta"))
+    (work / "more").write_text(hostfile("alpha", "gamma"))
     exports = [f"export {name}={value}" for name, value in environment_for(work).items()]
     look = shlex.join([*_CHECK, "--launcher", "slurm"])
     lines = ["#!/bin/bash", *exports, f"{look}; echo code $?", f"{look.replace(' hosts ', ' more ')}; echo code $?"]
