@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.integration.cli import wait_until
 from tests.integration.hosts import Host, kill, require
 
-__all__ = ["job_state", "slurm", "submit"]
+__all__ = ["cancel_all", "job_state", "slurm", "submit"]
 
 _DAEMONS = ("munged", "slurmctld", "slurmd")
 
@@ -70,7 +70,7 @@ def slurm(hosts: Mapping[str, Host], *, cpus: int = 2, requeue_seconds: int = 5,
         controller.check("slurmctld")
         for host in hosts.values():
             host.check("slurmd", "-N", host.name)
-        wait_until(lambda: _all_idle(controller, len(hosts)), "idle Slurm nodes", timeout_seconds=60)
+        _await_idle(controller, len(hosts))
         yield
     finally:
         _stop(hosts.values())
@@ -87,6 +87,13 @@ def job_state(host: Host, job: int) -> str:
     """`PENDING`, `RUNNING`, `COMPLETED`, ...; Slurm forgets a job five minutes after its end."""
     fields = host.check("scontrol", "--oneliner", "show", "job", str(job)).split()
     return next(field.removeprefix("JobState=") for field in fields if field.startswith("JobState="))
+
+
+def cancel_all(hosts: Mapping[str, Host]) -> None:
+    """End every job that a test has left, and wait until each node is ready for the next."""
+    controller = next(iter(hosts.values()))
+    controller.check("scancel", "--user=root")
+    _await_idle(controller, len(hosts))
 
 
 def _config(controller: Host, hosts: Collection[Host], cpus: int, requeue_seconds: int) -> str:
@@ -107,9 +114,12 @@ def _start_munged(host: Host, key: bytes) -> None:
     host.check(str(shutil.which("munged")), "--force", *own)
 
 
-def _all_idle(controller: Host, expected: int) -> bool:
-    shown = controller.run(["sinfo", "--noheader", "--Node", "--partition=test", "--format=%T"])
-    return shown.out.split() == ["idle"] * expected
+def _await_idle(controller: Host, nodes: int) -> None:
+    def idle() -> bool:
+        shown = controller.run(["sinfo", "--noheader", "--Node", "--partition=test", "--format=%T"])
+        return shown.out.split() == ["idle"] * nodes
+
+    wait_until(idle, "idle Slurm nodes", timeout_seconds=60)
 
 
 def _stop(hosts: Collection[Host]) -> None:

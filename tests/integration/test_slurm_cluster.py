@@ -5,15 +5,21 @@ import pytest
 
 from tests.integration.cli import wait_until
 from tests.integration.hosts import Host, cluster, kill
-from tests.integration.slurm_cluster import job_state, slurm, submit
+from tests.integration.slurm_cluster import cancel_all, job_state, slurm, submit
 
 pytestmark = pytest.mark.hosts
 
 
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[dict[str, Host]]:
-    with cluster(tmp_path) as made, slurm(made):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Host]]:
+    with cluster(tmp_path_factory.mktemp("hosts")) as made, slurm(made):
         yield made
+
+
+@pytest.fixture
+def hosts(made: dict[str, Host]) -> Iterator[dict[str, Host]]:
+    yield made
+    cancel_all(made)
 
 
 def batch_script(folder: Path, *lines: str) -> Path:
@@ -67,3 +73,4 @@ def test_slurm_puts_a_killed_node_aside(hosts: dict[str, Host]) -> None:
     for daemon in beta.services("slurmd"):
         kill(daemon)
     wait_until(lambda: "down" in alpha.check("sinfo", "-h", "-n", "beta", "-o", "%T"), "beta down")
+    beta.check("slurmd", "-N", "beta")  # and takes it back: the next test needs it

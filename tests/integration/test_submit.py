@@ -11,7 +11,7 @@ import pytest
 from lartpc_ds.jobs.batch.batch import SubmitRequest, write_script
 from tests.integration.cli import wait_until
 from tests.integration.hosts import Host, cluster
-from tests.integration.slurm_cluster import job_state, slurm, submit
+from tests.integration.slurm_cluster import cancel_all, job_state, slurm, submit
 
 pytestmark = pytest.mark.hosts
 
@@ -71,13 +71,17 @@ PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10
 """
 
 
-@pytest.fixture
-def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Host]]:
-    for name in ("work", "hosts"):
-        (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    with cluster(tmp_path / "hosts") as made, slurm(made, settings=PREEMPTION):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Host]]:
+    with cluster(tmp_path_factory.mktemp("hosts")) as made, slurm(made, settings=PREEMPTION):
         yield made
+
+
+@pytest.fixture
+def hosts(made: dict[str, Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Host]]:
+    monkeypatch.chdir(tmp_path)
+    yield made
+    cancel_all(made)
 
 
 FIRST = "2 hosts, srun alpha beta "
