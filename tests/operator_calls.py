@@ -66,7 +66,7 @@ CALLS: dict[str, Call] = {
     "conv_transpose2d": lambda x: F.conv_transpose2d(x, KERNEL(x), VECTOR(x), 2, 1),
     "unfold": lambda x: F.unfold(x, 3, padding=1),
     # pools and padding
-    "max_pool2d": lambda x: F.max_pool2d(x, 3, 2, 1),
+    "max_pool2d": lambda x: F.max_pool2d(x, 3, 2, 1) + torch.max_pool2d(x, 3, 2, 1),
     "avg_pool2d": lambda x: F.avg_pool2d(x, 3, 2, 1),
     "pad": lambda x: F.pad(x, (1, 2, 3, 1), value=0.5),
     "adaptive_avg_pool2d": lambda x: F.adaptive_avg_pool2d(x, 2),
@@ -130,7 +130,7 @@ CALLS: dict[str, Call] = {
     "flatten": lambda x: x[:, None].flatten(1, 2),
     "unflatten": lambda x: x.unflatten(1, (2, 2)).sum(1),
     "unsqueeze": lambda x: x.unsqueeze(1).sum(1),
-    "squeeze": lambda x: x[:, :1].squeeze(1)[:, None],
+    "squeeze": lambda x: x[:, :1].squeeze(dim=1)[:, None],
     "expand": lambda x: x[:, :1].expand(-1, 3, -1, -1),
     "repeat": lambda x: x.repeat(1, 2, 1, 1),
     "expand_as": lambda x: VECTOR(x)[None, :, None, None].expand_as(x) * x,

@@ -6,6 +6,7 @@ Call it as `python -m tests.operators` after a change of `lartpc_ds/exact/ops/`.
 from pathlib import Path
 from types import ModuleType
 
+from lartpc_ds.exact.ops.norms import statistics_on_strips
 from lartpc_ds.exact.ops.operator import Operator
 from lartpc_ds.exact.ops.table import FAMILIES
 
@@ -20,8 +21,9 @@ folder per family says what happens to each function. Names are those of the fun
 other function is refused where it meets a map that is cut, with its layer and line.
 
 "On tiles" means that a network may use the function on maps that are cut into tiles (`layout.rows`, `layout.cols`), "on
-strips" that it may use it in the streamed front (`memory.stream_strips`). Functions that take statistics over rows, or
-draw random numbers, are refused on strips whatever the table says: each strip would need the others.
+strips" that it may use it in the streamed front (`memory.stream_strips`). There a call that takes statistics over rows
+(batch norm in training, a sum over rows) or draws random numbers (dropout in training) is refused, because each strip
+would need the others.
 """
 
 
@@ -30,7 +32,8 @@ def _names(family: ModuleType, *, on_tiles: bool, on_strips: bool) -> str:
     names = [
         f"`{name}`"
         for name, operator in operators.items()
-        if (operator.on_tiles is not None, operator.on_strips is not None) == (on_tiles, on_strips)
+        if (operator.on_tiles is not None, operator.on_strips not in (None, statistics_on_strips))
+        == (on_tiles, on_strips)
     ]
     return ", ".join(names) or "-"
 

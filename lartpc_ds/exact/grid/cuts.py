@@ -111,6 +111,8 @@ class Call:
     """The tensors among the arguments, by their numbers in the program."""
     gives: tuple[int, ...] = ()
     """The tensors among the results, by their numbers in the program."""
+    source_numel: int = 0
+    """The number of elements of the first argument."""
     given_numel: int = 0
     """The number of elements of all results together."""
 

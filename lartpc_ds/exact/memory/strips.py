@@ -26,6 +26,8 @@ from lartpc_ds.exact.trace.frames import autograd_function, checkpointed, where
 __all__ = ["Note", "Strips"]
 
 _HOOKS = frozenset({"register_hook", "retain_grad", "set"})
+_NEW = ("new_", "empty", "zeros", "ones", "full")
+"""How functions begin that make a tensor of some size; where its size matters, it is refused when it meets a map."""
 
 Note = tuple[str, str, str, tuple[Any, ...], tuple[Any, ...]]
 """A call: layer, line, function, its plain numbers, and where each tensor has its rows and its other sizes."""
@@ -48,7 +50,7 @@ class Strips(Following):
 
     def run(self, blocks: Sequence[tuple[str, nn.Module]], x: Tensor, rows: Rows) -> tuple[Tensor, Rows]:
         """Run blocks on a strip `x` of images that has `rows`; return what they give, and which rows of it."""
-        self._passed, self._images, self.trail = rows, _storage(x), []
+        self._passed, self._images, self.trail = rows, x, []
         self._rows = WeakTensorKeyDictionary()  # a map that a model has kept from another strip is unknown in this one
         try:
             for _, block in blocks:
@@ -74,9 +76,11 @@ class Strips(Following):
             self.mark_rows(given[0], self._passed)
             with uncompiled(), self:
                 result = forward(*args, **kwargs)
-            rows = self.rows_of(result)
+            rows, self._name = self.rows_of(result), "the block"
             if rows is None:
                 raise self.refuse("gives no map of which the rows are known; a streamed block gives one map")
+            if self.notes is not None:
+                self._note((), {}, [result])  # no later call of the front may read it
             self._passed = rows
             return result
 
@@ -121,20 +125,21 @@ class Strips(Following):
             raise self.refuse("draws random numbers, which strips cannot share; end the front before it")
         tensors, operator = tensors_of(args, kwargs), OPERATORS.get(self._name)
         marked = any(self.rows_of(tensor) is not None for tensor in tensors)
-        windowed = operator is not None and operator.numbers is Numbers.PLANNED
+        windowed = operator is not None and operator.numbers is Numbers.PLANNED and operator.on_strips is not None
         if not marked and windowed and tensors and tensors[0].ndim == 4:
             raise self.refuse("is of a map of which the rows are not known")
+        if self.notes is not None and not self._name.startswith(_NEW):
+            self._note(args, kwargs, tensors)  # also calls on constants, which may depend on the size of the image
         if not marked or self._name.startswith("new_"):  # x.new_zeros asks x for its dtype and device only
             return func(*args, **kwargs)
         self._check(func, args, kwargs)
-        if self.notes is not None:
-            self._note(args, kwargs, tensors)
         return self._by_rule(operator, None if operator is None else operator.on_strips, func, args, kwargs)[0]
 
     def _check(self, func: Any, args: Any, kwargs: Any) -> None:
         """Refuse a call that no rule could make right."""
         first = args[0] if args else kwargs.get("input")
-        if changes_in_place(func, kwargs) and isinstance(first, Tensor) and _storage(first) is self._images:
+        changed = first if isinstance(first, Tensor) and changes_in_place(func, kwargs) else None
+        if changed is not None and self._images is not None and _share_memory(changed, self._images):
             raise self.refuse("changes the images in place, whose rows are read by two strips; make it a copy")
         if self.notes is not None and (function := autograd_function()) is not None:
             raise self.refuse(
@@ -156,6 +161,6 @@ class Strips(Following):
         self.notes.append((self.owner, where(), self._name, numbers, tuple(sizes)))
 
 
-def _storage(x: Tensor) -> Tensor:
-    """Return the tensor that x is a view of, or x itself."""
-    return x if x._base is None else x._base
+def _share_memory(x: Tensor, y: Tensor) -> bool:
+    """Tell whether two tensors are views of one, also through x.detach() or x.data."""
+    return bool(x.untyped_storage()._cdata == y.untyped_storage()._cdata)

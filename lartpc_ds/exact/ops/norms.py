@@ -18,7 +18,6 @@ from lartpc_ds.exact.kernels.layer_norms import layer_norm_relu
 from lartpc_ds.exact.kernels.norms import Statistics, normalise, statistics_of
 from lartpc_ds.exact.ops.operator import (
     CallSite,
-    Numbers,
     Operator,
     Result,
     StripCallSite,
@@ -245,7 +244,6 @@ OPERATORS = {
         on_tiles=_on_tiles(BatchNorm),
         on_whole=batch_norm_on_whole,
         on_strips=batch_norm_on_strips,
-        numbers=Numbers.OWN,
         with_relu=partial(BatchNorm, relu=True),
     ),
     "group_norm": Operator(

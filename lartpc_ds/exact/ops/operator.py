@@ -60,16 +60,23 @@ class Words(NamedTuple):
     """The dimensions that are cut."""
     way_out: str
     """What a user can do where an operator is refused."""
+    pool: str
+    """How a user gets rid of the pixels before such an operator."""
 
 
 TILES = Words(
-    "tile", "tiles", "rows or columns", "leave the tiles before it with layout.gather_at, or set them to 1 x 1"
+    "tile",
+    "tiles",
+    "rows or columns",
+    "leave the tiles before it with layout.gather_at, or set layout.rows = layout.cols = 1",
+    "pool them to one pixel first (AdaptiveAvgPool2d(1))",
 )
 STRIPS = Words(
     "strip",
     "strips",
     "rows",
     "end the streamed front before it with memory.stream_until, or set memory.stream_strips = 1",
+    "pool them after the streamed front",
 )
 
 
@@ -136,7 +143,7 @@ class Numbers(Enum):
     PLANNED = auto()
     """All numbers must be the same, unless the call has a plan, which holds those of the whole image."""
     OWN = auto()
-    """No number must be the same: they are sizes of the tile, or count steps."""
+    """No number must be the same: they are sizes of the part, and the shapes of the results are compared instead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

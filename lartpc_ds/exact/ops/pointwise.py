@@ -187,8 +187,7 @@ def linear(site: CallSite, function: Function, input: Tensor, *args: Any, **kwar
     dims = cut_dims(site, input)
     if input.ndim - 1 in dims:
         raise site.refuse(
-            f"is a linear layer over {site.words.lines} of a map that is cut into {site.words.parts}; pool it to one "
-            "pixel first"
+            f"is a linear layer over {site.words.lines} of a map that is cut into {site.words.parts}; {site.words.pool}"
         )
     return site.cut_like(function(input, *args, **kwargs), input, dims), None
 

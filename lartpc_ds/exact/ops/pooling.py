@@ -93,7 +93,7 @@ class MaxPool:
 def max_pool2d_on_tiles(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
     """Plan any max pool that gives no indices."""
     given = _MaxPool2d(*args, **kwargs)
-    cut, axes, y = map_cut(site, given.input), given.windows(site, given.input.shape[2:]), function(*given)
+    cut, axes, y = map_cut(site, given.input), given.windows(site, given.input.shape[2:]), function(*args, **kwargs)
     plans, bounds = planned(site, cut, axes, y)
     return y, MaxPool(plans, bounds, Geometry(*axes))
 
@@ -104,7 +104,8 @@ def max_pool2d_on_strips(site: StripCallSite, function: Function, *args: Any, **
     size = map_rows(site, given.input).size
     rows, cols = given.windows(site, (size, given.input.shape[3]))
     x, out = windowed_rows(site, given.input, rows, _outputs(size, rows, given.ceil_mode), float("-inf"))
-    return site.mark_rows(function(*given._replace(input=x, padding=(0, cols.padding))), out), None
+    y = function(x, given.kernel_size, given.stride, (0, cols.padding), given.dilation, given.ceil_mode)
+    return site.mark_rows(y, out), None
 
 
 class _AvgPool2d(NamedTuple):

@@ -66,6 +66,11 @@ def _seed(clock: Clock, layer: str, sample: int, row: int) -> int:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest())
 
 
+def _trains(args: Any, kwargs: Any) -> bool:
+    """Read the third argument of dropout, which torch's own functions call `train`."""
+    return bool(args[0] if args else kwargs.get("training", kwargs.get("train", True)))
+
+
 @dataclass(frozen=True, slots=True)
 class Dropout:
     """F.dropout of a map that is cut at `bounds`, or of whole tensors (None), which all tiles must drop alike.
@@ -84,16 +89,17 @@ class Dropout:
         /,
         input: Tensor,
         p: float = 0.5,
-        training: bool = True,
+        *args: Any,
         inplace: bool = False,
+        **kwargs: Any,
     ) -> Tensor:
         """Return the outputs of this rank's tile."""
-        if not training or p == 0:
+        if not _trains(args, kwargs) or p == 0:
             return input
         kept = (self._numbers(tiles, input) >= p).to(input.dtype)
         if p < 1:
             kept.div_(1 - p)
-        return input.mul_(kept) if inplace else input * kept
+        return input.mul_(kept) if inplace or args[1:] == (True,) else input * kept
 
     def _numbers(self, tiles: Tiles, x: Tensor) -> Tensor:
         if self.whole_channels:
@@ -129,7 +135,7 @@ def dropout_on_tiles(
     result = site.mark(function(input, p, *args, **kwargs), cut)
     if p == 0:
         return result, None
-    if cut is not None and not (site.one_tile and cut.dims != (2, 3)):
+    if cut is not None and not (site.one_tile and (cut.dims != (2, 3) or input.ndim != 4)):
         cut = map_cut(site, input)
         return result, Dropout(layer, cut.bounds, whole_channels=canonical(function) != "dropout")
     return result, Dropout(layer, None, whole_channels=canonical(function) != "dropout")
@@ -152,8 +158,7 @@ def dropout_on_strips(
 
     In training each strip would draw a mask of its own, and another one when it runs again.
     """
-    training = args[0] if args else kwargs.get("training", True)
-    if training and p > 0:
+    if _trains(args, kwargs) and p > 0:
         raise site.refuse(
             f"with p = {p} draws random masks, which strips cannot share; set p = 0 in the streamed front, or end the "
             "front earlier with memory.stream_until"

@@ -72,9 +72,13 @@ def _exact(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def _exact_or_int(dtype: torch.dtype) -> torch.dtype:
+    """Return the type to add or multiply in: integers and truth values stay integers."""
+    return _exact(dtype) if dtype.is_floating_point or dtype.is_complex else torch.int64
+
+
 def _sum(x: Tensor, over: Over, dtype: torch.dtype, **options: Any) -> Tensor:
-    wide = _exact(dtype) if dtype.is_floating_point or dtype.is_complex else torch.int64
-    return over.total(x.sum(over.dims, keepdim=True, dtype=wide)).to(dtype)
+    return over.total(x.sum(over.dims, keepdim=True, dtype=_exact_or_int(dtype))).to(dtype)
 
 
 def _mean(x: Tensor, over: Over, dtype: torch.dtype, **options: Any) -> Tensor:
@@ -82,8 +86,7 @@ def _mean(x: Tensor, over: Over, dtype: torch.dtype, **options: Any) -> Tensor:
 
 
 def _nansum(x: Tensor, over: Over, dtype: torch.dtype, **options: Any) -> Tensor:
-    wide = _exact(dtype) if dtype.is_floating_point else torch.int64
-    return over.total(x.nansum(over.dims, keepdim=True, dtype=wide)).to(dtype)
+    return over.total(x.nansum(over.dims, keepdim=True, dtype=_exact_or_int(dtype))).to(dtype)
 
 
 def _nanmean(x: Tensor, over: Over, dtype: torch.dtype, **options: Any) -> Tensor:
@@ -92,7 +95,7 @@ def _nanmean(x: Tensor, over: Over, dtype: torch.dtype, **options: Any) -> Tenso
 
 
 def _prod(x: Tensor, over: Over, dtype: torch.dtype, **options: Any) -> Tensor:
-    local = x.to(_exact(dtype) if dtype.is_floating_point else torch.int64)
+    local = x.to(_exact_or_int(dtype))
     for dim in over.dims:
         local = local.prod(dim, keepdim=True)
     return over.gathered(local, 1).prod(0).to(dtype)

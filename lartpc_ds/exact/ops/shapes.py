@@ -74,7 +74,7 @@ def reshape(site: CallSite, function: Function, input: Tensor, *args: Any, **kwa
     if after is None:
         raise site.refuse(
             f"reshapes {before} to {tuple(y.shape)}: mixes {site.words.lines}, which are cut into {site.words.parts}, "
-            f"with others; pool them to one pixel first (AdaptiveAvgPool2d(1)), or {site.words.way_out}"
+            f"with others; {site.words.pool}, or {site.words.way_out}"
         )
     return site.cut_like(y, input, after), None
 
@@ -103,11 +103,11 @@ def _kept(before: Sequence[int], dim: int, after: Sequence[int]) -> int | None:
     return None
 
 
-def squeeze(site: CallSite, function: Function, input: Tensor, *dims: Any) -> Result:
+def squeeze(site: CallSite, function: Function, input: Tensor, *args: Any, **kwargs: Any) -> Result:
     """Drop named dimensions only: without a name, a part of one row would lose it."""
-    if not dims:
+    if not args and not kwargs:
         raise site.refuse(f"names no dimension, and would drop the rows of a {site.words.part} that has one; name it")
-    return reshape(site, function, input, *dims)
+    return reshape(site, function, input, *args, **kwargs)
 
 
 def _taken_apart(site: CallSite, input: Tensor, dim: int) -> Dims:

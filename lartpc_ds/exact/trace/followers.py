@@ -6,7 +6,6 @@ convolution makes a large map of a small one, for such a norm only, its result n
 is a tenth of its first map. Rejected: a pattern of modules, because following tensors holds for any `forward`.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -69,7 +68,7 @@ class _Readers:
         for number in call.reads:
             self.read(number, call)
         if (call.name in _NORMS or call.name == "conv2d") and len(call.gives) == 1:
-            small = _SMALL * math.prod(call.tensors[0][0]) <= call.given_numel
+            small = _SMALL * call.source_numel <= call.given_numel
             output = _Output(small_input=small)
             self.outputs[call.owner, call.name].append(output)
             self._readers[call.gives[0]], self._after[call.gives[0]] = output.readers, output.after_relu

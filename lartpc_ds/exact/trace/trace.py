@@ -123,7 +123,7 @@ class Tracer(Following):
                 )
             run = None
         all_numbers = numbers_of(args, kwargs)
-        results = tensors_of((result,), {})
+        results, source = tensors_of((result,), {}), args[0] if args else kwargs.get("input")
         self.calls.append(
             Call(
                 self.owner,
@@ -135,6 +135,7 @@ class Tracer(Following):
                 all_numbers,
                 reads,
                 tuple(self.number_of(tensor) for tensor in results),
+                source.numel() if isinstance(source, Tensor) else 0,
                 sum(tensor.numel() for tensor in results),
             )
         )

@@ -1,6 +1,7 @@
 """Every function of the table, called once, is exact on tiles and on strips, or refused where it has no rule."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -42,16 +43,29 @@ def test_the_example_calls_the_function(name: str) -> None:
     assert name in {call.name for call in tracer.calls}
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_on_tiles(name: str) -> None:
-    assert OPERATORS[name].on_tiles is not None
-    assert_tiles_agree(Calls(CALLS[name]), image(SHAPE), 2, 2)
+def _joined(names: Sequence[str]) -> Call:
+    """Give the results of several functions as channels of one map."""
+    return lambda x: torch.cat([CALLS[name](x) for name in names], 1)
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_on_strips(name: str) -> None:
-    model = nn.Sequential(OrderedDict(front=Calls(CALLS[name]), rest=nn.Identity()))
-    if OPERATORS[name].on_strips is None or name in SWEEPS:
+def _batches() -> list[tuple[str, ...]]:
+    """The pointwise functions, which have one rule, a dozen at a time, and every other function by itself."""
+    alike = [name for name in CALLS if OPERATORS[name] is OPERATORS["relu"]]
+    batches = [tuple(alike[start : start + 12]) for start in range(0, len(alike), 12)]
+    return batches + [(name,) for name in CALLS if name not in alike]
+
+
+@pytest.mark.parametrize("names", _batches(), ids=" ".join)
+def test_on_tiles(names: tuple[str, ...]) -> None:
+    call = CALLS[names[0]] if len(names) == 1 else _joined(names)
+    assert_tiles_agree(Calls(call), image(SHAPE), 2, 2)
+
+
+@pytest.mark.parametrize("names", _batches(), ids=" ".join)
+def test_on_strips(names: tuple[str, ...]) -> None:
+    call = CALLS[names[0]] if len(names) == 1 else _joined(names)
+    model = nn.Sequential(OrderedDict(front=Calls(call), rest=nn.Identity()))
+    if OPERATORS[names[0]].on_strips is None or names[0] in SWEEPS:
         with pytest.raises(UserError, match=r"memory\.stream_|random numbers"):
             streamed(model, image(SHAPE), 3, "rest")
         return

@@ -77,6 +77,13 @@ def in_place(x: Tensor) -> Tensor:
         (lambda x: x + torch.randn_like(x), ["randn_like", "random numbers"]),
         (lambda x: Doubled.apply(x), ["mul", "Doubled", "autograd function"]),
         (lambda x: checkpoint(F.relu, x, use_reentrant=False), ["relu", "torch.utils.checkpoint"]),
+        (lambda x: x * torch.tensor(float(x.shape[2])), ["tensor", "depends on the size"]),
+        (lambda x: x.index_select(1, torch.tensor([x.shape[2] % 3], device=x.device)), ["depends on the size"]),
+        (lambda x: x.repeat(1, x.shape[2], 1, 1), ["the block", "depends on the size"]),
+        (
+            lambda x: F.batch_norm(x, x.new_zeros(3), x.new_ones(3), eps=1e-5 * x.shape[2]),
+            ["batch_norm", "depends on the size"],
+        ),
         (lambda x: x / x.shape[2], ["div", "depends on the size", "do not compute with the size"]),
         (in_place, ["add", "in place", "y = y + x"]),
         (lambda x: (x, x), ["gives no map", "one map"]),
@@ -93,6 +100,17 @@ def test_operators(function: Callable[[Tensor], Any], words: list[str]) -> None:
 def test_images_are_not_changed_in_place() -> None:
     model = nn.Sequential(OrderedDict(first=nn.ReLU(inplace=True), conv=nn.Conv2d(3, 3, 3), rest=nn.Identity()))
     with pytest.raises(UserError, match=r"first .*relu changes the images in place"):
+        plan_strips(model, 2, "rest", IMAGE)
+
+
+@pytest.mark.parametrize("alias", [lambda x: x.detach(), lambda x: x.data], ids=["detached", "data"])
+def test_images_are_not_changed_through_an_alias(alias: Callable[[Tensor], Tensor]) -> None:
+    class InPlace(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * alias(x).add_(1)
+
+    model = nn.Sequential(OrderedDict(first=InPlace(), rest=nn.Identity()))
+    with pytest.raises(UserError, match=r"first .*add changes the images in place"):
         plan_strips(model, 2, "rest", IMAGE)
 
 

@@ -124,7 +124,7 @@ def test_what_does_not_fit_is_named(images: str, model: str, sections: dict[str,
 def test_on_one_device_a_network_may_use_any_operator() -> None:
     run = config("Labelled", "Spectrum")
     job_of(run, Layout(data=2))
-    with pytest.raises(UserError, match=r"fft_fft2 has no proven form on tiles; set layout\.rows = layout\.cols = 1"):
+    with pytest.raises(UserError, match=r"fft_fft2 has no proven form on tiles;.*layout\.rows = layout\.cols = 1"):
         job_of(run, Layout(rows=2))
     model, images = Spectrum(2, 3), torch.randn(4, 2, ROWS, COLS)
     expected = copy.deepcopy(model)(images)
