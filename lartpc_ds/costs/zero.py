@@ -85,7 +85,7 @@ def states_of(ds: DeepSpeedConfig, candidate: Candidate, parameters: int, host: 
     optimizer = 0.0 if on_host else (1 + maps) * share
     copies = 2 * share if candidate.offload and host else 0.0  # of gradients, where the optimizer looks for them
     if zero == 3:
-        # beside the shards; a single rank has nothing to gather
+        # All weights count as gathered beside the shards, as measured; a single rank has nothing to gather.
         gathered = float(whole) if ranks > 1 else 0.0
         weights = share + gathered
         gradients = 0.0 if on_host else share

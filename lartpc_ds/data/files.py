@@ -1,7 +1,7 @@
 """Many event files as one sequence of events, addressed by (file, index) or by one global index.
 
-Files are kept in the sorted order of their paths, and are never merged or copied. A new format needs a `Reader` and one
-entry in `FORMATS`.
+Files are kept in the sorted order of their paths, and are never merged or copied. A new format needs a `Reader`, one
+entry in `FORMATS`, and its name in `data.format` of `config/run.py`.
 """
 
 import glob
