@@ -25,6 +25,7 @@ __all__ = [
     "LayoutConfig",
     "MemoryConfig",
     "ModelConfig",
+    "Recompute",
     "RunConfig",
     "SimulateConfig",
     "SplitConfig",
@@ -195,10 +196,14 @@ class LayoutConfig(Section):
         return Layout.fit(devices, pipe=self.pipe, data=self.data, rows=self.rows, cols=self.cols, source=source)
 
 
+Recompute = Literal["none", "block"]
+"""Which parts of a network keep their inputs only and run once more in the backward pass."""
+
+
 class MemoryConfig(Section):
     """Which activations of a step are kept; every combination gives the same numbers."""
 
-    recompute: Literal["none", "block"] = "none"
+    recompute: Recompute = "none"
     """With `block` only the input of each block is kept, and the block runs once more in the backward pass."""
     lean_norm: bool = False
     """Whether one map of every norm and ReLU is kept instead of two, and each choice of a pool in one byte."""

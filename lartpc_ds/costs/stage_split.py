@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from lartpc_ds.config.run import MemoryConfig
+from lartpc_ds.config.run import MemoryConfig, Recompute
 from lartpc_ds.costs.applied import applied
 from lartpc_ds.costs.cuts import BlockCost, choose_bounds, stage_bytes
 from lartpc_ds.costs.hardware import Hardware
@@ -60,11 +60,11 @@ class Stages:
             bounds = choose_bounds(candidate.cuts, costs, layout.pipe, candidate.accumulate)
         return replace(candidate, cuts=tuple(costs[start].name for start in bounds[1:-1]))
 
-    def _of(self, recompute: str) -> list[BlockCost]:
+    def _of(self, recompute: Recompute) -> list[BlockCost]:
         """The costs of blocks for a whole image, in micro-batches of one."""
         if recompute not in self._costs:
             problem = self.problem
-            plain = Candidate(Layout(), memory=MemoryConfig(recompute=recompute))  # type: ignore[arg-type]
+            plain = Candidate(Layout(), memory=MemoryConfig(recompute=recompute))
             config, ds = applied(problem.config, problem.ds, plain)
             model = built_without_memory(problem.make_model)
             rates = self.hardware.shared_by(self.ranks)

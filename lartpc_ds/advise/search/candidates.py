@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from lartpc_ds.config.ds_config import DeepSpeedConfig
-from lartpc_ds.config.run import MemoryConfig
+from lartpc_ds.config.run import MemoryConfig, Recompute
 from lartpc_ds.costs.applied import as_written, offloads
 from lartpc_ds.costs.hardware import Hardware
 from lartpc_ds.costs.problem import Candidate, Problem
@@ -188,8 +188,8 @@ def _useful(states: Sequence[tuple[int, bool]], layout: Layout) -> list[tuple[in
 
 
 def _levers(problem: Problem, layout: Layout, has_blocks: bool) -> list[MemoryConfig]:
-    kinds = ("none", "block") if has_blocks else ("none",)
-    found = [MemoryConfig(recompute=kind, lean_norm=lean) for kind, lean in product(kinds, (False, True))]  # type: ignore[arg-type]
+    kinds: tuple[Recompute, ...] = ("none", "block") if has_blocks else ("none",)
+    found = [MemoryConfig(recompute=kind, lean_norm=lean) for kind, lean in product(kinds, (False, True))]
     if has_blocks and layout.tiles == layout.pipe == 1:
         found += [MemoryConfig(stream_strips=strips) for strips in STRIPS]
     mine = problem.config.memory

@@ -26,8 +26,8 @@ from lartpc_ds.exact.trace.frames import autograd_function, checkpointed, where
 __all__ = ["Note", "Strips"]
 
 _HOOKS = frozenset({"register_hook", "retain_grad", "set"})
-_NEW = ("new_", "empty", "zeros", "ones", "full")
-"""How functions begin that make a tensor of some size; where its size matters, it is refused when it meets a map."""
+_SIZES_ONLY = frozenset("new_empty new_zeros new_ones empty zeros ones".split())
+"""Functions whose numbers are the size of a new tensor; where the size matters, it is refused when it meets a map."""
 
 Note = tuple[str, str, str, tuple[Any, ...], tuple[Any, ...]]
 """A call: layer, line, function, its plain numbers, and where each tensor has its rows and its other sizes."""
@@ -128,7 +128,7 @@ class Strips(Following):
         windowed = operator is not None and operator.numbers is Numbers.PLANNED and operator.on_strips is not None
         if not marked and windowed and tensors and tensors[0].ndim == 4:
             raise self.refuse("is of a map of which the rows are not known")
-        if self.notes is not None and not self._name.startswith(_NEW):
+        if self.notes is not None and self._name not in _SIZES_ONLY:
             self._note(args, kwargs, tensors)  # also calls on constants, which may depend on the size of the image
         if not marked or self._name.startswith("new_"):  # x.new_zeros asks x for its dtype and device only
             return func(*args, **kwargs)

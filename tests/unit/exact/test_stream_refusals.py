@@ -79,6 +79,9 @@ def in_place(x: Tensor) -> Tensor:
         (lambda x: checkpoint(F.relu, x, use_reentrant=False), ["relu", "torch.utils.checkpoint"]),
         (lambda x: x * torch.tensor(float(x.shape[2])), ["tensor", "depends on the size"]),
         (lambda x: x.index_select(1, torch.tensor([x.shape[2] % 3], device=x.device)), ["depends on the size"]),
+        (lambda x: x * torch.full_like(x, x.shape[2]), ["full_like", "depends on the size"]),
+        (lambda x: x * torch.full((1,), x.shape[2], device=x.device), ["full", "depends on the size"]),
+        (lambda x: x * x.new_full((1,), x.shape[2]), ["new_full", "depends on the size"]),
         (lambda x: x.repeat(1, x.shape[2], 1, 1), ["the block", "depends on the size"]),
         (
             lambda x: F.batch_norm(x, x.new_zeros(3), x.new_ones(3), eps=1e-5 * x.shape[2]),
