@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 from lartpc_ds.layout import Bounds
 
 __all__ = [
+    "NO_TAP",
     "AxisOperator",
     "AxisPlan",
     "Piece",
@@ -22,6 +23,7 @@ __all__ = [
     "Rect",
     "Same",
     "Shift",
+    "Tap",
     "TileView",
     "Transposed",
     "Window",
@@ -32,6 +34,11 @@ __all__ = [
 
 Range = tuple[int, int]
 """The pixels [start, stop) of one axis of the whole map."""
+
+Tap = tuple[slice, slice]
+"""One pixel of a window, for all outputs that have it inside the map: these outputs, and the inputs that they read."""
+
+NO_TAP: Tap = (slice(0, 0), slice(0, 0))
 
 
 class AxisOperator(Protocol):
@@ -98,6 +105,20 @@ class Window:
         first = out[0] * self.stride - self.padding
         return first, (out[1] - 1) * self.stride - self.padding + self.reach
 
+    def taps(self, outputs: int, size: int) -> list[Tap]:
+        """Return, for each pixel of the window, the outputs that have it in the map, and the inputs that they read."""
+        taps = []
+        for offset in (self.dilation * tap - self.padding for tap in range(self.kernel)):
+            first = max(0, -(offset // self.stride))
+            last = min(outputs, (size - 1 - offset) // self.stride + 1)
+            read = slice(first * self.stride + offset, (last - 1) * self.stride + offset + 1, self.stride)
+            taps.append((slice(first, last), read) if first < last else NO_TAP)
+        return taps
+
+    def patch_after(self, patch: int) -> int | None:
+        """Return the side of the patches of the output, or None if the stride does not divide the map's patches."""
+        return None if patch % self.stride else patch // self.stride
+
     def outputs(self, size: int) -> int:
         """Return how many windows lie within a map of `size` and its padding."""
         return (size + 2 * self.padding - self.reach) // self.stride + 1
@@ -135,6 +156,20 @@ class Transposed:
         first = -(-(out[0] + self.padding - reach) // self.stride)
         last = (out[1] - 1 + self.padding) // self.stride
         return first, max(last, first) + 1
+
+    def taps(self, outputs: int, size: int) -> list[Tap]:
+        """Return, for each pixel of the kernel, the outputs that it adds to, and the inputs that it takes."""
+        taps = []
+        for offset in (self.dilation * tap - self.padding for tap in range(self.kernel)):
+            first = max(0, -(offset // self.stride))
+            last = min(size, (outputs - 1 - offset) // self.stride + 1)
+            made = slice(first * self.stride + offset, (last - 1) * self.stride + offset + 1, self.stride)
+            taps.append((made, slice(first, last)) if first < last else NO_TAP)
+        return taps
+
+    def patch_after(self, patch: int) -> int | None:
+        """Return the side of the patches of the output."""
+        return patch * self.stride
 
 
 def _outer(bounds: Bounds, size: int, mapped: Sequence[int]) -> Bounds:

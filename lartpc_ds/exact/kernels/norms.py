@@ -16,7 +16,7 @@ for it, and the backward makes it again piece by piece to see where the ReLU was
 that it returns.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +28,25 @@ from lartpc_ds.exact.grid.pieces import has_no_data, in_pieces, rows_at_once
 from lartpc_ds.exact.grid.remade import Remade, own_copy
 from lartpc_ds.exact.grid.tiles import Group
 
-__all__ = ["Statistics", "normalise", "statistics_of"]
+__all__ = ["Part", "Statistics", "normalise", "parts_of", "statistics_of"]
+
+
+class Part(NamedTuple):
+    """Some maps of a batch that share their statistics.
+
+    A unit is one sample, or all samples together, and may have several parts.
+    """
+
+    unit: int
+    maps: slice
+    """Where the maps are in the batch."""
+    pixels: Tensor | None = None
+    """For how many pixels of the whole image each pixel stands, (maps, 1, h, w); None means one each."""
+
+
+def parts_of(x: Tensor, *, per_sample: bool) -> list[Part]:
+    """Return one part for each sample of a batch, or one for all."""
+    return [Part(n, slice(n, n + 1)) for n in range(len(x))] if per_sample else [Part(0, slice(0, len(x)))]
 
 
 class Statistics(NamedTuple):
@@ -40,13 +58,12 @@ class Statistics(NamedTuple):
 
 
 @torch.no_grad()
-def statistics_of(x: Tensor, *, num_groups: int, per_sample: bool, group: Group) -> Statistics:
+def statistics_of(x: Tensor, parts: Sequence[Part], *, num_groups: int, group: Group) -> Statistics:
     """Return the statistics of the whole image, of which this rank has the tile x (N, C, h, w).
 
-    A unit is one sample, or all samples together where `per_sample` is false. A statistic is over one unit and C /
-    num_groups channels.
+    `parts` go through the batch in its order. A statistic is over one unit and C / num_groups channels.
     """
-    return _combined(_local(x, num_groups, per_sample), group)
+    return _combined(_local(x, parts, num_groups), group)
 
 
 def normalise(
@@ -56,7 +73,7 @@ def normalise(
     bias: Tensor | None,
     eps: float,
     *,
-    per_sample: bool,
+    parts: Sequence[Part],
     group: Group,
     remade: Remade | None = None,
     owns_gradient: bool = False,
@@ -67,9 +84,9 @@ def normalise(
     it, so it is written over.
     """
     relu = remade is not None
-    y: Tensor = _Normalise.apply(x, weight, bias, statistics, eps, per_sample, group, relu, owns_gradient)  # type: ignore[no-untyped-call]
+    y: Tensor = _Normalise.apply(x, weight, bias, statistics, eps, parts, group, relu, owns_gradient)  # type: ignore[no-untyped-call]
     if remade is not None and torch.is_grad_enabled():
-        affine = _Affine.of(statistics, x.shape[1], weight, bias, eps, per_sample)
+        affine = _Affine.of(statistics, x.shape[1], weight, bias, eps, parts)
         again = remade.again(x)
         remade.note(y, lambda: affine.of_map(again(), relu=True))
     return y
@@ -83,7 +100,7 @@ class _Affine(NamedTuple):
     weight: Tensor | None
     bias: Tensor | None
     eps: float
-    per_sample: bool
+    parts: Sequence[Part]
 
     @classmethod
     def of(
@@ -93,16 +110,16 @@ class _Affine(NamedTuple):
         weight: Tensor | None,
         bias: Tensor | None,
         eps: float,
-        per_sample: bool,
+        parts: Sequence[Part],
     ) -> "_Affine":
         repeats = channels // statistics.mean.shape[1]
         mean, variance = (statistic.repeat_interleave(repeats, 1) for statistic in statistics[:2])
-        return cls(mean, variance, own_copy(weight), own_copy(bias), eps, per_sample)
+        return cls(mean, variance, own_copy(weight), own_copy(bias), eps, parts)
 
     def of_map(self, x: Tensor, *, relu: bool) -> Tensor:
         """Normalise a map (N, C, h, w)."""
-        parts = [self.of_unit(unit, part, relu=relu) for unit, part in _units(x, self.per_sample)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        made = [self.of_unit(part.unit, x[part.maps], relu=relu) for part in self.parts]
+        return made[0] if len(made) == 1 else torch.cat(made)
 
     def of_unit(self, unit: int, part: Tensor, *, relu: bool) -> Tensor:
         """Normalise some pixels of one unit."""
@@ -125,13 +142,13 @@ class _Normalise(Messenger):
         bias: Tensor | None,
         statistics: Statistics,
         eps: float,
-        per_sample: bool,
+        parts: Sequence[Part],
         group: Group,
         relu: bool,
         owns_gradient: bool,
     ) -> Tensor:
-        ctx.eps, ctx.group, ctx.per_sample, ctx.relu, ctx.owns_gradient = eps, group, per_sample, relu, owns_gradient
-        affine = _Affine.of(statistics, x.shape[1], weight, bias, eps, per_sample)
+        ctx.eps, ctx.group, ctx.parts, ctx.relu, ctx.owns_gradient = eps, group, parts, relu, owns_gradient
+        affine = _Affine.of(statistics, x.shape[1], weight, bias, eps, parts)
         ctx.save_for_backward(x, weight, bias, affine.mean, affine.variance, statistics.pixels)
         return affine.of_map(x, relu=relu)
 
@@ -140,7 +157,7 @@ class _Normalise(Messenger):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, variance, count = ctx.saved_tensors
         x, gradient = _usual_strides(x), _usual_strides(gradients[0])
-        affine = _Affine(mean, variance, weight, bias, ctx.eps, ctx.per_sample)
+        affine = _Affine(mean, variance, weight, bias, ctx.eps, ctx.parts)
         invstd = (variance + ctx.eps).rsqrt()
         if ctx.relu:
             mine = ctx.owns_gradient and gradient.dtype == x.dtype
@@ -162,7 +179,7 @@ class _Normalise(Messenger):
         slope = -mean_product * invstd * invstd
         offset = -mean_gradient * invstd - slope * mean
         g_x = gradient if ctx.relu else torch.empty_like(x)
-        return _combine(g_x, gradient, x, scale, slope, offset), g_weight, g_bias, *(None for _ in range(6))
+        return _combine(g_x, gradient, x, affine, scale, slope, offset), g_weight, g_bias, *(None for _ in range(6))
 
 
 def _usual_strides(x: Tensor) -> Tensor:
@@ -174,34 +191,48 @@ def _usual_strides(x: Tensor) -> Tensor:
     return x.as_strided(x.shape, (x[0].numel(), *x.stride()[1:])) if len(x) == 1 else x
 
 
-def _units(x: Tensor, per_sample: bool) -> Iterator[tuple[int, Tensor]]:
-    return enumerate(torch.split(x, 1) if per_sample else [x])
-
-
-def _local(x: Tensor, num_groups: int, per_sample: bool) -> Statistics:
+def _local(x: Tensor, parts: Sequence[Part], num_groups: int) -> Statistics:
     """Return this tile's statistics."""
-    moments = []
-    for _, part in _units(x, per_sample):
-        dtype = torch.promote_types(part.dtype, torch.float32)
-        # running buffers in float32 make the kernel answer in float32; a momentum of 1 leaves nothing of them
-        unused = torch.zeros(2, x.shape[1], dtype=dtype, device=x.device)
-        # torch has no form of this function without data, and a plan only wants the shape
-        moments.append(
-            # a sum reads as many bytes, and a trace that counts seconds must see them
-            unused + part.sum((0, 2, 3), dtype=dtype)
-            if has_no_data(x)
-            else torch.stack(torch.batch_norm_update_stats(part, unused[0], unused[1], 1.0))
-        )
-    mean, variance = torch.stack(moments).reshape(len(moments), 2, num_groups, -1).unbind(1)
+    units: dict[int, list[Tensor]] = {}
+    for part in parts:
+        units.setdefault(part.unit, []).append(_moments(x[part.maps], part.pixels))
+    moments = [units[unit] for unit in range(len(units))]
+    of_units = [unit[0] if len(unit) == 1 else torch.stack(_pooled(torch.stack(unit))) for unit in moments]
+    mean, variance, pixels = torch.stack(of_units).reshape(len(units), 3, num_groups, -1).unbind(1)
     group_mean = mean.mean(2)
     between = (mean - group_mean[..., None]).square().mean(2)
-    pixels = x.numel() / x.shape[1] / len(moments)
-    return Statistics(group_mean, variance.mean(2) + between, torch.full_like(group_mean, pixels))
+    return Statistics(group_mean, variance.mean(2) + between, pixels[..., 0].clone())
+
+
+def _moments(x: Tensor, pixels: Tensor | None) -> Tensor:
+    """Return the mean, the biased variance and the number of pixels of each channel, (3, C)."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if pixels is not None:
+        counts, values = pixels.to(dtype), x.to(dtype)
+        total = counts.sum()
+        mean = (values * counts).sum((0, 2, 3)) / total
+        variance = ((values - mean[:, None, None]).square() * counts).sum((0, 2, 3)) / total
+        return torch.stack([mean, variance, total.expand_as(mean)])
+    # running buffers in float32 make the kernel answer in float32; a momentum of 1 leaves nothing of them
+    unused = torch.zeros(2, x.shape[1], dtype=dtype, device=x.device)
+    # torch has no form of this function without data, and a plan only wants the shape
+    moments = (
+        # a sum reads as many bytes, and a trace that counts seconds must see them
+        unused + x.sum((0, 2, 3), dtype=dtype)
+        if has_no_data(x)
+        else torch.stack(torch.batch_norm_update_stats(x, unused[0], unused[1], 1.0))
+    )
+    return torch.cat([moments, torch.full_like(moments[:1], x.numel() / x.shape[1])])
 
 
 def _combined(local: Statistics, group: Group) -> Statistics:
     """Combine the statistics of all ranks, in the same order everywhere, so that all ranks agree to the bit."""
-    means, variances, counts = group.all_gather(torch.stack(local)).unbind(1)
+    return _pooled(group.all_gather(torch.stack(local)))
+
+
+def _pooled(statistics: Tensor) -> Statistics:
+    """(n, 3, ...) -> the statistics of the pixels of all n together."""
+    means, variances, counts = statistics.unbind(1)
     count = counts.sum(0)
     mean = (means * counts).sum(0) / count
     deviations = (variances + (means - mean).square()) * counts
@@ -210,9 +241,11 @@ def _combined(local: Statistics, group: Group) -> Statistics:
 
 def _sums(gradient: Tensor, x: Tensor, affine: _Affine, invstd: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sums over pixels of gradient * (x - mean) * invstd, and of gradient; each (units, C)."""
-    units = zip(_units(x, affine.per_sample), _units(gradient, affine.per_sample), strict=True)
-    sums = [_sums_of_unit(unit, part_of_g, part, affine, invstd) for (unit, part), (_, part_of_g) in units]
-    with_x, alone = (torch.stack(column) for column in zip(*sums, strict=True))
+    with_x, alone = (torch.zeros_like(invstd) for _ in range(2))
+    for part in affine.parts:
+        sums = _sums_of_unit(part.unit, gradient[part.maps], x[part.maps], affine, invstd)
+        with_x[part.unit] += sums[0]
+        alone[part.unit] += sums[1]
     return with_x, alone
 
 
@@ -232,7 +265,7 @@ def _through_relu(
     Return its sums as `_sums` does.
     """
     with_x, alone = (torch.zeros_like(affine.mean) for _ in range(2))
-    for unit, piece in _pieces(x, affine.per_sample):
+    for unit, piece, _ in _pieces(x, affine.parts):
         y = affine.of_unit(unit, x[piece], relu=False)
         masked[piece] = torch.ops.aten.threshold_backward(gradient[piece], y, 0)
         sums = _sums_of_unit(unit, masked[piece], x[piece], affine, invstd)
@@ -241,23 +274,34 @@ def _through_relu(
     return with_x, alone
 
 
-def _pieces(x: Tensor, per_sample: bool) -> Iterator[tuple[int, tuple[slice, slice, slice]]]:
-    """Yield (unit, where) for bands of rows that fit a cache."""
+def _pieces(x: Tensor, parts: Sequence[Part]) -> Iterator[tuple[int, tuple[slice, slice, slice], Tensor | None]]:
+    """Yield (unit, where, pixels) for bands of rows, or for several maps, that fit a cache."""
     rows = rows_at_once(x, x[0, :, 0].numel() * x.element_size())
+    at_once = max(1, rows // x.shape[2])
     with in_pieces():
-        for sample in range(len(x)):
-            for top in range(0, x.shape[2], rows):
-                yield sample if per_sample else 0, (slice(sample, sample + 1), slice(None), slice(top, top + rows))
+        for unit, maps, pixels in parts:
+            for first in range(maps.start, maps.stop, at_once):
+                some = slice(first, min(first + at_once, maps.stop))
+                theirs = None if pixels is None else pixels[some.start - maps.start : some.stop - maps.start]
+                for top in range(0, x.shape[2], rows):
+                    band = slice(top, top + rows)
+                    yield unit, (some, slice(None), band), None if theirs is None else theirs[:, :, band]
 
 
-def _combine(y: Tensor, gradient: Tensor, x: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """Write gradient * scale + x * slope + offset into y, which may be the gradient, and return y.
+def _combine(
+    y: Tensor, gradient: Tensor, x: Tensor, affine: _Affine, scale: Tensor, slope: Tensor, offset: Tensor
+) -> Tensor:
+    """Write gradient * scale + (x * slope + offset) * pixels into y, which may be the gradient, and return y.
 
-    Each factor is (units, C), and the sum is done in float32.
+    Each factor is (units, C), and the sum is done in float32. The gradient of a pixel that stands for several is the
+    sum of theirs already, and what reaches it through the statistics is as much again for each of them.
     """
     factors = [factor[:, None, :, None, None] for factor in (scale, slope, offset)]
-    for unit, piece in _pieces(x, len(scale) > 1):
+    for unit, piece, pixels in _pieces(x, affine.parts):
         a, b, c = (factor[unit] for factor in factors)
-        part = gradient[piece].to(a.dtype, copy=True)
-        y[piece] = part.mul_(a).addcmul_(x[piece].to(a.dtype), b).add_(c)
+        part = gradient[piece].to(a.dtype, copy=True).mul_(a)
+        if pixels is None:
+            y[piece] = part.addcmul_(x[piece].to(a.dtype), b).add_(c)
+        else:
+            y[piece] = part.addcmul_(x[piece].to(a.dtype).mul(b).add_(c), pixels.to(a.dtype))
     return y

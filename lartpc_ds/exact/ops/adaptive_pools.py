@@ -22,8 +22,8 @@ from lartpc_ds.exact.grid.windows import Range, Rect
 from lartpc_ds.exact.kernels.collectives import Over, first_of_all, lowest, sum_over_ranks
 from lartpc_ds.exact.kernels.halo import part_of
 from lartpc_ds.exact.ops.norms import statistics_on_strips
-from lartpc_ds.exact.ops.operator import Operator, Result, TileCallSite, map_cut
-from lartpc_ds.exact.ops.reductions import REDUCTIONS
+from lartpc_ds.exact.ops.operator import Operator, PatchCallSite, Result, TileCallSite, map_cut, map_patches
+from lartpc_ds.exact.ops.reductions import REDUCTIONS, over_map
 
 __all__ = ["OPERATORS"]
 
@@ -137,7 +137,17 @@ class _Largest(Messenger):
         return home, None, None, None, None
 
 
+def adaptive_avg_pool2d_on_patches(site: PatchCallSite, function: Function, input: Tensor, output_size: Any) -> Result:
+    """Run the mean over the image."""
+    map_patches(site, input)
+    if output_size not in (1, (1, 1), [1, 1]):
+        raise site.refuse(f"to {output_size} is covered to one pixel only; {site.words.way_out}")
+    return over_map(site, input, input.dtype, keepdim=True, mean=True), None
+
+
 OPERATORS = {
-    "adaptive_avg_pool2d": Operator(on_tiles=adaptive_avg_pool2d, on_strips=statistics_on_strips),
+    "adaptive_avg_pool2d": Operator(
+        on_tiles=adaptive_avg_pool2d, on_strips=statistics_on_strips, on_patches=adaptive_avg_pool2d_on_patches
+    ),
     "adaptive_max_pool2d": Operator(on_tiles=adaptive_max_pool2d, on_strips=statistics_on_strips),
 }

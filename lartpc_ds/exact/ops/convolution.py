@@ -1,10 +1,11 @@
 """Convolutions, transposed convolutions, and the windows of a map as channels (`unfold`).
 
-Each argument tuple reads a call once for tiles and strips, and gives the windows. On tiles the plan knows the whole
-result; on strips the rows that lie at a true border are padded before torch's own function runs. Rejected: padded
-copies of tiles, for which `kernels.convolution` gives the reasons.
+Each argument tuple reads a call once for tiles, strips and patches, and gives the windows. On tiles the plan knows the
+whole result; on strips the rows that lie at a true border are padded before torch's own function runs; a patch is read
+with its surroundings. Rejected: padded copies of tiles, for which `kernels.convolution` gives the reasons.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,21 +16,24 @@ from torch.nn import functional as F
 from lartpc_ds.exact.grid.cuts import Cut, Function, Plans, Run, view_of
 from lartpc_ds.exact.grid.remade import own_copy
 from lartpc_ds.exact.grid.tiles import Tiles
-from lartpc_ds.exact.grid.windows import Transposed
+from lartpc_ds.exact.grid.windows import Range, Transposed
 from lartpc_ds.exact.kernels.convolution import Geometry, convolve
 from lartpc_ds.exact.kernels.halo import padded
+from lartpc_ds.exact.kernels.patches import Options, convolved
 from lartpc_ds.exact.ops.operator import (
     Numbers,
     Operator,
     Pair,
+    PatchCallSite,
     Result,
     StripCallSite,
     TileCallSite,
     map_cut,
+    map_patches,
     map_rows,
     pair,
 )
-from lartpc_ds.exact.ops.windows import OutBounds, outputs_of, planned, windowed_rows, windows_of
+from lartpc_ds.exact.ops.windows import OutBounds, outputs_of, planned, read_patches, windowed_rows, windows_of
 
 __all__ = ["OPERATORS", "Convolution", "Remake"]
 
@@ -55,6 +59,12 @@ class _Conv2d(NamedTuple):
         if padding == "same":
             padding = tuple(spread[axis] * (kernel[axis] - 1) // 2 for axis in (0, 1))
         return Geometry(*windows_of(kernel, self.stride, 0 if padding == "valid" else padding, self.dilation))
+
+    @property
+    def odd(self) -> Pair:
+        """The rows and columns of padding after the map beyond those before it."""
+        same, geometry = self.padding == "same", self.geometry
+        return ((geometry.rows.reach - 1) % 2, (geometry.cols.reach - 1) % 2) if same else (0, 0)
 
     def autocast(self) -> "_Conv2d":
         """Do to the tensors what torch.autocast does, because it does not reach into autograd functions."""
@@ -115,10 +125,24 @@ def conv2d_on_strips(site: StripCallSite, function: Function, *args: Any, **kwar
     """Run any kernel, stride, padding, dilation and groups."""
     given = _Conv2d(*args, **kwargs)
     rows, cols = given.geometry.rows, given.geometry.cols
-    odd_row, odd_col = ((rows.reach - 1) % 2, (cols.reach - 1) % 2) if given.padding == "same" else (0, 0)
+    odd_row, odd_col = given.odd
     outputs = rows.outputs(map_rows(site, given.input).size + odd_row)
     x, out = windowed_rows(site, given.input, rows, outputs, 0.0, (0, odd_col))
     return site.mark_rows(function(*given._replace(input=x, padding=(0, cols.padding))), out), None
+
+
+def conv2d_on_patches(site: PatchCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    """Run any kernel, padding, dilation and groups, and a stride that divides the patches."""
+    given = _Conv2d(*args, **kwargs)
+    axes, patches = (given.geometry.rows, given.geometry.cols), map_patches(site, given.input)
+    if all((axis.kernel, axis.stride, axis.padding) == (1, 1, 0) for axis in axes):
+        return site.mark_patches(function(*given), patches), None
+    outputs = [axis.outputs(size + odd) for axis, size, odd in zip(axes, patches.size, given.odd, strict=True)]
+    target, reading = read_patches(site, given.input, axes, (outputs[0], outputs[1]))
+    stride = [1 if axis.kernel == 1 else axis.stride for axis in axes]
+    options = Options((stride[0], stride[1]), pair(given.dilation), given.groups)
+    x, weight, bias, *_ = given.autocast()
+    return site.mark_patches(convolved(x, weight, bias, reading, options), target), None
 
 
 class _ConvTranspose2d(NamedTuple):
@@ -132,6 +156,13 @@ class _ConvTranspose2d(NamedTuple):
     output_padding: Any = 0
     groups: int = 1
     dilation: Any = 1
+
+    @property
+    def axes(self) -> tuple[Transposed, Transposed]:
+        """The windows of rows and columns."""
+        kernel, steps, pads, spread = map(pair, (self.weight.shape[2:], self.stride, self.padding, self.dilation))
+        rows, cols = (Transposed(kernel[axis], steps[axis], pads[axis], spread[axis]) for axis in (0, 1))
+        return rows, cols
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,24 +180,46 @@ class TransposedConvolution:
         given, here = _ConvTranspose2d(*args, **kwargs), view_of(self.plans, tiles)
         x = padded(tiles, given.input, here)
         y = F.conv_transpose2d(x, given.weight, None, self.stride, 0, 0, given.groups, self.dilation)
-        pads: list[int] = []
-        for axis, wanted in enumerate(outputs_of(self.bounds, tiles)):
-            start = here.need[axis][0] * self.stride[axis] - self.padding[axis]
-            pads = [start - wanted[0], wanted[1] - start - y.shape[2 + axis], *pads]
-        # y is padded before it is cropped, because where no input reaches the outputs, they lie beside y altogether
-        for added in ([max(pad, 0) for pad in pads], [min(pad, 0) for pad in pads]):
-            y = F.pad(y, added) if any(added) else y
+        starts = [here.need[axis][0] * self.stride[axis] - self.padding[axis] for axis in (0, 1)]
+        y = _cropped(y, starts, outputs_of(self.bounds, tiles))
         return y if given.bias is None else y + given.bias.to(y.dtype)[:, None, None]
 
 
-def conv_transpose2d(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+def _cropped(y: Tensor, starts: Sequence[int], wanted: Sequence[Range]) -> Tensor:
+    """Return the `wanted` rows and columns of a map whose first ones have the numbers `starts`, zero beyond it."""
+    pads: list[int] = []
+    for axis, (start, stop) in enumerate(wanted):
+        pads = [starts[axis] - start, stop - starts[axis] - y.shape[2 + axis], *pads]
+    # y is padded before it is cropped, because where no input reaches the outputs, they lie beside y altogether
+    for added in ([max(pad, 0) for pad in pads], [min(pad, 0) for pad in pads]):
+        y = F.pad(y, added) if any(added) else y
+    return y
+
+
+def conv_transpose2d_on_tiles(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
     """Plan any kernel, stride, padding, output padding, dilation and groups."""
     given = _ConvTranspose2d(*args, **kwargs)
     cut, y = map_cut(site, given.input), function(*given)
-    kernel, steps, pads, spread = map(pair, (given.weight.shape[2:], given.stride, given.padding, given.dilation))
-    axes = [Transposed(kernel[axis], steps[axis], pads[axis], spread[axis]) for axis in (0, 1)]
-    plans, bounds = planned(site, cut, axes, y)
-    return y, TransposedConvolution(plans, bounds, steps, pads, spread)
+    plans, bounds = planned(site, cut, given.axes, y)
+    return y, TransposedConvolution(plans, bounds, pair(given.stride), pair(given.padding), pair(given.dilation))
+
+
+def conv_transpose2d_on_patches(site: PatchCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    """Run any kernel, stride, padding, output padding, dilation and groups."""
+    given = _ConvTranspose2d(*args, **kwargs)
+    axes, patches = given.axes, map_patches(site, given.input)
+    outputs = [
+        (size - 1) * axis.stride - 2 * axis.padding + axis.dilation * (axis.kernel - 1) + 1 + more
+        for axis, size, more in zip(axes, patches.size, pair(given.output_padding), strict=True)
+    ]
+    target, reading = read_patches(site, given.input, axes, (outputs[0], outputs[1]))
+    options = Options(pair(given.stride), pair(given.dilation), given.groups, transposed=True)
+    x, weight, bias, *_ = _Conv2d(given.input, given.weight, given.bias).autocast()
+    starts = [
+        axis.need((0, side))[0] * axis.stride - axis.padding for axis, side in zip(axes, target.shape, strict=True)
+    ]
+    y = _cropped(convolved(x, weight, None, reading, options), starts, [(0, side) for side in target.shape])
+    return site.mark_patches(y if bias is None else y + bias[:, None, None], target), None
 
 
 class _Unfold(NamedTuple):
@@ -205,8 +258,14 @@ def unfold(site: TileCallSite, function: Function, *args: Any, **kwargs: Any) ->
 
 OPERATORS = {
     "conv2d": Operator(
-        on_tiles=conv2d_on_tiles, on_strips=conv2d_on_strips, numbers=Numbers.PLANNED, fresh_gradient=True
+        on_tiles=conv2d_on_tiles,
+        on_strips=conv2d_on_strips,
+        on_patches=conv2d_on_patches,
+        numbers=Numbers.PLANNED,
+        fresh_gradient=True,
     ),
-    "conv_transpose2d": Operator(on_tiles=conv_transpose2d, numbers=Numbers.PLANNED),
+    "conv_transpose2d": Operator(
+        on_tiles=conv_transpose2d_on_tiles, on_patches=conv_transpose2d_on_patches, numbers=Numbers.PLANNED
+    ),
     "unfold": Operator(on_tiles=unfold, numbers=Numbers.PLANNED),
 }

@@ -1,9 +1,11 @@
 """Norms run on tiles with the statistics of the whole image, and may take the ReLU that follows them (lean norms).
 
-On strips a norm must act on every pixel by itself, or have running statistics. Rejected: statistics over all strips,
-for each of which all strips would have to run once more.
+On strips a norm must act on every pixel by itself, or have running statistics. On patches the statistics count every
+pixel as often as it occurs. Rejected: statistics over all strips, for each of which all strips would have to run once
+more.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,17 +15,20 @@ import torch
 from torch import Tensor
 
 from lartpc_ds.exact.grid.cuts import Function, Run
+from lartpc_ds.exact.grid.patches import Patches
 from lartpc_ds.exact.grid.tiles import Alone, Group, Tiles
 from lartpc_ds.exact.kernels.layer_norms import layer_norm_relu
-from lartpc_ds.exact.kernels.norms import Statistics, normalise, statistics_of
+from lartpc_ds.exact.kernels.norms import Part, Statistics, normalise, parts_of, statistics_of
 from lartpc_ds.exact.ops.operator import (
     CallSite,
     Operator,
+    PatchCallSite,
     Result,
     StripCallSite,
     TileCallSite,
     cut_dims,
     map_cut,
+    map_patches,
     map_rows,
 )
 
@@ -96,10 +101,9 @@ class _Norm:
         given: _Arguments,
         group: Group,
         groups: int,
-        *,
-        per_sample: bool,
+        parts: Sequence[Part],
     ) -> Tensor:
-        statistics = statistics_of(x, num_groups=groups, per_sample=per_sample, group=group)
+        statistics = statistics_of(x, parts, num_groups=groups, group=group)
         if not isinstance(given, _GroupNorm):
             _move_running(given, statistics)
         return normalise(
@@ -108,7 +112,7 @@ class _Norm:
             given.weight,
             given.bias,
             given.eps,
-            per_sample=per_sample,
+            parts=parts,
             group=group,
             remade=tiles.remade if self.relu else None,
             owns_gradient=self.owns_gradient,
@@ -141,7 +145,7 @@ class BatchNorm(_Norm):
         x, shape = given.input, given.input.shape
         four = x if len(shape) == 4 else x.reshape(*shape[:2], -1, 1)
         group = tiles.whole_norm if self.whole else tiles.norm
-        y = self._normalised(tiles, four, given, group, shape[1], per_sample=False)
+        y = self._normalised(tiles, four, given, group, shape[1], parts_of(four, per_sample=False))
         # a reshape to the same shape would change the strides of a single event, and torch would leave channels-last
         return y if four is x else y.reshape(shape)
 
@@ -156,7 +160,8 @@ class InstanceNorm(_Norm):
         if not given.use_input_stats:
             return function(*given)  # type: ignore[no-any-return]
         group = Alone() if self.whole else tiles.group
-        return self._normalised(tiles, given.input, given, group, given.input.shape[1], per_sample=True)
+        x = given.input
+        return self._normalised(tiles, x, given, group, x.shape[1], parts_of(x, per_sample=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +171,8 @@ class GroupNorm(_Norm):
     def __call__(self, tiles: Tiles, function: Function, /, *args: Any, **kwargs: Any) -> Tensor:
         """Return the outputs of this rank's tile."""
         given, group = _GroupNorm(*args, **kwargs), Alone() if self.whole else tiles.group
-        return self._normalised(tiles, _autocast(given.input), given, group, given.num_groups, per_sample=True)
+        x = _autocast(given.input)
+        return self._normalised(tiles, x, given, group, given.num_groups, parts_of(x, per_sample=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +228,53 @@ def statistics_on_strips(site: StripCallSite, function: Function, *args: Any, **
     raise site.refuse(SWEEP)
 
 
+def batch_norm_on_patches(site: PatchCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    """Run a batch norm over all events."""
+    given = _BatchNorm(*args, **kwargs)
+    patches, x = map_patches(site, given.input), given.input
+    if not given.training:
+        return site.mark_patches(function(*given), patches), None
+    parts = _parts_of_patches(patches, x, per_event=False)
+    y = BatchNorm()._normalised(site.tiles, x, given, site.tiles.norm, x.shape[1], parts)
+    return site.mark_patches(y, patches), None
+
+
+def group_norm_on_patches(site: PatchCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    """Run a group norm over each event."""
+    given = _GroupNorm(*args, **kwargs)
+    patches, x = map_patches(site, given.input), _autocast(given.input)
+    parts = _parts_of_patches(patches, x, per_event=True)
+    return site.mark_patches(
+        GroupNorm()._normalised(site.tiles, x, given, Alone(), given.num_groups, parts), patches
+    ), None
+
+
+def instance_norm_on_patches(site: PatchCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    """Run an instance norm over each event."""
+    given = _InstanceNorm(*args, **kwargs)
+    patches, x = map_patches(site, given.input), given.input
+    if not given.use_input_stats:
+        return site.mark_patches(function(*given), patches), None
+    parts = _parts_of_patches(patches, x, per_event=True)
+    return site.mark_patches(
+        InstanceNorm()._normalised(site.tiles, x, given, Alone(), x.shape[1], parts), patches
+    ), None
+
+
+def _parts_of_patches(patches: Patches, x: Tensor, *, per_event: bool) -> list[Part]:
+    """Return the special patches, whose pixels count several times or not at all, and the plain ones."""
+    pixels, (special, plain) = torch.from_numpy(patches.pixels())[:, None].to(x.device), patches.bounds_of_events()
+    if not per_event:
+        special, plain = special[[0, -1]], plain[[0, -1]]
+    counted = [(slice(*bounds), True) for bounds in itertools.pairwise(special.tolist())]
+    counted += [(slice(*bounds), False) for bounds in itertools.pairwise(plain.tolist())]
+    return [
+        Part(number % (len(special) - 1), maps, pixels[maps] if several else None)
+        for number, (maps, several) in enumerate(counted)
+        if maps.start < maps.stop
+    ]
+
+
 def layer_norm(
     site: CallSite, function: Function, input: Tensor, normalized_shape: Sequence[int], *args: Any, **kwargs: Any
 ) -> Result:
@@ -244,13 +297,22 @@ OPERATORS = {
         on_tiles=_on_tiles(BatchNorm),
         on_whole=batch_norm_on_whole,
         on_strips=batch_norm_on_strips,
+        on_patches=batch_norm_on_patches,
         with_relu=partial(BatchNorm, relu=True),
     ),
     "group_norm": Operator(
-        on_tiles=_on_tiles(GroupNorm), on_strips=statistics_on_strips, with_relu=partial(GroupNorm, relu=True)
+        on_tiles=_on_tiles(GroupNorm),
+        on_strips=statistics_on_strips,
+        on_patches=group_norm_on_patches,
+        with_relu=partial(GroupNorm, relu=True),
     ),
     "instance_norm": Operator(
-        on_tiles=_on_tiles(InstanceNorm), on_strips=statistics_on_strips, with_relu=partial(InstanceNorm, relu=True)
+        on_tiles=_on_tiles(InstanceNorm),
+        on_strips=statistics_on_strips,
+        on_patches=instance_norm_on_patches,
+        with_relu=partial(InstanceNorm, relu=True),
     ),
-    "layer_norm": Operator(on_tiles=layer_norm, on_strips=layer_norm, with_relu=_lean_layer_norm),
+    "layer_norm": Operator(
+        on_tiles=layer_norm, on_strips=layer_norm, on_patches=layer_norm, with_relu=_lean_layer_norm
+    ),
 }

@@ -1,13 +1,13 @@
 """An `Operator` says what happens to one torch function on maps that are cut; a `CallSite` is the call at hand.
 
-A map can be cut in two ways: into tiles, one per rank, and into strips of rows, which one device computes one after the
-other. A family (one module of this folder) says for each of its functions what happens in either case, and reads the
-function's arguments once for both. A further way to cut a map is a further field of `Operator` and a further rule in
-each family that supports it; a field that is left out means that the function is refused there. Rejected: a table for
-tiles and another for strips, which would read every call twice.
+A map can be cut in three ways: into tiles, one per rank; into strips of rows, which one device computes one after the
+other; and into patches, of which equal ones are computed once. A family (one module of this folder) says for each of
+its functions what happens in each case, and reads the function's arguments once for all. A further way to cut a map is
+a further field of `Operator` and a further rule in each family that supports it; a field that is left out means that
+the function is refused there. Rejected: a table for each way, which would read every call three times.
 
-A rule makes the call itself. On tiles it runs while a model is traced on meta tensors of the whole image; on strips it
-runs for each strip. Rules that only move dimensions, or act on every pixel by itself, are the same for both.
+A rule makes the call itself. On tiles it runs while a model is traced on meta tensors of the whole image; on strips and
+patches it runs each time. Rules that only move dimensions, or act on every pixel by itself, are the same for all.
 """
 
 import itertools
@@ -19,10 +19,13 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 from lartpc_ds.exact.grid.cuts import Cut, EmptyTile, Run
+from lartpc_ds.exact.grid.patches import Patches
 from lartpc_ds.exact.grid.rows import Rows
+from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.layout import Bounds
 
 __all__ = [
+    "PATCHES",
     "STRIPS",
     "THIN_PIXELS",
     "TILES",
@@ -30,6 +33,7 @@ __all__ = [
     "Numbers",
     "Operator",
     "Pair",
+    "PatchCallSite",
     "Result",
     "Rule",
     "StripCallSite",
@@ -39,9 +43,10 @@ __all__ = [
     "cut_dims",
     "filled",
     "map_cut",
+    "map_patches",
     "map_rows",
     "needs_map",
-    "on_both",
+    "everywhere",
     "pair",
 ]
 
@@ -77,6 +82,13 @@ STRIPS = Words(
     "rows",
     "end the streamed front before it with memory.stream_until, or set memory.stream_strips = 1",
     "pool them after the streamed front",
+)
+PATCHES = Words(
+    "patch",
+    "patches",
+    "rows, columns or events",
+    "end the lit part before it with memory.lit_until, or set memory.lit_block = 0",
+    "pool them to one pixel first (AdaptiveAvgPool2d(1))",
 )
 
 
@@ -126,6 +138,19 @@ class StripCallSite(CallSite, Protocol):
         """Note which rows a result has, and return it."""
 
 
+class PatchCallSite(CallSite, Protocol):
+    """A call on the distinct patches of a map, (patches, C, rows, columns of a patch)."""
+
+    tiles: Tiles
+    """The groups over which batch statistics run, and the maps that are made again."""
+
+    def patches_of(self, tensor: Any) -> Patches | None:
+        """Return the patches of a tensor, or None for whole tensors and other values."""
+
+    def mark_patches(self, tensor: Tensor, patches: Patches, dims: tuple[int, ...] = (0, 2, 3)) -> Tensor:
+        """Note whose patches a result has, in which dimensions they, their rows and columns are, and return it."""
+
+
 Result = tuple[Any, Run | None]
 """What the function gives, and what runs in its place on tiles.
 
@@ -157,6 +182,7 @@ class Operator:
     It is there where torch's own function would differ between ranks.
     """
     on_strips: Rule | None = None
+    on_patches: Rule | None = None
     joins: bool = False
     """Whether it may take several maps that are cut; any other function takes one, as its first argument."""
     numbers: Numbers = Numbers.SHARED
@@ -168,11 +194,18 @@ class Operator:
     """Whether its backward pass gives a gradient that nobody else holds."""
 
 
-def on_both(
+def everywhere(
     rule: Rule, *, joins: bool = False, numbers: Numbers = Numbers.SHARED, may_be_unplanned: bool = False
 ) -> Operator:
-    """Return an operator whose rule is the same on tiles and on strips."""
-    return Operator(on_tiles=rule, on_strips=rule, joins=joins, numbers=numbers, may_be_unplanned=may_be_unplanned)
+    """Return an operator whose rule is the same on tiles, on strips and on patches."""
+    return Operator(
+        on_tiles=rule,
+        on_strips=rule,
+        on_patches=rule,
+        joins=joins,
+        numbers=numbers,
+        may_be_unplanned=may_be_unplanned,
+    )
 
 
 def canonical(function: Callable[..., Any]) -> str:
@@ -198,7 +231,7 @@ def cut_dims(site: CallSite, x: Tensor) -> tuple[int, ...]:
 def needs_map(site: CallSite, x: Tensor) -> tuple[int, ...]:
     """Return the dimensions that are cut of a map (N, C, rows, columns); any other tensor is refused."""
     dims = cut_dims(site, x)
-    if x.ndim != 4 or dims not in ((2, 3), (2,)):
+    if x.ndim != 4 or dims not in ((2, 3), (2,), (0, 2, 3)):
         raise site.refuse("needs rows and columns in the last two of four dimensions")
     return dims
 
@@ -217,6 +250,14 @@ def map_rows(site: StripCallSite, x: Tensor) -> Rows:
     rows = site.rows_of(x)
     assert rows is not None
     return rows
+
+
+def map_patches(site: PatchCallSite, x: Tensor) -> Patches:
+    """Return the patches of a map (patches, C, rows, columns); any other tensor is refused."""
+    needs_map(site, x)
+    patches = site.patches_of(x)
+    assert patches is not None
+    return patches
 
 
 def filled(site: TileCallSite, mapped: Sequence[int], size: int, axis: int) -> Bounds:

@@ -14,12 +14,23 @@ from torch.nn import functional as F
 
 from lartpc_ds.exact.grid.cuts import Function, Plans, view_of
 from lartpc_ds.exact.grid.tiles import Tiles
-from lartpc_ds.exact.grid.windows import Shift
+from lartpc_ds.exact.grid.windows import Shift, Window
 from lartpc_ds.exact.kernels.fetch import Taps
 from lartpc_ds.exact.kernels.halo import padded
-from lartpc_ds.exact.ops.operator import Numbers, Operator, Result, StripCallSite, TileCallSite, map_cut, map_rows
+from lartpc_ds.exact.kernels.patches import windows
+from lartpc_ds.exact.ops.operator import (
+    Numbers,
+    Operator,
+    PatchCallSite,
+    Result,
+    StripCallSite,
+    TileCallSite,
+    map_cut,
+    map_patches,
+    map_rows,
+)
 from lartpc_ds.exact.ops.resampling import selected
-from lartpc_ds.exact.ops.windows import planned
+from lartpc_ds.exact.ops.windows import planned, read_patches
 
 __all__ = ["OPERATORS"]
 
@@ -76,4 +87,24 @@ def pad_on_strips(
     return site.mark_rows(y, rows.padded(top, bottom)), None
 
 
-OPERATORS = {"pad": Operator(on_tiles=pad_on_tiles, on_strips=pad_on_strips, numbers=Numbers.PLANNED)}
+def pad_on_patches(
+    site: PatchCallSite,
+    function: Function,
+    input: Tensor,
+    pad: Sequence[int],
+    mode: str = "constant",
+    value: Any = None,
+) -> Result:
+    """Pad rows and columns by a constant, or crop them; the patches then read pixels that lie further up or left."""
+    if mode != "constant" or len(pad) > 4:
+        raise site.refuse(f"mode {mode!r} by {list(pad)} is not covered; pad rows and columns with a constant")
+    left, right, top, bottom = (*pad, 0, 0, 0, 0)[:4]
+    height, width = map_patches(site, input).size
+    axes = Window(1, padding=top), Window(1, padding=left)
+    target, reading = read_patches(site, input, axes, (height + top + bottom, width + left + right))
+    return site.mark_patches(windows(input, reading, 0.0 if value is None else float(value)), target), None
+
+
+OPERATORS = {
+    "pad": Operator(on_tiles=pad_on_tiles, on_strips=pad_on_strips, on_patches=pad_on_patches, numbers=Numbers.PLANNED)
+}

@@ -2,35 +2,47 @@
 
 Maps that are joined may be cut differently. On tiles, maps that are cut otherwise than the first are moved between
 ranks, and every rank takes its own part of a whole tensor. On strips, where one of the maps went through more layers
-and has fewer rows, all are cropped to the rows that they share. Rejected: one cut for all maps of a network, which
-strides and kernels rule out.
+and has fewer rows, all are cropped to the rows that they share. On patches, all maps come to the patches that tell
+apart what any of them tells apart. Rejected: one cut for all maps of a network, which strides and kernels rule out.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from lartpc_ds.exact.grid.cuts import Cut, Function, Plans, tensors_of, view_of
+from lartpc_ds.exact.grid.patches import Patches
+from lartpc_ds.exact.grid.readings import PatchReading
 from lartpc_ds.exact.grid.rows import Rows
 from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.exact.kernels.collectives import own_part
 from lartpc_ds.exact.kernels.halo import padded
+from lartpc_ds.exact.kernels.patches import moved
 from lartpc_ds.exact.ops.operator import (
     CallSite,
     Operator,
+    PatchCallSite,
     Result,
     StripCallSite,
     TileCallSite,
     cut_dims,
     needs_map,
-    on_both,
+    everywhere,
 )
 from lartpc_ds.exact.ops.windows import same_pixels
 
-__all__ = ["OPERATORS", "Realign", "changes_in_place", "pointwise_on_tiles"]
+__all__ = [
+    "OPERATORS",
+    "Realign",
+    "changes_in_place",
+    "pointwise_on_patches",
+    "pointwise_on_strips",
+    "pointwise_on_tiles",
+]
 
 POINTWISE = """relu relu6 gelu silu mish sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu celu selu softplus
     softsign log_sigmoid threshold rrelu exp expm1 log log1p log2 log10 sqrt rsqrt square abs neg negative sign sgn sin
@@ -159,6 +171,59 @@ def pointwise_on_strips(site: StripCallSite, function: Function, *args: Any, **k
     return tree_map_only(Tensor, lambda x: site.mark_rows(x, shared.moved(x.ndim + from_end)), y), None
 
 
+def _on_shared_patches(
+    site: PatchCallSite, function: Function, args: Any, kwargs: Any
+) -> tuple[Any, Any, Patches, tuple[int, ...]]:
+    """Return the arguments on patches that suit all maps, these patches, and their dimensions counted from the end.
+
+    A whole tensor that has a value for each event gets one for each patch.
+    """
+    tensors = [tensor for tensor in tensors_of(args, kwargs) if site.patches_of(tensor) is not None]
+    places = [tuple(dim - tensor.ndim for dim in cut_dims(site, tensor)) for tensor in tensors]
+    shared = _patches(site, tensors[0])
+    for tensor, place in zip(tensors[1:], places[1:], strict=True):
+        other = _patches(site, tensor)
+        if (place, other.size, other.shape) != (places[0], shared.size, shared.shape):
+            raise site.refuse(f"joins maps of {list(shared.size)} and {list(other.size)} rows and columns")
+        shared = shared.joined(other)
+    in_place = (args[0] if args else kwargs.get("input")) if changes_in_place(function, kwargs) else None
+    event = torch.from_numpy(shared.event)
+
+    def suited(x: Tensor) -> Tensor:
+        patches = site.patches_of(x)
+        if patches is None:
+            sizes = [x.shape[place] if x.ndim >= -place else 1 for place in places[0]]
+            if max(sizes[1:]) > 1 or sizes[0] not in (1, shared.events):
+                raise site.refuse(f"meets a whole tensor of shape {tuple(x.shape)}, of which a patch would need a part")
+            # an index on the device of the values, which a plan has none of
+            return x if sizes[0] == 1 else x.index_select(places[0][0] + x.ndim, event.to(x.device))
+        if patches is shared:
+            return x
+        if x is in_place or places[0][0] != -x.ndim:
+            raise site.refuse("joins a map with one that more of the image has reached; use y = y + x, events first")
+        return moved(x, PatchReading.onto(patches, shared))
+
+    args, kwargs = tree_map_only(Tensor, suited, (args, kwargs))
+    return args, kwargs, shared, places[0]
+
+
+def _patches(site: PatchCallSite, x: Tensor) -> Patches:
+    patches = site.patches_of(x)
+    assert patches is not None
+    return patches
+
+
+def pointwise_on_patches(site: PatchCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    """Run a function of every pixel by itself, of any number of maps."""
+    args, kwargs, patches, from_end = _on_shared_patches(site, function, args, kwargs)
+    y = function(*args, **kwargs)
+
+    def marked(x: Tensor) -> Tensor:
+        return site.mark_patches(x, patches, tuple(dim + x.ndim for dim in from_end))
+
+    return tree_map_only(Tensor, marked, y), None
+
+
 def cat_on_tiles(site: TileCallSite, function: Function, tensors: Sequence[Tensor], dim: int = 0) -> Result:
     """Plan a concatenation along a dimension that is not cut."""
     cut, run = _realigned(site, tensors)
@@ -172,6 +237,13 @@ def cat_on_strips(site: StripCallSite, function: Function, tensors: Sequence[Ten
     if any(dim % tensor.ndim in cut_dims(site, tensor) for tensor in tensors):
         raise site.refuse("joins maps along their rows, which are cut into strips")
     return pointwise_on_strips(site, lambda parts: function(parts, dim), tuple(tensors))
+
+
+def cat_on_patches(site: PatchCallSite, function: Function, tensors: Sequence[Tensor], dim: int = 0) -> Result:
+    """Concatenate along a dimension that is not cut."""
+    if any(dim % tensor.ndim in cut_dims(site, tensor) for tensor in tensors):
+        raise site.refuse(f"joins maps along their {site.words.lines}")
+    return pointwise_on_patches(site, lambda parts: function(parts, dim), tuple(tensors))
 
 
 def stack_on_tiles(site: TileCallSite, function: Function, tensors: Sequence[Tensor], dim: int = 0) -> Result:
@@ -231,18 +303,24 @@ def channels_of_pixels(site: CallSite, function: Function, input: Tensor, *args:
     return site.cut_like(function(input, *args, **kwargs), input, dims), None
 
 
-_POINTWISE = Operator(on_tiles=pointwise_on_tiles, on_strips=pointwise_on_strips, joins=True, may_be_unplanned=True)
-_CAT = Operator(on_tiles=cat_on_tiles, on_strips=cat_on_strips, joins=True)
+_POINTWISE = Operator(
+    on_tiles=pointwise_on_tiles,
+    on_strips=pointwise_on_strips,
+    on_patches=pointwise_on_patches,
+    joins=True,
+    may_be_unplanned=True,
+)
+_CAT = Operator(on_tiles=cat_on_tiles, on_strips=cat_on_strips, on_patches=cat_on_patches, joins=True)
 OPERATORS = {
     **dict.fromkeys(POINTWISE, _POINTWISE),
     **dict.fromkeys(("cat", "concat", "concatenate"), _CAT),
     "stack": Operator(on_tiles=stack_on_tiles, joins=True),
-    "linear": on_both(linear),
-    "prelu": on_both(prelu),
-    "normalize": on_both(normalize),
-    "cumsum": on_both(over_uncut, may_be_unplanned=True),
+    "linear": everywhere(linear),
+    "prelu": everywhere(prelu),
+    "normalize": everywhere(normalize),
+    "cumsum": everywhere(over_uncut, may_be_unplanned=True),
     **dict.fromkeys(
         ("local_response_norm", "channel_shuffle", "native_channel_shuffle"),
-        on_both(channels_of_pixels, may_be_unplanned=True),
+        everywhere(channels_of_pixels, may_be_unplanned=True),
     ),
 }

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,19 +20,22 @@ from lartpc_ds.exact.grid.windows import Window
 from lartpc_ds.exact.kernels.convolution import Geometry
 from lartpc_ds.exact.kernels.halo import padded
 from lartpc_ds.exact.kernels.max_pool import max_pool
+from lartpc_ds.exact.kernels.patches import max_pooled, windows
 from lartpc_ds.exact.ops.operator import (
     CallSite,
     Numbers,
     Operator,
     Pair,
+    PatchCallSite,
     Result,
     StripCallSite,
     TileCallSite,
     map_cut,
+    map_patches,
     map_rows,
     pair,
 )
-from lartpc_ds.exact.ops.windows import OutBounds, outputs_of, planned, windowed_rows, windows_of
+from lartpc_ds.exact.ops.windows import OutBounds, outputs_of, planned, read_patches, windowed_rows, windows_of
 
 __all__ = ["OPERATORS", "MaxPool"]
 
@@ -108,6 +112,18 @@ def max_pool2d_on_strips(site: StripCallSite, function: Function, *args: Any, **
     return site.mark_rows(y, out), None
 
 
+def max_pool2d_on_patches(site: PatchCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    """Run any max pool that gives no indices and whose stride divides the patches."""
+    given = _MaxPool2d(*args, **kwargs)
+    size = map_patches(site, given.input).size
+    rows, cols = given.windows(site, size)
+    outputs = _outputs(size[0], rows, given.ceil_mode), _outputs(size[1], cols, given.ceil_mode)
+    target, reading = read_patches(site, given.input, (rows, cols), outputs)
+    steps = [1 if axis.kernel == 1 else axis.stride for axis in (rows, cols)]
+    y = max_pooled(given.input, reading, target, pair(given.kernel_size), (steps[0], steps[1]), pair(given.dilation))
+    return site.mark_patches(y, target), None
+
+
 class _AvgPool2d(NamedTuple):
     """The arguments of F.avg_pool2d."""
 
@@ -180,9 +196,35 @@ def avg_pool2d_on_strips(site: StripCallSite, function: Function, *args: Any, **
     return site.mark_rows(y, out), None
 
 
+def avg_pool2d_on_patches(site: PatchCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+    """Run any average pool whose stride divides the patches; divisors are those of the places in the whole map."""
+    given = _AvgPool2d(*args, **kwargs)
+    patches, axes = map_patches(site, given.input), _windows(*given[1:4])
+    outputs = [_outputs(size, axis, given.ceil_mode) for size, axis in zip(patches.size, axes, strict=True)]
+    target, reading = read_patches(site, given.input, axes, (outputs[0], outputs[1]))
+    kernel, steps = pair(given.kernel_size), [1 if axis.kernel == 1 else axis.stride for axis in axes]
+    y = F.avg_pool2d(windows(given.input, reading), kernel, steps, divisor_override=given.divisor_override)
+    for dim, axis in enumerate(axes):
+        counts = np.array(given.window_sizes(axis, range(outputs[dim]), patches.size[dim]))
+        if given.divisor_override is None and (counts != kernel[dim]).any():
+            at = (target.row, target.col)[dim][:, None] * target.shape[dim] + np.arange(target.shape[dim])
+            shares = kernel[dim] / np.maximum(counts[np.minimum(at, outputs[dim] - 1)], 1)
+            y = y * torch.from_numpy(shares).to(y.device, y.dtype)[:, None].unsqueeze(3 - dim)
+    return site.mark_patches(y, target), None
+
+
 OPERATORS = {
     "max_pool2d": Operator(
-        on_tiles=max_pool2d_on_tiles, on_strips=max_pool2d_on_strips, numbers=Numbers.PLANNED, fresh_gradient=True
+        on_tiles=max_pool2d_on_tiles,
+        on_strips=max_pool2d_on_strips,
+        on_patches=max_pool2d_on_patches,
+        numbers=Numbers.PLANNED,
+        fresh_gradient=True,
     ),
-    "avg_pool2d": Operator(on_tiles=avg_pool2d_on_tiles, on_strips=avg_pool2d_on_strips, numbers=Numbers.PLANNED),
+    "avg_pool2d": Operator(
+        on_tiles=avg_pool2d_on_tiles,
+        on_strips=avg_pool2d_on_strips,
+        on_patches=avg_pool2d_on_patches,
+        numbers=Numbers.PLANNED,
+    ),
 }

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lartpc_ds.exact.grid.cuts import Function
 from lartpc_ds.exact.grid.tiles import Clock, Tiles
-from lartpc_ds.exact.ops.operator import Operator, Result, StripCallSite, TileCallSite, canonical, cut_dims, map_cut
+from lartpc_ds.exact.ops.operator import CallSite, Operator, Result, TileCallSite, canonical, cut_dims, map_cut
 from lartpc_ds.exact.ops.windows import OutBounds, outputs_of
 
 __all__ = ["OPERATORS", "Draw", "Dropout", "draws_unseeded", "uniform"]
@@ -151,22 +151,27 @@ def bernoulli(site: TileCallSite, function: Function, input: Tensor, p: Any = 0.
     return function(input, p), Draw(layer)
 
 
-def dropout_on_strips(
-    site: StripCallSite, function: Function, input: Tensor, p: float = 0.5, *args: Any, **kwargs: Any
+def dropout_in_evaluation(
+    site: CallSite, function: Function, input: Tensor, p: float = 0.5, *args: Any, **kwargs: Any
 ) -> Result:
     """Run dropout in evaluation only.
 
-    In training each strip would draw a mask of its own, and another one when it runs again.
+    In training each strip would draw a mask of its own, and another one when it runs again; patches that are equal
+    would no longer be.
     """
     if _trains(args, kwargs) and p > 0:
         raise site.refuse(
-            f"with p = {p} draws random masks, which strips cannot share; set p = 0 in the streamed front, or end the "
-            "front earlier with memory.stream_until"
+            f"with p = {p} draws random masks, which {site.words.parts} cannot share; set p = 0, or {site.words.way_out}"
         )
     return site.cut_like(function(input, p, *args, **kwargs), input, cut_dims(site, input)), None
 
 
-_DROPOUT = Operator(on_tiles=dropout_on_tiles, on_whole=dropout_on_tiles, on_strips=dropout_on_strips)
+_DROPOUT = Operator(
+    on_tiles=dropout_on_tiles,
+    on_whole=dropout_on_tiles,
+    on_strips=dropout_in_evaluation,
+    on_patches=dropout_in_evaluation,
+)
 OPERATORS = {
     **dict.fromkeys(("dropout", "dropout2d", "feature_dropout"), _DROPOUT),
     "bernoulli": Operator(on_tiles=bernoulli, on_whole=bernoulli),

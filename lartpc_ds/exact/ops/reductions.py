@@ -3,7 +3,8 @@
 On tiles each rank reduces its tile with torch's own function, then the ranks' values are reduced: sums by a sum, norms
 by a norm of norms. What ties share or the first pixel takes is decided over all ranks, as on one device. A call is read
 when it is made, so one plan does for every dimension, type and option of a function. On strips a reduction over rows is
-refused, because it would need a sweep over all strips of its own.
+refused, because it would need a sweep over all strips of its own. On patches, sums and means over rows and columns
+count every pixel as often as it occurs.
 """
 
 import math
@@ -18,11 +19,21 @@ from torch import Tensor
 from lartpc_ds.exact.grid.cuts import Cut, Function, tensors_of
 from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.exact.kernels.collectives import Over
+from lartpc_ds.exact.kernels.patches import sums_of_events
 from lartpc_ds.exact.ops.norms import SWEEP
-from lartpc_ds.exact.ops.operator import CallSite, Operator, Result, StripCallSite, TileCallSite, cut_dims, on_both
-from lartpc_ds.exact.ops.pointwise import pointwise_on_strips, pointwise_on_tiles
+from lartpc_ds.exact.ops.operator import (
+    CallSite,
+    Operator,
+    PatchCallSite,
+    Result,
+    StripCallSite,
+    TileCallSite,
+    cut_dims,
+    everywhere,
+)
+from lartpc_ds.exact.ops.pointwise import pointwise_on_patches, pointwise_on_strips, pointwise_on_tiles
 
-__all__ = ["OPERATORS", "REDUCTIONS"]
+__all__ = ["OPERATORS", "REDUCTIONS", "over_map"]
 
 Value = Tensor | tuple[Tensor, ...]
 
@@ -292,7 +303,27 @@ def _reduction(name: str) -> Operator:
             return y, None
         raise site.refuse(f"runs over rows: it {SWEEP}")
 
-    return Operator(on_tiles=on_tiles, on_strips=on_strips)
+    def on_patches(site: PatchCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+        if (y := elsewhere(site, function, args, kwargs)) is not None:
+            return y, None
+        x, gone, _, keepdim, options = _arguments_of(name, args, kwargs)
+        if name not in ("mean", "sum") or gone != (2, 3) or cut_dims(site, x) != (0, 2, 3):
+            raise site.refuse(
+                f"over {site.words.lines} is covered for sums and means over all rows and columns of a map only; "
+                f"{site.words.way_out}"
+            )
+        return over_map(site, x, options.get("dtype") or _result_dtype(function, x), keepdim, name == "mean"), None
+
+    return Operator(on_tiles=on_tiles, on_strips=on_strips, on_patches=on_patches)
+
+
+def over_map(site: PatchCallSite, x: Tensor, dtype: torch.dtype, keepdim: bool, mean: bool) -> Tensor:
+    """Return the sum or mean of each channel over each event's whole map, (events, C) or (events, C, 1, 1)."""
+    patches = site.patches_of(x)
+    assert patches is not None
+    y = sums_of_events(x, patches)
+    y = (y / math.prod(patches.size) if mean else y).to(dtype)
+    return y[:, :, None, None] if keepdim else y
 
 
 def _softmax(name: str) -> Operator:
@@ -316,7 +347,13 @@ def _softmax(name: str) -> Operator:
             raise site.refuse(f"runs over rows: it {SWEEP}")
         return y, None
 
-    return Operator(on_tiles=on_tiles, on_strips=on_strips)
+    def on_patches(site: PatchCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+        y, over_cut = rule(site, function, *args, **kwargs)
+        if over_cut:
+            raise site.refuse(f"runs over {site.words.lines}; {site.words.way_out}")
+        return y, None
+
+    return Operator(on_tiles=on_tiles, on_strips=on_strips, on_patches=on_patches)
 
 
 def _extremes(name: str) -> Operator:
@@ -336,7 +373,12 @@ def _extremes(name: str) -> Operator:
         assert rule is not None
         return rule(site, function, *args, **kwargs)
 
-    return Operator(on_tiles=on_tiles, on_strips=on_strips, joins=True)
+    def on_patches(site: PatchCallSite, function: Function, *args: Any, **kwargs: Any) -> Result:
+        rule = pointwise_on_patches if several(args, kwargs) else reduction.on_patches
+        assert rule is not None
+        return rule(site, function, *args, **kwargs)
+
+    return Operator(on_tiles=on_tiles, on_strips=on_strips, on_patches=on_patches, joins=True)
 
 
 def _positions(
@@ -356,5 +398,5 @@ OPERATORS = {
     **{name: _reduction(name) for name in REDUCTIONS if name not in ("max", "min")},
     **{name: _softmax(name) for name in ("softmax", "log_softmax", "softmin")},
     **{name: _extremes(name) for name in ("max", "min")},
-    **dict.fromkeys(("argmax", "argmin"), on_both(_positions)),
+    **dict.fromkeys(("argmax", "argmin"), everywhere(_positions)),
 }

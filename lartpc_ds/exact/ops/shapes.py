@@ -17,12 +17,11 @@ from lartpc_ds.exact.ops.operator import (
     Numbers,
     Operator,
     Result,
-    StripCallSite,
     TileCallSite,
     cut_dims,
     filled,
     map_cut,
-    on_both,
+    everywhere,
 )
 from lartpc_ds.exact.ops.pointwise import Realign, over_uncut
 from lartpc_ds.exact.ops.resampling import sliced
@@ -84,7 +83,7 @@ def _dims_after(dims: Dims, size: Dims, before: Sequence[int], after: Sequence[i
     kept = [_kept(before, dim, after) for dim in dims]
     if None not in kept:
         return tuple(dim for dim in kept if dim is not None)
-    if len(dims) == 1:
+    if len(dims) != 2:
         return None
     preceding = math.prod(before[: dims[0]])
     places = [place for place in range(len(after)) if math.prod(after[:place]) == preceding]
@@ -202,11 +201,11 @@ def getitem_on_tiles(site: TileCallSite, function: Function, input: Tensor, inde
     return site.mark(function(input, index), Cut((dims[0], dims[1]), cut.bounds)), run
 
 
-def getitem_on_strips(site: StripCallSite, function: Function, input: Tensor, index: Any) -> Result:
-    """Take all rows, and any of the other dimensions."""
+def getitem_of_others(site: CallSite, function: Function, input: Tensor, index: Any) -> Result:
+    """Take the whole of the dimensions that are cut, and any part of the others."""
     dims, slices = _indexed(site, input, _parts_of(site, input, index))
     if slices:
-        raise site.refuse(f"takes a part of the rows; {site.words.way_out}")
+        raise site.refuse(f"takes a part of the {site.words.lines}; {site.words.way_out}")
     return site.cut_like(function(input, index), input, dims), None
 
 
@@ -229,7 +228,7 @@ def pixel_unshuffle(site: TileCallSite, function: Function, input: Tensor, downs
     return site.mark(y, Cut(cut.dims, (rows, cols))), moved
 
 
-_moving = partial(on_both, may_be_unplanned=True)
+_moving = partial(everywhere, may_be_unplanned=True)
 OPERATORS = {
     "permute": _moving(permute),
     **dict.fromkeys(("transpose", "swapaxes"), _moving(transpose)),
@@ -239,7 +238,13 @@ OPERATORS = {
     "squeeze": _moving(squeeze),
     **dict.fromkeys(("expand", "repeat"), _moving(repeated, numbers=Numbers.OWN)),
     "expand_as": _moving(expand_as, joins=True),
-    "getitem": Operator(on_tiles=getitem_on_tiles, on_strips=getitem_on_strips, joins=True, may_be_unplanned=True),
+    "getitem": Operator(
+        on_tiles=getitem_on_tiles,
+        on_strips=getitem_of_others,
+        on_patches=getitem_of_others,
+        joins=True,
+        may_be_unplanned=True,
+    ),
     **dict.fromkeys(("chunk", "split", "tensor_split"), _moving(chunk)),
     "unbind": _moving(unbind),
     "select": _moving(select),

@@ -4,7 +4,7 @@ On tiles the whole result says how many outputs there are, and the plan says whi
 On strips, rows are padded only where a strip touches the true border of its map, at every layer anew: rows outside the
 image are zero (for a max pool minus infinity) to *each* operator, never what an earlier layer would make of them. A
 strip in the midst of a map is a view of it, without a copy. Rejected: padding the image once, which is wrong at the
-border after the first layer.
+border after the first layer. A patch reads its surroundings from other patches, and padding where these end.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lartpc_ds.exact.grid.cuts import Cut, EmptyTile, Plans
+from lartpc_ds.exact.grid.patches import Patches
+from lartpc_ds.exact.grid.readings import PixelReading
 from lartpc_ds.exact.grid.rows import Rows
 from lartpc_ds.exact.grid.tiles import Tiles
-from lartpc_ds.exact.grid.windows import AxisOperator, AxisPlan, Rect, Same, Window, plan_axis, tile_of
-from lartpc_ds.exact.ops.operator import StripCallSite, TileCallSite, filled, map_rows, pair
+from lartpc_ds.exact.grid.windows import AxisOperator, AxisPlan, Rect, Same, Transposed, Window, plan_axis, tile_of
+from lartpc_ds.exact.ops.operator import PatchCallSite, StripCallSite, TileCallSite, filled, map_patches, map_rows, pair
 from lartpc_ds.layout import Bounds
 
-__all__ = ["OutBounds", "outputs_of", "planned", "same_pixels", "windowed_rows", "windows_of"]
+__all__ = ["OutBounds", "outputs_of", "planned", "read_patches", "same_pixels", "windowed_rows", "windows_of"]
 
 OutBounds = tuple[Bounds, Bounds]
 """The bounds of the rows and of the columns of a result."""
@@ -86,3 +88,36 @@ def windowed_rows(
     if top or bottom or any(columns):
         x = F.pad(x, (*columns, top, bottom), value=value)
     return x, out
+
+
+Axes = tuple[Window, Window] | tuple[Transposed, Transposed]
+
+
+def read_patches(site: PatchCallSite, x: Tensor, axes: Axes, outputs: tuple[int, int]) -> tuple[Patches, PixelReading]:
+    """Return the patches of the result of a windowed operator, and what each of them reads.
+
+    A window of one pixel reads no other, so that the operator then runs with stride 1. The call is refused if the
+    stride does not divide the patches, or if the result is empty.
+    """
+    patches = map_patches(site, x)
+    if min(outputs) < 1:
+        raise site.refuse(f"leaves no pixel of a map of {patches.size}")
+    reads = []
+    for axis, side in zip(axes, patches.shape, strict=True):
+        after = axis.patch_after(side)
+        if after is None:
+            raise site.refuse(
+                f"has a stride of {axis.stride}, which does not divide patches of {side} pixels; take a memory.lit_block "
+                f"that is a multiple of all strides, or {site.words.way_out}"
+            )
+        if isinstance(axis, Window) and axis.kernel == 1:
+            reads.append([output * axis.stride - axis.padding for output in range(after)])
+        else:
+            reads.append(range(*axis.need((0, after))))
+    target = patches.through(*axes, outputs)
+    key = axes, outputs
+    if key not in patches.readings:
+        patches.readings[key] = PixelReading(patches, target, *reads)
+    reading = patches.readings[key]
+    assert isinstance(reading, PixelReading)
+    return target, reading

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lartpc_ds.costs.kernels import Sizes, Stopwatch
 from lartpc_ds.costs.operators import operator_rates
 from lartpc_ds.exact.grid.tiles import Alone, Tiles
-from lartpc_ds.exact.kernels.norms import normalise, statistics_of
+from lartpc_ds.exact.kernels.norms import normalise, parts_of, statistics_of
 from lartpc_ds.exact.spatialize import TilePlan, plan_tiles
 from lartpc_ds.layout import Layout
 from tests.tile_parity import assert_tiles_agree, image, on_threads, on_tile
@@ -121,6 +121,7 @@ def test_of_one_event_the_gradient_is_right_whatever_its_strides(norm: str) -> N
     deviation = x - x.mean((2, 3), keepdim=True)
     by_hand = deviation / (deviation.square().mean((2, 3), keepdim=True) + 1e-5).sqrt()
     per_sample = norm == "instance"
-    statistics = statistics_of(x, num_groups=3, per_sample=per_sample, group=Alone())
-    y = normalise(x, statistics, None, None, 1e-5, per_sample=per_sample, group=Alone())
+    parts = parts_of(x, per_sample=per_sample)
+    statistics = statistics_of(x, parts, num_groups=3, group=Alone())
+    y = normalise(x, statistics, None, None, 1e-5, parts=parts, group=Alone())
     torch.testing.assert_close(gradient(y), gradient(by_hand), rtol=1e-12, atol=1e-12)

@@ -1,0 +1,155 @@
+"""Only what charge has reached is computed; the rest of every map is one number per channel, and is held once.
+
+A map runs as its distinct patches (`grid.patches`), a tensor (patches, C, rows, columns of a patch), and a mode makes
+every call right for them: functions of every pixel run as they are, windows read each patch with its surroundings,
+and norms and pools count every pixel as often as it occurs. At a block where that no longer pays, the map is put
+together again, and the rest of the network runs on it. The network is not changed, and its numbers and gradients are
+those of a plain run, batch statistics included. Rejected: sparse convolutions, which are another network.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lartpc_ds.exact.grid.patches import Axis, Patches
+from lartpc_ds.exact.grid.readings import PatchReading
+from lartpc_ds.exact.grid.tiles import Tiles
+from lartpc_ds.exact.kernels.patches import moved
+from lartpc_ds.exact.memory.front import Front
+from lartpc_ds.exact.ops.operator import PATCHES, Operator, Rule
+from lartpc_ds.exact.trace.modules import wrap
+from lartpc_ds.models.build import blocks
+
+__all__ = ["Lit", "Placed", "light"]
+
+_MAP = (0, 2, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A tensor holds these patches; they, their rows and their columns are its dimensions `dims`."""
+
+    patches: Patches
+    dims: tuple[int, ...] = _MAP
+
+
+class Lit(Front[Placed]):
+    """Follows the distinct patches of some events through blocks."""
+
+    words = PATCHES
+
+    def __init__(self, tiles: Tiles) -> None:
+        super().__init__()
+        self.tiles = tiles
+        self.trail: list[Placed | None] = []
+        """What each block of the last run gave; None is a whole tensor."""
+
+    def run(self, sequence: Sequence[tuple[str, nn.Module]], x: Tensor, patches: Patches, until: str | None) -> Tensor:
+        """Run all blocks, up to `until` on patches `x` of the images, and from there on on whole maps."""
+        placed: Placed | None = Placed(patches)
+        self.begin()
+        self.trail = []
+        for name, block in sequence:
+            if placed is not None and name == until:
+                x, placed = spread(x, placed.patches), None
+            if placed is None:
+                x = block(x)
+            else:
+                x, placed = self.run_block(block, x, placed)
+                self.trail.append(placed)
+        return x if placed is None else spread(x, placed.patches)
+
+    def _leave(self, result: Any) -> Placed | None:
+        placed = self.part_of(result)
+        if placed is not None and placed.dims != _MAP:
+            raise self.refuse("gives a map with its dimensions in another order than (events, channels, rows, columns)")
+        if self.notes is not None and isinstance(result, Tensor):
+            self.note((), {}, [result])
+        return placed
+
+    # The following methods answer a rule (PatchCallSite).
+
+    def patches_of(self, tensor: Any) -> Patches | None:
+        """Return the patches of a tensor, or None for whole tensors and other values."""
+        placed = self.part_of(tensor)
+        return None if placed is None else placed.patches
+
+    def mark_patches(self, tensor: Tensor, patches: Patches, dims: tuple[int, ...] = _MAP) -> Tensor:
+        """Note whose patches a result has, and in which dimensions, and return it."""
+        sizes = (len(patches), *patches.shape)
+        assert tuple(tensor.shape[dim] for dim in dims) == sizes, (self._name, tuple(tensor.shape), dims, sizes)
+        return self.mark_part(tensor, Placed(patches, dims))
+
+    def dims_of(self, tensor: Any) -> tuple[int, ...] | None:
+        """Return the dimensions of the patches, their rows and their columns."""
+        placed = self.part_of(tensor)
+        return None if placed is None else placed.dims
+
+    def size_of(self, tensor: Any) -> tuple[int, ...]:
+        """Return the sizes of these dimensions."""
+        placed = self.part_of(tensor)
+        assert placed is not None
+        return (len(placed.patches), *placed.patches.shape)
+
+    def cut_like(self, result: Tensor, source: Tensor, dims: tuple[int, ...]) -> Tensor:
+        """Note that a result has the patches of `source`, in its own dimensions `dims`."""
+        patches = self.patches_of(source)
+        assert patches is not None
+        return self.mark_patches(result, patches, dims)
+
+    # The following methods make the calls.
+
+    def _rule(self, operator: Operator) -> Rule | None:
+        return operator.on_patches
+
+    def _unknown(self, x: Tensor) -> bool:
+        return max(x.shape[2:]) > 1  # the mean of each map is a whole tensor, which may be convolved
+
+    def _size(self, tensor: Tensor) -> tuple[Any, ...]:
+        placed = self.part_of(tensor)
+        if placed is None:
+            return (None, *tensor.shape)
+        others = (size for dim, size in enumerate(tensor.shape) if dim not in placed.dims)
+        return (placed.dims, placed.patches.size, *others)
+
+
+def cut(images: Tensor, rows: Axis, cols: Axis) -> tuple[Tensor, Patches]:
+    """Return the distinct patches of images (events, channels, rows, columns), of which pixels other than 0 are lit."""
+    patches = Patches((images.detach() != 0).any(1).cpu().numpy(), rows, cols)
+    # a patch that sticks out repeats the last row or column there, which nobody reads
+    row, col = (
+        torch.from_numpy(np.minimum(at[:, None] * axis.patch + np.arange(axis.patch), axis.size - 1))
+        for at, axis in ((patches.row, rows), (patches.col, cols))
+    )
+    at = torch.from_numpy(patches.event)[:, None, None], row[:, :, None], col[:, None, :]
+    pixels = images.permute(0, 2, 3, 1)[tuple(index.to(images.device) for index in at)]
+    return pixels.permute(0, 3, 1, 2), patches
+
+
+def spread(x: Tensor, patches: Patches) -> Tensor:
+    """Return the whole map (events, C, rows, columns) of its patches (patches, C, rows, columns)."""
+    (height, width), (_, down, across) = patches.shape, patches.grid
+    y = moved(x, PatchReading.spread(patches)).permute(0, 2, 3, 1)
+    y = y.reshape(patches.events, down, across, height, width, x.shape[1]).transpose(2, 3)
+    y = y.reshape(patches.events, down * height, across * width, x.shape[1]).permute(0, 3, 1, 2)
+    rows, cols = patches.size
+    return y[:, :, :rows, :cols].contiguous(memory_format=torch.channels_last)
+
+
+def light(model: nn.Module, rows: Axis, cols: Axis, until: str | None, tiles: Tiles) -> nn.Module:
+    """Let `model` compute only what is lit; changes and returns `model`."""
+    lit = Lit(tiles)
+    for name, block in blocks(model):
+        wrap(name, block, lit.around)
+
+    def forward(self: nn.Module, images: Tensor) -> Tensor:
+        x, patches = cut(images, rows, cols)
+        return lit.run(blocks(self), x, patches, until)
+
+    model.forward = MethodType(forward, model)
+    return model
