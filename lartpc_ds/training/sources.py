@@ -129,7 +129,7 @@ def augmentation(config: RunConfig) -> Augmentation:
 def preprocessing(config: RunConfig, image_shape: tuple[int, int]) -> Preprocessing:
     """How the network's pixels are made from the file's."""
     data = config.data
-    return Preprocessing(image_shape, data.downsample_factors, data.threshold, data.saturate)
+    return Preprocessing(image_shape, data.downsample_factors, data.threshold, data.isolated, data.saturate)
 
 
 def network_input(config: RunConfig) -> tuple[tuple[int, int, int], int]:
