@@ -47,6 +47,15 @@ app.add_typer(bench_app, name="bench")
 Verbose = Annotated[bool, typer.Option("--verbose", help="Also show the output of the launcher and of rank 0.")]
 Product = Annotated[str, typer.Option(help="Name of the wire images: sparse2d_<product>_group.")]
 Truth = Annotated[str, typer.Option(help="Name of the truth particles: particle_<truth>_group.")]
+ImageKeys = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Also say what data.isolated=N drops; data.threshold, data.downsample, data.detector and data.saturate "
+        "may go with it.",
+    ),
+]
 
 
 def _version(show: bool) -> None:
@@ -197,14 +206,16 @@ def inspect(
     files: Annotated[list[str], typer.Argument(help="Event files or globs.")],
     product: Product = "auto",
     truth: Truth = "auto",
+    overrides: ImageKeys = None,
     as_json: AsJson = False,
 ) -> None:
     """Print what event files contain, and what is wrong with them."""
     from rich.console import Console
 
-    from lartpc_ds.report.inspect import inspect_files, print_inspection
+    from lartpc_ds.report.inspect import config_of_images, inspect_files, print_inspection
 
-    result = inspect_files(files, product, truth, console=Console(stderr=True))
+    images = config_of_images(overrides or [])
+    result = inspect_files(files, product, truth, console=Console(stderr=True), images=images)
     if as_json:
         print(json.dumps(result))
     else:

@@ -75,7 +75,7 @@ class SimulateConfig(Section):
 
 _OF_EVENT_FILES = (
     *("files", "format", "product", "truth", "labels", "classes", "duplicates", "detector", "downsample", "threshold"),
-    *("saturate", "simulate"),
+    *("isolated", "saturate", "simulate"),
 )
 
 
@@ -107,6 +107,9 @@ class DataConfig(Section):
     """Blocks of this many (wires, ticks) are summed into one pixel; 1 is full resolution."""
     threshold: float = 0.0
     """Pixels below this value become 0 after downsampling."""
+    isolated: Annotated[int, Field(ge=0, le=25)] = 0
+    """After `threshold`, pixels that are not 0 become 0 if fewer than this many pixels of the 5 x 5 around them,
+    themselves included, are not 0. It counts in the downsampled image, per plane; 0 is off."""
     saturate: Annotated[float, Field(gt=0)] | None = None
     """Pixels above this value are set to it after downsampling."""
     batch: Positive = 1

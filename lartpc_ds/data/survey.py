@@ -1,5 +1,7 @@
 """A survey looks at every event before training: the extent of its values, and a digest by which copies are found.
 
+Where `data.isolated` is on, it also counts what that key drops, from the same voxels.
+
 Every voxel is read once, in blocks of a bounded size, by several processes where that pays. Rejected: looking at each
 event when it is first trained on, which finds a broken event after hours, and a broken held-out event never.
 
@@ -12,12 +14,14 @@ would refuse a rare shower.
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lartpc_ds.data.event import Voxels
+from lartpc_ds.data.event import Plane, Voxels
 from lartpc_ds.data.files import Block, EventFiles, Reader
+from lartpc_ds.data.images import Preprocessing, isolated_pixels
 from lartpc_ds.data.processes import map_in_processes
 from lartpc_ds.errors import UserError
 
@@ -25,15 +29,26 @@ __all__ = [
     "ABSURD",
     "EXTENT",
     "LARGEST_HALF",
+    "LIT",
     "Survey",
     "absurd_values",
     "check_survey",
+    "describe_isolated",
     "describe_values",
     "survey",
 ]
 
 EXTENT = np.dtype([("pixels", "<i8"), ("charge", "<f8"), ("lowest", "<f4"), ("highest", "<f4")])
 """The extent of one plane of one event: non-zero pixels, sum, smallest and largest value; zeros without pixels."""
+
+LIT = np.dtype([("pixels", "<i8"), ("charge", "<f8"), ("isolated", "<i8"), ("isolated_charge", "<f8")])
+"""The lit pixels of one plane of the image that an event becomes, and those that `data.isolated` drops of them.
+
+A charge here is the sum of absolute values, so that the two lobes of a raw pulse do not cancel.
+"""
+
+_Shapes = tuple[tuple[int, int], ...]
+"""The (wires, ticks) of each plane."""
 
 _BLOCK_VOXELS = 1_000_000  # 16 MB of a larcv3 file
 _BLOCK_EVENTS = 10_000
@@ -53,18 +68,20 @@ _FAR = 1000.0
 class Survey:
     """What was seen of all events, in order; for an event that was left out or is damaged this is zeros.
 
-    `extents` is (events, planes) of `EXTENT`. `digests` are equal for events of the same pixels, and empty for events
-    of too few pixels. `faults` says what is wrong with a damaged event, by its position.
+    `extents` is (events, planes) of `EXTENT`, and `lit` (events, planes) of `LIT`, zeros where `data.isolated` is off.
+    `digests` are equal for events of the same pixels, and empty for events of too few pixels. `faults` says what is
+    wrong with a damaged event, by its position.
     """
 
     extents: NDArray[np.void]
+    lit: NDArray[np.void]
     digests: NDArray[np.bytes_]
     faults: dict[int, str]
 
     def part(self, start: int, stop: int) -> "Survey":
         """The survey of the events [start, stop), with positions counted from `start`."""
         faults = {place - start: fault for place, fault in self.faults.items() if start <= place < stop}
-        return Survey(self.extents[start:stop], self.digests[start:stop], faults)
+        return Survey(self.extents[start:stop], self.lit[start:stop], self.digests[start:stop], faults)
 
 
 def survey(
@@ -72,26 +89,32 @@ def survey(
     wanted: NDArray[np.bool_],
     workers: int = 1,
     on_events: Callable[[int], None] = lambda _: None,
+    *,
+    pre: Preprocessing | None = None,
 ) -> Survey:
-    """Look at the `wanted` events of all files; `on_events` gets the number of events that have been passed."""
-    result = Survey(
-        np.zeros((len(wanted), readers[0].num_planes), EXTENT), np.zeros(len(wanted), "S16"), dict[int, str]()
-    )
+    """Look at the `wanted` events of all files; `on_events` gets the number of events that have been passed.
+
+    What `data.isolated` drops is counted where `pre` has it on; every plane must then fit the image of `pre`.
+    """
+    shape = (len(wanted), readers[0].num_planes)
+    result = Survey(np.zeros(shape, EXTENT), np.zeros(shape, LIT), np.zeros(len(wanted), "S16"), dict[int, str]())
     blocks = list(_blocks(readers, wanted))
     if sum(int(reader.num_voxels.sum()) for reader in readers) < _PARALLEL_VOXELS:
         workers = 1
-    looks = map_in_processes(_look, (block for _, _, block in blocks), max(min(workers, len(blocks)), 1))
+    look = partial(_look, pre=pre if pre is not None and pre.isolated else None)
+    looks = map_in_processes(look, (block for _, _, block in blocks), max(min(workers, len(blocks)), 1))
     for (start, stop, _), part in zip(blocks, looks, strict=True):
         mine = wanted[start:stop]
         result.extents[start:stop][mine] = part.extents[mine]
+        result.lit[start:stop][mine] = part.lit[mine]
         result.digests[start:stop][mine] = part.digests[mine]
         result.faults.update({start + place: fault for place, fault in part.faults.items() if mine[place]})
         on_events(stop)
     return result
 
 
-def _blocks(readers: Sequence[Reader], wanted: NDArray[np.bool_]) -> Iterator[tuple[int, int, Block]]:
-    """The (first position, stop, block) of every part of a file that has a wanted event."""
+def _blocks(readers: Sequence[Reader], wanted: NDArray[np.bool_]) -> Iterator[tuple[int, int, tuple[Block, _Shapes]]]:
+    """The first position, the stop, and (block, shapes of planes) of every part of a file that has a wanted event."""
     offset = 0
     for reader in readers:
         stops = np.cumsum(reader.num_voxels)
@@ -101,12 +124,13 @@ def _blocks(readers: Sequence[Reader], wanted: NDArray[np.bool_]) -> Iterator[tu
             stop = int(np.searchsorted(stops, before + _BLOCK_VOXELS, side="right"))
             stop = min(max(stop, first + 1), first + _BLOCK_EVENTS, reader.num_events)
             if wanted[offset + first : offset + stop].any():
-                yield offset + first, offset + stop, reader.block(first, stop)
+                yield offset + first, offset + stop, (reader.block(first, stop), reader.plane_shapes)
             first = stop
         offset += reader.num_events
 
 
-def _look(block: Block) -> Survey:
+def _look(part: tuple[Block, _Shapes], pre: Preprocessing | None) -> Survey:
+    block, shapes = part
     voxels = block.read()
     extents = np.zeros(voxels.counts.shape, EXTENT)
     filled = voxels.counts.ravel() > 0
@@ -118,7 +142,21 @@ def _look(block: Block) -> Survey:
         rows["charge"][filled] = np.add.reduceat(voxels.values, starts, dtype=np.float64)
         rows["lowest"][filled] = np.minimum.reduceat(voxels.values, starts)
         rows["highest"][filled] = np.maximum.reduceat(voxels.values, starts)
-    return Survey(extents, _digests(voxels), voxels.faults)
+    lit = np.zeros(voxels.counts.shape, LIT) if pre is None else _lit(voxels, shapes, pre)
+    return Survey(extents, lit, _digests(voxels), voxels.faults)
+
+
+def _lit(voxels: Voxels, shapes: _Shapes, pre: Preprocessing) -> NDArray[np.void]:
+    lit = np.zeros(voxels.counts.shape, LIT)
+    stop = 0
+    for (event, number), count in np.ndenumerate(voxels.counts):
+        start, stop = stop, stop + int(count)
+        plane = Plane(number, shapes[number], voxels.ids[start:stop], voxels.values[start:stop])
+        with np.errstate(over="ignore"):  # absurd values may overflow in a sum; they are refused after the survey
+            dropped, values = isolated_pixels(plane, pre)
+        charge = np.abs(values, dtype=np.float64)
+        lit[event, number] = len(values), charge.sum(), np.count_nonzero(dropped), charge[dropped].sum()
+    return lit
 
 
 def _digests(voxels: Voxels) -> NDArray[np.bytes_]:
@@ -202,6 +240,22 @@ def describe_values(look: Survey, files: EventFiles, used: NDArray[np.bool_]) ->
             "bounds such values"
         )
     return lines
+
+
+def describe_isolated(looks: Sequence[Survey], fewest: int) -> str:
+    """A sentence for the user about what `data.isolated` = `fewest` drops of all events that were looked at."""
+    key = f"data.isolated = {fewest}"
+    lit, charge, dropped, dropped_charge = (
+        np.concatenate([look.lit[name].sum(axis=1) for look in looks]) for name in LIT.names or ()
+    )
+    if not lit.any():
+        return f"{key} drops nothing, because no pixel is lit after data.threshold"
+    of_pixels, of_charge = (
+        100 * float(part.sum()) / float(whole.sum()) for part, whole in ((dropped, lit), (dropped_charge, charge))
+    )
+    empty = np.count_nonzero((lit > 0) & (dropped == lit))
+    left = f", and leaves {empty} of {np.count_nonzero(lit)} events without a lit pixel" if empty else ""
+    return f"{key} drops {of_pixels:.3g} % of the lit pixels with {of_charge:.3g} % of the charge{left}"
 
 
 def _held_value(reader: Reader, index: int, plane: int, value: float) -> str:

@@ -18,30 +18,66 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
+from lartpc_ds.config.recipes.overrides import parse, put
+from lartpc_ds.config.run import RunConfig
 from lartpc_ds.data.duplicates import refuse_duplicates
-from lartpc_ds.data.files import Reader, expand, make_reader, notes_of
+from lartpc_ds.data.files import EventFiles, Reader, expand, make_reader, notes_of
 from lartpc_ds.data.labels import truth_names
-from lartpc_ds.data.survey import Survey, absurd_values, survey
+from lartpc_ds.data.survey import Survey, absurd_values, describe_isolated, survey
 from lartpc_ds.errors import UserError
+from lartpc_ds.training.sources import image_shape, preprocessing
 
-__all__ = ["inspect_files", "print_inspection"]
+__all__ = ["config_of_images", "inspect_files", "print_inspection"]
 
 Report = dict[str, Any]
 
+_IMAGE_KEYS = tuple(f"data.{key}" for key in ("isolated", "detector", "downsample", "threshold", "saturate"))
+
+
+def config_of_images(overrides: Sequence[str]) -> RunConfig | None:
+    """A configuration with the keys of `--set` about how events become images; None if there is no `--set`.
+
+    Raises:
+        UserError: a value is wrong, a key is about something else, or `data.isolated` is off.
+    """
+    if not overrides:
+        return None
+    settings, problems = parse(overrides)
+    for setting in settings:
+        key = ".".join(["ds"] * setting.in_json + list(setting.path))
+        if key not in _IMAGE_KEYS:
+            problems.append(f"--set {key}: inspect takes {', '.join(_IMAGE_KEYS)} only; leave it out")
+    tree: dict[str, Any] = {"train": {"max_steps": 1}}
+    problems += put(tree, settings)
+    if problems:
+        raise UserError("\n".join(problems))
+    config = RunConfig.parse(tree, "--set")
+    if config.data.isolated == 0:
+        raise UserError(
+            "--set: data.isolated = 0 is off, and inspect uses the other keys only to say what it drops; set it to 1 "
+            "to 25, or leave --set out"
+        )
+    return config
+
 
 def inspect_files(
-    patterns: Sequence[str], product: str = "auto", truth: str = "auto", console: Console | None = None
+    patterns: Sequence[str],
+    product: str = "auto",
+    truth: str = "auto",
+    console: Console | None = None,
+    images: RunConfig | None = None,
 ) -> Report:
     """Inspect files and return `{files, events, problems, notes}`, fit for JSON, with a progress bar on a `console`.
 
     files: `[{file, format, events, planes, product, truth, problems}]`; events: `[{file, index, run, subrun, event,
     label, planes: [{plane, shape, nonzero, sum, min, max}]}]`, where label is None without truth; problems: sentences
-    about all files; notes: sentences that a user should know and that stop nothing.
+    about all files; notes: sentences that a user should know and that stop nothing. With a configuration of `images`
+    (see `config_of_images`) a note says what `data.isolated` drops.
     """
     report: Report = {"files": [], "events": [], "problems": [], "notes": []}
     opened = [_open(path, product, truth) for path in _paths(patterns, report["problems"])]
     readers = [reader for _, reader in opened if reader is not None]
-    looks = _looks(readers, console)
+    looks = _looks(readers, console, images)
     for entry, reader in opened:
         if reader is not None:
             report["events"] += _inspect_events(reader, looks[reader.path], entry["problems"])
@@ -53,6 +89,8 @@ def inspect_files(
         report["problems"].append(f"files differ in their number of planes ({counts}); they cannot be used together")
     if readers:
         report["notes"] = [*notes_of(readers), *_duplicates(readers, looks)]
+        if images is not None:
+            report["notes"].append(describe_isolated(list(looks.values()), images.data.isolated))
     return report
 
 
@@ -78,7 +116,7 @@ def _open(path: Path, product: str, truth: str) -> tuple[Report, Reader | None]:
     return {**line, **known, "product": reader.product, "truth": reader.truth, "problems": []}, reader
 
 
-def _looks(readers: Sequence[Reader], console: Console | None) -> dict[Path, Survey]:
+def _looks(readers: Sequence[Reader], console: Console | None, images: RunConfig | None) -> dict[Path, Survey]:
     """What a look at every event of each file has found; files with the same number of planes are read together."""
     looks: dict[Path, Survey] = {}
     with Progress(console=console, transient=True, disable=console is None) as bar:
@@ -87,7 +125,8 @@ def _looks(readers: Sequence[Reader], console: Console | None) -> dict[Path, Sur
             total = sum(reader.num_events for reader in alike)
             task = bar.add_task(f"events of {planes} planes", total=total)
             everything, workers = np.ones(total, np.bool_), len(os.sched_getaffinity(0))
-            look = survey(alike, everything, workers, partial(_show, bar, task))
+            pre = None if images is None else preprocessing(images, image_shape(images, EventFiles(alike)))
+            look = survey(alike, everything, workers, partial(_show, bar, task), pre=pre)
             stop = 0
             for reader in alike:
                 start, stop = stop, stop + reader.num_events

@@ -14,7 +14,7 @@ from lartpc_ds.data.files import EventFiles, notes_of, open_files
 from lartpc_ds.data.images import Preprocessing
 from lartpc_ds.data.labels import check_labels, class_names, label_classes
 from lartpc_ds.data.source import EventSource, Source
-from lartpc_ds.data.survey import ABSURD, Survey, check_survey, describe_values, survey
+from lartpc_ds.data.survey import ABSURD, Survey, check_survey, describe_isolated, describe_values, survey
 from lartpc_ds.data.users import UserImages, check_images
 from lartpc_ds.errors import UserError
 
@@ -101,9 +101,11 @@ def survey_events(
     if not isinstance(source, EventSource):
         return None, []
     used = source.labels >= 0
-    look = survey(source.files.readers, used, len(os.sched_getaffinity(0)), on_events)
+    look = survey(source.files.readers, used, len(os.sched_getaffinity(0)), on_events, pre=source.pre)
     check_survey(look, source.files, config.data.saturate, config.data.threshold, limit)
     sentences = [*notes_of(source.files.readers), *describe_values(look, source.files, used)]
+    if config.data.isolated:
+        sentences.append(describe_isolated([look], config.data.isolated))
     if config.data.duplicates != "error":
         sentences += describe_duplicates(config.data.duplicates, source.ids(), np.flatnonzero(used), look.digests)
     return look, sentences
@@ -129,7 +131,7 @@ def augmentation(config: RunConfig) -> Augmentation:
 def preprocessing(config: RunConfig, image_shape: tuple[int, int]) -> Preprocessing:
     """How the network's pixels are made from the file's."""
     data = config.data
-    return Preprocessing(image_shape, data.downsample_factors, data.threshold, data.saturate)
+    return Preprocessing(image_shape, data.downsample_factors, data.threshold, data.isolated, data.saturate)
 
 
 def network_input(config: RunConfig) -> tuple[tuple[int, int, int], int]:

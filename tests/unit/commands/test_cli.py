@@ -24,7 +24,7 @@ OPTIONS = {
     "tune": {"--steps", "--zero-stages", "--stages", "--layouts", DEVICES, "--hardware", "--out", "--resume", SET},
     "calibrate": {"--out", DEVICES, "--hostfile", "--launcher"},
     "simulate": {"--detector", "--events", "--classes", "--momentum", "--seed", "--workers"},
-    "inspect": {"--product", "--truth", "--json"},
+    "inspect": {"--product", "--truth", SET, "--json"},
     "display": {"--event", "--out", "--full", "--product", "--truth"},
     "config list": set(),
     "config init": set(),

@@ -7,8 +7,18 @@ import numpy as np
 import pytest
 
 from lartpc_ds.data.files import EventFiles, open_files
+from lartpc_ds.data.images import Preprocessing, densify
 from lartpc_ds.data.larcv3 import Larcv3Reader
-from lartpc_ds.data.survey import Survey, absurd_values, check_survey, describe_values, survey
+from lartpc_ds.data.survey import (
+    EXTENT,
+    LIT,
+    Survey,
+    absurd_values,
+    check_survey,
+    describe_isolated,
+    describe_values,
+    survey,
+)
 from lartpc_ds.errors import UserError
 
 VOXELS = "Data/sparse2d_wire_group/voxels"
@@ -148,3 +158,60 @@ def test_what_is_said_of_sound_values(write_file):
     ]
     assert len(lines) == 4
     assert "event 1, plane 0 holds the value 3e+07" in lines[3] and "times the median" in lines[3]
+
+
+@pytest.mark.parametrize("block_voxels", [50, 10**6])
+@pytest.mark.parametrize(("parallel_voxels", "workers"), [(10**9, 1), (0, 2)])
+def test_what_isolated_drops_is_the_difference_of_the_images(
+    three_files, monkeypatch, block_voxels, parallel_voxels, workers
+):
+    monkeypatch.setattr("lartpc_ds.data.survey._BLOCK_VOXELS", block_voxels)
+    monkeypatch.setattr("lartpc_ds.data.survey._PARALLEL_VOXELS", parallel_voxels)
+    edit(three_files[2], 121, "value", np.nan)  # event 12
+    pre = Preprocessing((9, 10), (1, 2), threshold=20, isolated=5, saturate=40)
+    files = open_files([str(path) for path in three_files])
+    wanted = np.arange(15) != 1
+    look = survey(files.readers, wanted, workers, pre=pre)
+    for position in range(15):
+        if position in (1, 12):
+            assert look.lit[position].tolist() == [(0, 0.0, 0, 0.0)] * 2
+            continue
+        before, after = (
+            densify(files.read(position), Preprocessing((9, 10), (1, 2), 20, fewest, 40)) for fewest in (0, 5)
+        )
+        expected = [before != 0, before, (before != 0) & (after == 0), before - after]
+        for name, image in zip(LIT.names, expected, strict=True):
+            np.testing.assert_allclose(look.lit[position][name], image.sum(axis=(1, 2), dtype=np.float64), rtol=1e-6)
+    assert 0 < look.lit["isolated"].sum() < look.lit["pixels"].sum()
+    assert not seen(*three_files)[0].lit["pixels"].any(), "nothing is counted where isolated is off"
+
+
+def test_both_lobes_of_a_pulse_are_charge(write_file):
+    path = write_file(num_events=1)
+    with h5py.File(path, "r+") as file:
+        rows = file[VOXELS][:]
+        rows["value"] = np.where(np.arange(len(rows)) % 2, -4, 4)
+        file[VOXELS][:] = rows
+    files = open_files([str(path)])
+    look = survey(files.readers, np.ones(1, np.bool_), pre=Preprocessing((9, 10), isolated=25))
+    assert look.lit["charge"].tolist() == look.lit["isolated_charge"].tolist() == [[80, 80]]
+
+
+def lit_pixels_of(*events: tuple[int, float, int, float]) -> Survey:
+    """A survey of events of one plane each that says only what `LIT` has."""
+    lit = np.array(list(events), LIT).reshape(-1, 1)
+    return Survey(np.zeros(lit.shape, EXTENT), lit, np.zeros(len(lit), "S16"), {})
+
+
+def test_what_is_said_of_isolated_pixels():
+    some = lit_pixels_of((100, 500.0, 40, 10.0), (50, 500.0, 20, 11.0), (0, 0.0, 0, 0.0))
+    assert describe_isolated([some], 3) == "data.isolated = 3 drops 40 % of the lit pixels with 2.1 % of the charge"
+    gone = lit_pixels_of((3, 9.0, 3, 9.0))
+    assert describe_isolated([some, gone], 3) == (
+        "data.isolated = 3 drops 41.2 % of the lit pixels with 2.97 % of the charge, and leaves 1 of 3 events without "
+        "a lit pixel"
+    )
+    assert "drops 100 % of the lit pixels with 100 % of the charge" in describe_isolated([gone], 3)
+    assert describe_isolated([lit_pixels_of((0, 0.0, 0, 0.0))], 3) == (
+        "data.isolated = 3 drops nothing, because no pixel is lit after data.threshold"
+    )

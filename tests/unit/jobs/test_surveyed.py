@@ -1,6 +1,7 @@
 """`train` looks at every event once: before a fresh run, and not again when it is resumed."""
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lartpc_ds.jobs import evaluate as evaluation
 from lartpc_ds.jobs.resolve import prepare_run, reopen_run
 from lartpc_ds.layout import Layout
 from lartpc_ds.training import session
+from lartpc_ds.training.sources import reopen_source
 from tests.small_runs import write_events, write_run_toml
 
 QUIET = Console(quiet=True)
@@ -38,6 +40,21 @@ def test_a_resumed_run_says_what_was_found_and_reads_no_voxel(run, monkeypatch):
     monkeypatch.setattr("lartpc_ds.data.larcv3.Larcv3Reader.block", None)
     resumed = reopen_run(folder, config, ds, Layout())
     assert resumed.findings == fresh.findings
+
+
+def test_what_isolated_drops_is_a_finding_and_the_key_is_part_of_the_run(run, tmp_path):
+    config, ds, folder = run
+    alone = config.model_copy(update={"data": config.data.model_copy(update={"threshold": 30.0, "isolated": 2})})
+    fresh = prepare_run(alone, ds, Layout(), folder, QUIET, look=True)
+    assert re.fullmatch(
+        r"data\.isolated = 2 drops [1-9].* % of the lit pixels with .* % of the charge.*", fresh.findings[-1]
+    )
+    assert reopen_run(folder, alone, ds, Layout()).findings == fresh.findings
+    with pytest.raises(UserError, match=r"data\.isolated: was 2, is 0"):
+        reopen_run(folder, alone.model_copy(update={"data": config.data}), ds, Layout())
+    opened = session.open_run(folder)[0]
+    source = reopen_source(opened.config, opened.index, opened.job.image_shape, "events")
+    assert source.pre.isolated == 2, "an evaluation reads the images that the run was trained on"
 
 
 def test_an_absurd_value_ends_the_run_before_it_begins(run, tmp_path):

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from lartpc_ds.data.files import open_files
 from lartpc_ds.data.larcv3 import Larcv3Writer
-from lartpc_ds.report.inspect import inspect_files, print_inspection
+from lartpc_ds.errors import UserError
+from lartpc_ds.report.inspect import config_of_images, inspect_files, print_inspection
 
 REAL = "sbnd_2events_larcv3.h5"
 
@@ -120,3 +121,28 @@ def test_repeated_events_and_absurd_values_are_named(folder):
     _, copies = inspect_files([f"{folder}/good.h5", f"{folder}/copy.h5"])["notes"]
     assert "2 of 4 events repeat another one" in copies and "data.duplicates" in copies
     assert copies in shown(inspect_files([f"{folder}/good.h5", f"{folder}/copy.h5"]))
+
+
+def test_a_note_says_what_isolated_drops(folder):
+    images = config_of_images(["data.isolated=3", "data.threshold=10.0"])
+    *others, note = inspect_files([f"{folder}/good.h5"], images=images)["notes"]
+    assert note == "data.isolated = 3 drops 0.759 % of the lit pixels with 0.259 % of the charge"
+    assert others == inspect_files([f"{folder}/good.h5"])["notes"]
+    with pytest.raises(UserError, match=r"data\.detector = 'argoneut': its image is 240 wires x 2048 ticks"):
+        inspect_files([f"{folder}/good.h5"], images=config_of_images(["data.isolated=3", "data.detector=argoneut"]))
+
+
+def test_inspect_takes_keys_of_images_only():
+    assert config_of_images([]) is None
+    with pytest.raises(UserError) as caught:
+        config_of_images(["data.isolated=3", "train.epochs=2.0", "ds.optimizer=3", "data.files"])
+    assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [
+        "--set 'data.files'",
+        "--set train.epochs",
+        "--set ds.optimizer",
+    ]
+    for keys in (["data.threshold=10.0"], ["data.isolated=0"]):
+        with pytest.raises(UserError, match=r"data\.isolated = 0 is off.*set it to 1 to 25, or leave --set out"):
+            config_of_images(keys)
+    with pytest.raises(UserError, match=r"data\.isolated: Input should be less than or equal to 25 \(given: 26\)"):
+        config_of_images(["data.isolated=26"])
