@@ -11,7 +11,7 @@ strip, which take 9 calls each way.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,26 +20,32 @@ from torch import Tensor
 
 from lartpc_ds.exact.grid.patches import Integers, Patches
 
-__all__ = ["Bags", "EventReading", "PatchReading", "PixelReading", "Reading"]
+__all__ = ["Bags", "EventReading", "PatchReading", "PixelReading", "Reading", "TapReading"]
 
 _Few = NDArray[np.int32]
 
 
 class Bags(NamedTuple):
-    """Bag k has the rows index[offsets[k] : offsets[k + 1]]; both are int32."""
+    """Bag k has the rows[offsets[k] : offsets[k + 1]] of a matrix; both are int32."""
 
-    index: Tensor
+    rows: Tensor
     offsets: Tensor
 
     @classmethod
-    def of(cls, index: NDArray[np.integer], sizes: NDArray[np.integer] | None) -> "Bags":
+    def of(cls, rows: NDArray[Any], sizes: NDArray[Any] | None) -> "Bags":
         """Return bags of these sizes, or of one row each."""
-        offsets = np.arange(len(index) + 1) if sizes is None else np.concatenate([[0], np.cumsum(sizes.reshape(-1))])
-        return cls(*(torch.from_numpy(values.astype(np.int32)) for values in (index, offsets)))
+        offsets = np.arange(len(rows) + 1) if sizes is None else np.concatenate([[0], np.cumsum(sizes.reshape(-1))])
+        return cls(*(torch.from_numpy(values.astype(np.int32)) for values in (rows, offsets)))
+
+    def of_rows(self, first: int, last: int) -> "Bags":
+        """Return the bags [first, last)."""
+        offsets = self.offsets[first : last + 1]
+        start, stop = int(offsets[0]), int(offsets[-1])
+        return Bags(self.rows[start:stop], offsets - start)
 
     def to(self, device: torch.device) -> "Bags":
         """Return the bags on a device."""
-        return self if self.index.device == device else Bags(self.index.to(device), self.offsets.to(device))
+        return self if self.rows.device == device else Bags(self.rows.to(device), self.offsets.to(device))
 
 
 class Reading:
@@ -147,6 +153,11 @@ class PixelReading(Reading):
         )
         self._read = source.index[target.event[:, None, None], row[:, :, None], col[:, None, :]].astype(np.int32)
 
+    @property
+    def window(self) -> int:
+        """The number of pixels that each patch reads."""
+        return self.shape[1] * self.shape[2]
+
     @cached_property
     def _inside(self) -> NDArray[np.bool_] | None:
         """Whether each pixel is inside the map, or None if all are."""
@@ -161,10 +172,15 @@ class PixelReading(Reading):
         rows, cols = self._lines
         height, width = self._side
         in_patch = (rows.local[:, None] * width + cols.local).astype(np.int32)
-        pixels = self._read[:, rows.of_row][:, :, cols.of_row] * np.int32(height * width) + in_patch
+        pixels = self._ordered(self._read[:, rows.of_row][:, :, cols.of_row] * np.int32(height * width) + in_patch)
         if self._inside is None:
             return Bags.of(pixels.reshape(-1), None)
-        return Bags.of(pixels[self._inside], self._inside)
+        inside = self._ordered(self._inside)
+        return Bags.of(pixels[inside], inside)
+
+    def _ordered(self, values: NDArray[Any]) -> NDArray[Any]:
+        """(patches, rows, columns) -> the same values in the order in which they are read."""
+        return values
 
     @cached_property
     def outside(self) -> Tensor:
@@ -175,9 +191,9 @@ class PixelReading(Reading):
     @cached_property
     def home(self) -> Bags:
         """All pixels of the result that read each pixel, in the order of the steps."""
-        sizes = np.bincount(self.bags.index.numpy(), minlength=self.rows)
+        sizes = np.bincount(self.bags.rows.numpy(), minlength=self.rows)
         free = (np.cumsum(sizes) - sizes).reshape(self._patches, *self._side)
-        index: _Few = np.empty(len(self.bags.index), np.int32)
+        index: _Few = np.empty(len(self.bags.rows), np.int32)
         for step_row in range(len(self._lines[0].step)):
             for step_col in range(len(self._lines[1].step)):
                 self._bring_home(index, free, step_row, step_col)
@@ -204,3 +220,34 @@ class PixelReading(Reading):
         index[place[inside]] = pixel[inside]
         several, times = np.unique(read, return_counts=True)
         free[several[:, None, None], at[0], at[1]] += times[:, None, None]
+
+
+class TapReading(PixelReading):
+    """The window of each pixel, one after the other: (patches, rows, columns, rows and columns of a window).
+
+    Windows have pixels in common, which are read several times. So a convolution of small patches is a product of
+    matrices, which is faster than convolving patches of few pixels with wide surroundings.
+    """
+
+    def __init__(self, source: Patches, target: Patches, rows: Sequence[int], cols: Sequence[int]) -> None:
+        """Let each pixel of a patch of `target` read a window; these are the rows and columns of all its windows."""
+        super().__init__(source, target, rows, cols)
+        self.side = target.shape
+
+    @property
+    def taps(self) -> int:
+        """The number of pixels of a window."""
+        return self.window // (self.side[0] * self.side[1])
+
+    def _ordered(self, values: NDArray[Any]) -> NDArray[Any]:
+        patches, rows, cols = self.shape
+        (down, across), (height, width) = self.side, (rows // self.side[0], cols // self.side[1])
+        return values.reshape(patches, down, height, across, width).transpose(0, 1, 3, 2, 4)
+
+    @cached_property
+    def home(self) -> Bags:
+        """All windows that have read each pixel."""
+        rows = self.bags.rows.numpy()
+        sizes = np.diff(self.bags.offsets.numpy())
+        readers = np.arange(len(sizes)) if sizes.all() else np.flatnonzero(sizes)
+        return Bags.of(readers[np.argsort(rows, kind="stable")], np.bincount(rows, minlength=self.rows))

@@ -1,5 +1,7 @@
 """Windows of a map that is held as its distinct patches: every patch is read with its surroundings and runs unpadded.
 
+Small patches have wide surroundings, so the convolution of patches of few pixels is a product of matrices.
+
 What is read is never kept. The backward pass reads it again, which takes a small part of a convolution's time, so a
 layer keeps the map that it got, as torch's own does. Gradients are those of the dense network: a patch that stands for
 many places is read by many, and gets the sum of what they send (`grid.readings`).
@@ -7,18 +9,21 @@ many places is read by many, and gets the sum of what they send (`grid.readings`
 Rejected: autograd of a copy with surroundings, which would keep one more map for each convolution.
 """
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lartpc_ds.exact.grid.pieces import has_no_data
 from lartpc_ds.exact.grid.patches import Patches
-from lartpc_ds.exact.grid.readings import Bags, EventReading, PatchReading, PixelReading, Reading
-from lartpc_ds.exact.kernels.weight_gradients import weight_gradient
+from lartpc_ds.exact.grid.pieces import has_no_data, in_pieces, rows_at_once
+from lartpc_ds.exact.grid.readings import Bags, EventReading, PatchReading, PixelReading, Reading, TapReading
 
 __all__ = ["Options", "convolved", "max_pooled", "moved", "sums_of_events", "windows"]
+
+_READ_BYTES = 1 << 23
+"""The bytes of patches that a weight gradient reads at once on a CPU, which turns them into another format."""
 
 Pair = tuple[int, int]
 
@@ -27,8 +32,8 @@ def _sums(rows: Tensor, bags: Bags) -> Tensor:
     """(rows, D) -> (bags, D): the sum of the rows of each bag."""
     if has_no_data(rows):
         return rows.new_empty(len(bags.offsets) - 1, rows.shape[1])
-    index, offsets = bags.to(rows.device)
-    sums: Tensor = torch.ops.aten._embedding_bag_forward_only(rows, index, offsets, False, 0, False, None, True)[0]
+    chosen, offsets = bags.to(rows.device)
+    sums: Tensor = torch.ops.aten._embedding_bag_forward_only(rows, chosen, offsets, False, 0, False, None, True)[0]
     return sums
 
 
@@ -84,11 +89,6 @@ def _map(pixels: Tensor, shape: tuple[int, int, int]) -> Tensor:
     return pixels.view(*shape, pixels.shape[1]).permute(0, 3, 1, 2)
 
 
-def _brought_home(gradient: Tensor, x: Tensor, reading: PixelReading) -> Tensor:
-    """Return the gradient like x, from the gradient of what was read of x."""
-    return _map(_sums(_pixels(gradient), reading.home), (len(x), *x.shape[2:]))
-
-
 class Options(NamedTuple):
     """The arguments of a convolution that is not padded."""
 
@@ -106,9 +106,6 @@ class Options(NamedTuple):
 
     def backward(self, gradient: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool]) -> tuple[Any, Any]:
         """Return the gradients of x and weight, each None where it is not wanted; x may have no values for its own."""
-        if wanted == (False, True) and not self.transposed:
-            weights = weight_gradient(gradient, x, weight, self.stride, (0, 0), self.dilation, self.groups)
-            return None, weights
         g_x, g_weight, _ = torch.ops.aten.convolution_backward(
             gradient,
             x,
@@ -125,41 +122,92 @@ class Options(NamedTuple):
         return g_x, g_weight
 
 
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A convolution of what a `TapReading` reads: every window is a row of a matrix."""
+
+    side: Pair
+    """The rows and columns of a patch of the result."""
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """(pixels * taps, C) -> (patches, K, rows, columns)."""
+        matrix = _matrix(weight)
+        rows = x.view(-1, len(matrix))
+        y = rows @ matrix if bias is None else torch.addmm(bias, rows, matrix)
+        return y.view(-1, *self.side, y.shape[1]).permute(0, 3, 1, 2)
+
+    def backward(self, gradient: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool]) -> tuple[Any, Any]:
+        """Return the gradients of x and weight, each None where it is not wanted."""
+        rows, matrix = _pixels(gradient), _matrix(weight)
+        g_x = (rows @ matrix.T).view(-1, weight.shape[1]) if wanted[0] else None
+        if not wanted[1]:
+            return g_x, None
+        out, channels, *kernel = weight.shape
+        product = rows.T @ x.view(len(rows), -1)
+        return g_x, product.view(out, *kernel, channels).permute(0, 3, 1, 2)
+
+
+def _matrix(weight: Tensor) -> Tensor:
+    """(K, C, k, k) -> (k * k * C, K)."""
+    return weight.permute(2, 3, 1, 0).reshape(-1, len(weight))
+
+
 def convolved(x: Tensor, weight: Tensor, bias: Tensor | None, reading: PixelReading, options: Options) -> Tensor:
     """(patches, C, rows, columns) -> (patches, K, rows, columns), the convolution of what is read."""
-    y: Tensor = _Convolved.apply(x, weight, bias, reading, options)  # type: ignore[no-untyped-call]
+    how = Product(reading.side) if isinstance(reading, TapReading) else options
+    y: Tensor = _Convolved.apply(x, weight, bias, reading, how)  # type: ignore[no-untyped-call]
     return y
 
 
 class _Convolved(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, reading: PixelReading, options: Options
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, reading: PixelReading, how: Options | Product
     ) -> Tensor:
-        ctx.reading, ctx.options = reading, options
+        ctx.reading, ctx.how = reading, how
         ctx.save_for_backward(x, weight)
-        return options.forward(_map(_sums(_pixels(x), reading.bags), reading.shape), weight, bias)
+        return how.forward(_read(_pixels(x), reading, 0, reading.shape[0]), weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,), (x, weight) = gradients, ctx.saved_tensors
-        reading, options = ctx.reading, ctx.options
+        reading, how = ctx.reading, ctx.how
         wants_x, wants_weight, wants_bias, *_ = ctx.needs_input_grad
         g_x = g_weight = None
         if wants_weight:
-            read = _map(_sums(_pixels(x), reading.bags), reading.shape)
-            _, g_weight = options.backward(gradient, read, weight, (False, True))
-            del read  # it and its gradient are the largest of the pass, and are not alive together
+            g_weight = _weight_gradient(gradient, x, weight, reading, how)
         if wants_x:
-            shape = (reading.shape[0], x.shape[1], *reading.shape[1:])
-            unread = x.new_empty(1).expand(shape)
-            g_read, _ = options.backward(gradient, unread, weight, (True, False))
-            g_x = _brought_home(g_read, x, reading)
+            unread = x.new_empty(*reading.shape, x.shape[1]).permute(0, 3, 1, 2)  # only its size is looked at
+            g_read, _ = how.backward(gradient, unread, weight, (True, False))
+            rows = g_read if isinstance(reading, TapReading) else _pixels(g_read)
+            g_x = _map(_sums(rows, reading.home), (len(x), *x.shape[2:]))
         g_bias = (
             gradient.sum((0, 2, 3), dtype=torch.promote_types(gradient.dtype, torch.float32)) if wants_bias else None
         )
         return g_x, g_weight, None if g_bias is None else g_bias.to(weight.dtype), None, None
+
+
+def _read(pixels: Tensor, reading: PixelReading, first: int, last: int) -> Tensor:
+    """Return what the patches [first, last) of the result read: a map, or the rows of a matrix."""
+    read = _sums(pixels, reading.bags.of_rows(first * reading.window, last * reading.window))
+    return read if isinstance(reading, TapReading) else _map(read, (last - first, *reading.shape[1:]))
+
+
+def _weight_gradient(
+    gradient: Tensor, x: Tensor, weight: Tensor, reading: PixelReading, how: Options | Product
+) -> Tensor:
+    """Return the gradient like weight; some patches at a time are read, and their sums are rounded once."""
+    total = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+    pixels, patches = _pixels(x), reading.shape[0]
+    patch_bytes = max(gradient.nbytes // patches, x.shape[1] * reading.window * x.element_size())
+    at_once = rows_at_once(gradient, patch_bytes, _READ_BYTES)
+    with in_pieces():
+        for first in range(0, patches, at_once):
+            last = min(first + at_once, patches)
+            _, part = how.backward(gradient[first:last], _read(pixels, reading, first, last), weight, (False, True))
+            total += part
+    return total.to(weight.dtype)
 
 
 def max_pooled(x: Tensor, reading: PixelReading, target: Patches, kernel: Pair, stride: Pair, dilation: Pair) -> Tensor:

@@ -16,8 +16,8 @@ from torch import nn
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.grid.rows import Rows
 from lartpc_ds.exact.grid.windows import Range
-from lartpc_ds.exact.memory.saved import BlockBytes, block_bytes
 from lartpc_ds.exact.memory.front import Note
+from lartpc_ds.exact.memory.saved import BlockBytes, block_bytes
 from lartpc_ds.exact.memory.strips import Strips
 from lartpc_ds.exact.trace.dry_run import dry_run, shadow_of
 from lartpc_ds.exact.trace.imitation import TRACED_EVENTS, images_of

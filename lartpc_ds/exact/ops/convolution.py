@@ -38,6 +38,10 @@ from lartpc_ds.exact.ops.windows import OutBounds, outputs_of, planned, read_pat
 __all__ = ["OPERATORS", "Convolution", "Remake"]
 
 
+_FEW_PIXELS = 4
+"""A convolution of patches of this many pixels or fewer is a product of matrices, which then takes half the time."""
+
+
 class _Conv2d(NamedTuple):
     """The arguments of F.conv2d."""
 
@@ -136,9 +140,14 @@ def conv2d_on_patches(site: PatchCallSite, function: Function, *args: Any, **kwa
     given = _Conv2d(*args, **kwargs)
     axes, patches = (given.geometry.rows, given.geometry.cols), map_patches(site, given.input)
     if all((axis.kernel, axis.stride, axis.padding) == (1, 1, 0) for axis in axes):
-        return site.mark_patches(function(*given), patches), None
+        if given.groups > 1:
+            return site.mark_patches(function(*given), patches), None
+        pixels = F.linear(given.input.permute(0, 2, 3, 1), given.weight.flatten(1), given.bias)  # faster than torch's
+        return site.mark_patches(pixels.permute(0, 3, 1, 2), patches), None
     outputs = [axis.outputs(size + odd) for axis, size, odd in zip(axes, patches.size, given.odd, strict=True)]
-    target, reading = read_patches(site, given.input, axes, (outputs[0], outputs[1]))
+    sides = [(axis.patch_after(side) or 0) for axis, side in zip(axes, patches.shape, strict=True)]
+    by_tap = given.groups == 1 and sides[0] * sides[1] <= _FEW_PIXELS
+    target, reading = read_patches(site, given.input, axes, (outputs[0], outputs[1]), by_tap=by_tap)
     stride = [1 if axis.kernel == 1 else axis.stride for axis in axes]
     options = Options((stride[0], stride[1]), pair(given.dilation), given.groups)
     x, weight, bias, *_ = given.autocast()

@@ -41,12 +41,12 @@ __all__ = [
     "Words",
     "canonical",
     "cut_dims",
+    "everywhere",
     "filled",
     "map_cut",
     "map_patches",
     "map_rows",
     "needs_map",
-    "everywhere",
     "pair",
 ]
 

@@ -30,8 +30,8 @@ from lartpc_ds.exact.ops.operator import (
     StripCallSite,
     TileCallSite,
     cut_dims,
-    needs_map,
     everywhere,
+    needs_map,
 )
 from lartpc_ds.exact.ops.windows import same_pixels
 

@@ -161,7 +161,8 @@ def dropout_in_evaluation(
     """
     if _trains(args, kwargs) and p > 0:
         raise site.refuse(
-            f"with p = {p} draws random masks, which {site.words.parts} cannot share; set p = 0, or {site.words.way_out}"
+            f"with p = {p} draws random masks, which {site.words.parts} cannot share; set p = 0, or "
+            f"{site.words.way_out}"
         )
     return site.cut_like(function(input, p, *args, **kwargs), input, cut_dims(site, input)), None
 

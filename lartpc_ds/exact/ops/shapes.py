@@ -19,9 +19,9 @@ from lartpc_ds.exact.ops.operator import (
     Result,
     TileCallSite,
     cut_dims,
+    everywhere,
     filled,
     map_cut,
-    everywhere,
 )
 from lartpc_ds.exact.ops.pointwise import Realign, over_uncut
 from lartpc_ds.exact.ops.resampling import sliced

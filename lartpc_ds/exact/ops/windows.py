@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from lartpc_ds.exact.grid.cuts import Cut, EmptyTile, Plans
 from lartpc_ds.exact.grid.patches import Patches
-from lartpc_ds.exact.grid.readings import PixelReading
+from lartpc_ds.exact.grid.readings import PixelReading, TapReading
 from lartpc_ds.exact.grid.rows import Rows
 from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.exact.grid.windows import AxisOperator, AxisPlan, Rect, Same, Transposed, Window, plan_axis, tile_of
@@ -90,34 +90,38 @@ def windowed_rows(
     return x, out
 
 
-Axes = tuple[Window, Window] | tuple[Transposed, Transposed]
+Axes = tuple[Window | Transposed, Window | Transposed]
 
 
-def read_patches(site: PatchCallSite, x: Tensor, axes: Axes, outputs: tuple[int, int]) -> tuple[Patches, PixelReading]:
+def read_patches(
+    site: PatchCallSite, x: Tensor, axes: Axes, outputs: tuple[int, int], *, by_tap: bool = False
+) -> tuple[Patches, PixelReading]:
     """Return the patches of the result of a windowed operator, and what each of them reads.
 
-    A window of one pixel reads no other, so that the operator then runs with stride 1. The call is refused if the
-    stride does not divide the patches, or if the result is empty.
+    A window of one pixel reads no other, so that the operator then runs with stride 1. With `by_tap`, patches of few
+    pixels read the window of each pixel. The call is refused if the stride does not divide the patches, or if the
+    result is empty.
     """
     patches = map_patches(site, x)
     if min(outputs) < 1:
         raise site.refuse(f"leaves no pixel of a map of {patches.size}")
-    reads = []
+    reads: list[Sequence[int]] = []
     for axis, side in zip(axes, patches.shape, strict=True):
         after = axis.patch_after(side)
         if after is None:
             raise site.refuse(
-                f"has a stride of {axis.stride}, which does not divide patches of {side} pixels; take a memory.lit_block "
-                f"that is a multiple of all strides, or {site.words.way_out}"
+                f"has a stride of {axis.stride}, which does not divide patches of {side} pixels; take a larger "
+                f"memory.lit_block, a multiple of all strides, or {site.words.way_out}"
             )
-        if isinstance(axis, Window) and axis.kernel == 1:
-            reads.append([output * axis.stride - axis.padding for output in range(after)])
+        if isinstance(axis, Window) and (axis.kernel == 1 or by_tap):
+            taps = range(0, axis.reach, axis.dilation)
+            reads.append([output * axis.stride - axis.padding + tap for output in range(after) for tap in taps])
         else:
             reads.append(range(*axis.need((0, after))))
     target = patches.through(*axes, outputs)
-    key = axes, outputs
+    key = axes, outputs, by_tap
     if key not in patches.readings:
-        patches.readings[key] = PixelReading(patches, target, *reads)
+        patches.readings[key] = (TapReading if by_tap else PixelReading)(patches, target, reads[0], reads[1])
     reading = patches.readings[key]
     assert isinstance(reading, PixelReading)
     return target, reading
