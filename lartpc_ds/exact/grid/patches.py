@@ -133,7 +133,7 @@ class Patches:
     @property
     def events(self) -> int:
         """The number of events."""
-        return self.grid[0]
+        return len(self.lit)
 
     @property
     def shape(self) -> tuple[int, int]:

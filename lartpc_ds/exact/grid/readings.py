@@ -53,6 +53,8 @@ class Reading:
 
     rows: int
     """The number of rows that are read from."""
+    results: int
+    """The number of rows of the result."""
 
     @property
     def bags(self) -> Bags:
@@ -69,7 +71,7 @@ class PatchReading(Reading):
     """Whole patches: patch k of the result is patch source[k]."""
 
     def __init__(self, source: Integers, patches: int) -> None:
-        self.source, self.rows = source, patches
+        self.source, self.rows, self.results = source, patches, len(source)
 
     @classmethod
     def onto(cls, patches: Patches, target: Patches) -> "PatchReading":
@@ -97,12 +99,12 @@ class EventReading(Reading):
     """Each event reads all of its patches."""
 
     def __init__(self, patches: Patches) -> None:
-        self._event, self._events, self.rows = patches.event, patches.events, len(patches)
+        self._event, self.rows, self.results = patches.event, len(patches), patches.events
 
     @cached_property
     def bags(self) -> Bags:
         """The patches of each event."""
-        return Bags.of(np.argsort(self._event, kind="stable"), np.bincount(self._event, minlength=self._events))
+        return Bags.of(np.argsort(self._event, kind="stable"), np.bincount(self._event, minlength=self.results))
 
     @cached_property
     def home(self) -> Bags:
@@ -140,18 +142,28 @@ class PixelReading(Reading):
         """
         self.shape = len(target), len(rows), len(cols)
         """The patches, rows and columns that are read."""
+        self._source, self._target, self._at = source, target, (rows, cols)
         self._patches, self._side = len(source), source.shape
-        self.rows = len(source) * source.shape[0] * source.shape[1]
-        self._lines = (
-            _Line.of(target.row, np.asarray(rows), source.rows.patch, source.rows.size),
-            _Line.of(target.col, np.asarray(cols), source.cols.patch, source.cols.size),
+        self.rows, self.results = len(source) * source.shape[0] * source.shape[1], len(target) * self.window
+
+    @cached_property
+    def _lines(self) -> tuple[_Line, _Line]:
+        source, target = self._source, self._target
+        return (
+            _Line.of(target.row, np.asarray(self._at[0]), source.rows.patch, source.rows.size),
+            _Line.of(target.col, np.asarray(self._at[1]), source.cols.patch, source.cols.size),
         )
-        # the patch at each step from each patch, (patches, steps, steps); what is outside the grid is not inside
+
+    @cached_property
+    def _read(self) -> _Few:
+        """The patch at each step from each patch, (patches, steps, steps); what is outside the grid is not inside."""
+        source, target = self._source, self._target
         row, col = (
             np.clip(at[:, None] + line.step, 0, places - 1)
             for at, line, places in zip((target.row, target.col), self._lines, source.grid[1:], strict=True)
         )
-        self._read = source.index[target.event[:, None, None], row[:, :, None], col[:, None, :]].astype(np.int32)
+        read: _Few = source.index[target.event[:, None, None], row[:, :, None], col[:, None, :]].astype(np.int32)
+        return read
 
     @property
     def window(self) -> int:

@@ -20,7 +20,7 @@ from lartpc_ds.exact.grid.patches import Patches
 from lartpc_ds.exact.grid.pieces import has_no_data, in_pieces, rows_at_once
 from lartpc_ds.exact.grid.readings import Bags, EventReading, PatchReading, PixelReading, Reading, TapReading
 
-__all__ = ["Options", "convolved", "max_pooled", "moved", "sums_of_events", "windows"]
+__all__ = ["Options", "convolved", "max_pooled", "moved", "pixel_counts", "sums_of_events", "windows"]
 
 _READ_BYTES = 1 << 23
 """The bytes of patches that a weight gradient reads at once on a CPU, which turns them into another format."""
@@ -30,26 +30,34 @@ Pair = tuple[int, int]
 
 def _sums(rows: Tensor, bags: Bags) -> Tensor:
     """(rows, D) -> (bags, D): the sum of the rows of each bag."""
-    if has_no_data(rows):
-        return rows.new_empty(len(bags.offsets) - 1, rows.shape[1])
     chosen, offsets = bags.to(rows.device)
     sums: Tensor = torch.ops.aten._embedding_bag_forward_only(rows, chosen, offsets, False, 0, False, None, True)[0]
     return sums
 
 
-class _Read(torch.autograd.Function):
+def _read(rows: Tensor, reading: Reading) -> Tensor:
     """(rows, D) -> (rows of the result, D)."""
+    assert len(rows) == reading.rows
+    return rows.new_empty(reading.results, rows.shape[1]) if has_no_data(rows) else _sums(rows, reading.bags)
 
+
+def _brought_home(gradient: Tensor, reading: Reading) -> Tensor:
+    """(rows of the result, D) -> (rows, D)."""
+    if has_no_data(gradient):
+        return gradient.new_empty(reading.rows, gradient.shape[1])
+    return _sums(gradient.contiguous(), reading.home)
+
+
+class _Read(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, reading: Reading) -> Tensor:
-        assert len(rows) == reading.rows
         ctx.reading = reading
-        return _sums(rows, reading.bags)
+        return _read(rows, reading)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return _sums(gradients[0].contiguous(), ctx.reading.home), None
+        return _brought_home(gradients[0], ctx.reading), None
 
 
 def moved(x: Tensor, reading: PatchReading) -> Tensor:
@@ -64,15 +72,22 @@ def moved(x: Tensor, reading: PatchReading) -> Tensor:
 def windows(x: Tensor, reading: PixelReading, outside: float = 0.0) -> Tensor:
     """(patches, C, rows, columns) -> what is read of it, with a value for the pixels outside the map."""
     y: Tensor = _Read.apply(_pixels(x), reading)  # type: ignore[no-untyped-call]
-    if outside and len(reading.outside) and not has_no_data(y):
+    if outside and not has_no_data(y) and len(reading.outside):
         y = y.index_fill(0, reading.outside.to(y.device), outside)
     return _map(y, reading.shape)
+
+
+def pixel_counts(patches: Patches, x: Tensor) -> Tensor:
+    """Return for how many pixels of the map each pixel of the special patches stands, (special, 1, rows, columns)."""
+    if has_no_data(x):
+        return x.new_empty(patches.special, 1, *patches.shape, dtype=torch.float32)
+    return torch.from_numpy(patches.pixels()).to(x.device)[:, None]
 
 
 def sums_of_events(x: Tensor, patches: Patches) -> Tensor:
     """(patches, C, rows, columns) -> (events, C): sums over the pixels of whole maps, at least in float32."""
     exact = torch.promote_types(x.dtype, torch.float32)
-    pixels = torch.from_numpy(patches.pixels()).to(x.device, exact)[:, None]
+    pixels = pixel_counts(patches, x).to(exact)
     special = (x[: patches.special].to(exact) * pixels).sum((2, 3))
     of_patches = torch.cat([special, x[patches.special :].sum((2, 3), dtype=exact)])
     y: Tensor = _Read.apply(of_patches, EventReading(patches))  # type: ignore[no-untyped-call]
@@ -166,7 +181,7 @@ class _Convolved(torch.autograd.Function):
     ) -> Tensor:
         ctx.reading, ctx.how = reading, how
         ctx.save_for_backward(x, weight)
-        return how.forward(_read(_pixels(x), reading, 0, reading.shape[0]), weight, bias)
+        return how.forward(_windows(_read(_pixels(x), reading), reading), weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -181,17 +196,16 @@ class _Convolved(torch.autograd.Function):
             unread = x.new_empty(*reading.shape, x.shape[1]).permute(0, 3, 1, 2)  # only its size is looked at
             g_read, _ = how.backward(gradient, unread, weight, (True, False))
             rows = g_read if isinstance(reading, TapReading) else _pixels(g_read)
-            g_x = _map(_sums(rows, reading.home), (len(x), *x.shape[2:]))
+            g_x = _map(_brought_home(rows, reading), (len(x), *x.shape[2:]))
         g_bias = (
             gradient.sum((0, 2, 3), dtype=torch.promote_types(gradient.dtype, torch.float32)) if wants_bias else None
         )
         return g_x, g_weight, None if g_bias is None else g_bias.to(weight.dtype), None, None
 
 
-def _read(pixels: Tensor, reading: PixelReading, first: int, last: int) -> Tensor:
-    """Return what the patches [first, last) of the result read: a map, or the rows of a matrix."""
-    read = _sums(pixels, reading.bags.of_rows(first * reading.window, last * reading.window))
-    return read if isinstance(reading, TapReading) else _map(read, (last - first, *reading.shape[1:]))
+def _windows(read: Tensor, reading: PixelReading) -> Tensor:
+    """Return what some patches have read as a map, or as the rows of a matrix."""
+    return read if isinstance(reading, TapReading) else _map(read, (len(read) // reading.window, *reading.shape[1:]))
 
 
 def _weight_gradient(
@@ -205,7 +219,12 @@ def _weight_gradient(
     with in_pieces():
         for first in range(0, patches, at_once):
             last = min(first + at_once, patches)
-            _, part = how.backward(gradient[first:last], _read(pixels, reading, first, last), weight, (False, True))
+            read = (
+                pixels.new_empty((last - first) * reading.window, pixels.shape[1])
+                if has_no_data(pixels)
+                else _sums(pixels, reading.bags.of_rows(first * reading.window, last * reading.window))
+            )
+            _, part = how.backward(gradient[first:last], _windows(read, reading), weight, (False, True))
             total += part
     return total.to(weight.dtype)
 
@@ -229,8 +248,7 @@ class _MaxPooled(torch.autograd.Function):
         ctx.reading, ctx.pool, ctx.shape = reading, pool, x.shape
         small = read.shape[2] * read.shape[3] <= torch.iinfo(torch.int16).max
         ctx.save_for_backward(places.to(torch.int16) if small else places)
-        nowhere = torch.from_numpy(target.pixels() == 0).to(y.device)[:, None]
-        y[: target.special].masked_fill_(nowhere, 0)
+        y[: target.special].masked_fill_(pixel_counts(target, y) == 0, 0)
         return y  # type: ignore[no-any-return]
 
     @staticmethod
@@ -243,5 +261,5 @@ class _MaxPooled(torch.autograd.Function):
         g_read = torch.ops.aten.max_pool2d_with_indices_backward(
             gradient, read, kernel, stride, (0, 0), dilation, False, places.to(torch.int64)
         )
-        home = _sums(_pixels(g_read), reading.home)
+        home = _brought_home(_pixels(g_read), reading)
         return _map(home, (ctx.shape[0], *ctx.shape[2:])), *(None for _ in range(5))

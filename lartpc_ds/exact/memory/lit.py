@@ -1,31 +1,24 @@
-"""Only what charge has reached is computed; the rest of every map is one number per channel, and is held once.
+"""While blocks run on the distinct patches of a map, a mode knows which patches each tensor holds (`memory.front`).
 
-A map runs as its distinct patches (`grid.patches`), a tensor (patches, C, rows, columns of a patch), and a mode makes
-every call right for them: functions of every pixel run as they are, windows read each patch with its surroundings,
-and norms and pools count every pixel as often as it occurs. At a block where that no longer pays, the map is put
-together again, and the rest of the network runs on it. The network is not changed, and its numbers and gradients are
-those of a plain run, batch statistics included. Rejected: sparse convolutions, which are another network.
+A map is then a tensor (patches, C, rows, columns of a patch). Functions of every pixel run as they are, windows read
+each patch with its surroundings, and norms and pools count every pixel as often as it occurs.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MethodType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lartpc_ds.exact.grid.patches import Axis, Patches
+from lartpc_ds.exact.grid.patches import Patches
 from lartpc_ds.exact.grid.readings import PatchReading
 from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.exact.kernels.patches import moved
 from lartpc_ds.exact.memory.front import Front
 from lartpc_ds.exact.ops.operator import PATCHES, Operator, Rule
-from lartpc_ds.exact.trace.modules import wrap
-from lartpc_ds.models.build import blocks
 
-__all__ = ["Lit", "Placed", "light"]
+__all__ = ["Lit", "Placed", "spread"]
 
 _MAP = (0, 2, 3)
 
@@ -49,9 +42,11 @@ class Lit(Front[Placed]):
         self.trail: list[Placed | None] = []
         """What each block of the last run gave; None is a whole tensor."""
 
-    def run(self, sequence: Sequence[tuple[str, nn.Module]], x: Tensor, patches: Patches, until: str | None) -> Tensor:
+    def run(
+        self, sequence: Sequence[tuple[str, nn.Module]], x: Tensor, patches: Patches | None, until: str | None
+    ) -> Tensor:
         """Run all blocks, up to `until` on patches `x` of the images, and from there on on whole maps."""
-        placed: Placed | None = Placed(patches)
+        placed = None if patches is None else Placed(patches)
         self.begin()
         self.trail = []
         for name, block in sequence:
@@ -118,19 +113,6 @@ class Lit(Front[Placed]):
         return (placed.dims, placed.patches.size, *others)
 
 
-def cut(images: Tensor, rows: Axis, cols: Axis) -> tuple[Tensor, Patches]:
-    """Return the distinct patches of images (events, channels, rows, columns), of which pixels other than 0 are lit."""
-    patches = Patches((images.detach() != 0).any(1).cpu().numpy(), rows, cols)
-    # a patch that sticks out repeats the last row or column there, which nobody reads
-    row, col = (
-        torch.from_numpy(np.minimum(at[:, None] * axis.patch + np.arange(axis.patch), axis.size - 1))
-        for at, axis in ((patches.row, rows), (patches.col, cols))
-    )
-    at = torch.from_numpy(patches.event)[:, None, None], row[:, :, None], col[:, None, :]
-    pixels = images.permute(0, 2, 3, 1)[tuple(index.to(images.device) for index in at)]
-    return pixels.permute(0, 3, 1, 2), patches
-
-
 def spread(x: Tensor, patches: Patches) -> Tensor:
     """Return the whole map (events, C, rows, columns) of its patches (patches, C, rows, columns)."""
     (height, width), (_, down, across) = patches.shape, patches.grid
@@ -139,17 +121,3 @@ def spread(x: Tensor, patches: Patches) -> Tensor:
     y = y.reshape(patches.events, down * height, across * width, x.shape[1]).permute(0, 3, 1, 2)
     rows, cols = patches.size
     return y[:, :, :rows, :cols].contiguous(memory_format=torch.channels_last)
-
-
-def light(model: nn.Module, rows: Axis, cols: Axis, until: str | None, tiles: Tiles) -> nn.Module:
-    """Let `model` compute only what is lit; changes and returns `model`."""
-    lit = Lit(tiles)
-    for name, block in blocks(model):
-        wrap(name, block, lit.around)
-
-    def forward(self: nn.Module, images: Tensor) -> Tensor:
-        x, patches = cut(images, rows, cols)
-        return lit.run(blocks(self), x, patches, until)
-
-    model.forward = MethodType(forward, model)
-    return model

@@ -19,6 +19,7 @@ from lartpc_ds.exact.grid.patches import Patches
 from lartpc_ds.exact.grid.tiles import Alone, Group, Tiles
 from lartpc_ds.exact.kernels.layer_norms import layer_norm_relu
 from lartpc_ds.exact.kernels.norms import Part, Statistics, normalise, parts_of, statistics_of
+from lartpc_ds.exact.kernels.patches import pixel_counts
 from lartpc_ds.exact.ops.operator import (
     CallSite,
     Operator,
@@ -263,7 +264,7 @@ def instance_norm_on_patches(site: PatchCallSite, function: Function, *args: Any
 
 def _parts_of_patches(patches: Patches, x: Tensor, *, per_event: bool) -> list[Part]:
     """Return the special patches, whose pixels count several times or not at all, and the plain ones."""
-    pixels, (special, plain) = torch.from_numpy(patches.pixels())[:, None].to(x.device), patches.bounds_of_events()
+    pixels, (special, plain) = pixel_counts(patches, x), patches.bounds_of_events()
     if not per_event:
         special, plain = special[[0, -1]], plain[[0, -1]]
     counted = [(slice(*bounds), True) for bounds in itertools.pairwise(special.tolist())]

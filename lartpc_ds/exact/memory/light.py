@@ -1,0 +1,85 @@
+"""Only what charge has reached is computed; the rest of every map is one number per channel, and is held once.
+
+An event has some 10^8 pixels, of which a few thousand hold charge. A convolution of zeros is zero, a norm of a constant
+is a constant and so is what an activation makes of it, so away from charge every map is constant, but for a few
+patterns near the edges of the image. A map is held as its distinct patches (`grid.patches`), and the unchanged network
+runs on them (`memory.lit`). At a block where that no longer pays, the map is put together again, and the rest of the
+network runs on it. Numbers and gradients are those of a plain run, batch statistics included, because the patches are
+equal whatever the weights are. Rejected: sparse convolutions, which are another network, and skipping dark patches,
+which changes every norm.
+"""
+
+from types import MethodType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lartpc_ds.exact.grid.patches import Axis, Patches
+from lartpc_ds.exact.grid.tiles import Tiles
+from lartpc_ds.exact.memory.lit import Lit
+from lartpc_ds.exact.memory.lit_plan import LitPlan
+from lartpc_ds.exact.trace.modules import wrap
+from lartpc_ds.models.build import blocks
+
+__all__ = ["light"]
+
+
+def light(model: nn.Module, plan: LitPlan, tiles: Tiles) -> nn.Module:
+    """Let `model` compute only what is lit, as `plan` (from `plan_lit`) says; changes and returns `model`.
+
+    Its images may be sparse. Apply it before `spatialize.convert` and before recomputation.
+    """
+    lit = Lit(tiles)
+    for name, block in blocks(model):
+        wrap(name, block, lit.around)
+
+    def forward(self: nn.Module, images: Tensor) -> Tensor:
+        if tuple(images.shape[2:]) != (plan.rows.size, plan.cols.size):
+            raise ValueError(
+                f"images: they must have {plan.rows.size} rows and {plan.cols.size} columns; they are "
+                f"{tuple(images.shape)}"
+            )
+        sequence = blocks(self)
+        x, patches = cut(images, plan.rows, plan.cols)
+        until = plan.until_of(patches.lit)
+        if until == sequence[0][0]:
+            whole = images.to_dense() if images.is_sparse else images
+            return lit.run(sequence, whole.contiguous(memory_format=torch.channels_last), None, None)
+        del images
+        return lit.run(sequence, x, patches, until)
+
+    model.forward = MethodType(forward, model)
+    return model
+
+
+def cut(images: Tensor, rows: Axis, cols: Axis) -> tuple[Tensor, Patches]:
+    """Return the distinct patches of images (events, channels, rows, columns), of which pixels other than 0 are lit.
+
+    Sparse images are never made dense.
+    """
+    if images.is_sparse:
+        return _cut_sparse(images, rows, cols)
+    patches = Patches((images.detach() != 0).any(1).cpu().numpy(), rows, cols)
+    # a patch that sticks out repeats the last row or column there, which nobody reads
+    row, col = (
+        torch.from_numpy(np.minimum(at[:, None] * axis.patch + np.arange(axis.patch), axis.size - 1))
+        for at, axis in ((patches.row, rows), (patches.col, cols))
+    )
+    at = torch.from_numpy(patches.event)[:, None, None], row[:, :, None], col[:, None, :]
+    pixels = images.permute(0, 2, 3, 1)[tuple(index.to(images.device) for index in at)]
+    return pixels.permute(0, 3, 1, 2), patches
+
+
+def _cut_sparse(images: Tensor, rows: Axis, cols: Axis) -> tuple[Tensor, Patches]:
+    indices, values = images._indices(), images._values()
+    event, channel, row, col = indices.cpu().numpy()
+    lit = np.zeros((len(images), rows.size, cols.size), np.bool_)
+    lit[event, row, col] = True
+    patches = Patches(lit, rows, cols)
+    patch = patches.index[event, row // rows.patch, col // cols.patch]
+    pixel = (patch * rows.patch + row % rows.patch) * cols.patch + col % cols.patch
+    channels = images.shape[1]
+    flat = values.new_zeros(len(patches) * rows.patch * cols.patch * channels)
+    flat[torch.from_numpy(pixel * channels + channel).to(values.device)] = values
+    return flat.view(len(patches), rows.patch, cols.patch, channels).permute(0, 3, 1, 2), patches

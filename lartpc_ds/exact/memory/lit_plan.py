@@ -1,0 +1,262 @@
+"""A lit plan says which blocks of a network can run on patches, and how far charge reaches in each.
+
+The network runs on meta tensors of patches of two sizes. Both runs must make the same calls with the same numbers, so
+what a model computes from the size of its input, or from the number of its patches, cannot go wrong unseen. The first
+block that has no proven form ends the lit part; if the user has named a later one, that is an error. Which of the
+covered blocks run lit is decided for each event by what it has lit (`until_of`), because both ways give the same
+numbers. Rejected: one choice for a run, which is wrong for its brightest events or for all others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lartpc_ds.errors import UserError
+from lartpc_ds.exact.grid.patches import Axis, Bits, Patches
+from lartpc_ds.exact.grid.tiles import Alone, Tiles
+from lartpc_ds.exact.memory.front import Note
+from lartpc_ds.exact.memory.lit import Lit, Placed
+from lartpc_ds.exact.memory.saved import block_bytes
+from lartpc_ds.exact.trace.dry_run import dry_run, shadow_of
+from lartpc_ds.exact.trace.imitation import TRACED_EVENTS, images_of
+from lartpc_ds.exact.trace.module_state import both_modes, unchanged
+from lartpc_ds.exact.trace.modules import announced
+from lartpc_ds.models.build import blocks
+
+__all__ = ["AUTO_PIXELS", "LitBlock", "LitPlan", "plan_lit"]
+
+AUTO_PIXELS = 32
+"""The side of a patch with `memory.lit_block = "auto"`."""
+NEVER = "never"
+"""The `memory.lit_until` of a network that runs lit to its end."""
+
+_ANY_STRIDE = 322_560
+"""This number of pixels is divided by every product of strides that a network is likely to have."""
+_FLOPS_PER_BYTE = 40
+"""What a processor computes while it moves a byte; it turns both into one cost."""
+_DEAR = 1.35
+"""What a pixel costs on patches, relative to a pixel of a whole map: patches are read with their surroundings."""
+
+Image = tuple[int, int, int]
+Blocks = Sequence[tuple[str, nn.Module]]
+
+
+class Reach(NamedTuple):
+    """How many rows of the image further up and down, and columns to the left and right, a lit pixel lights a map."""
+
+    up: int
+    down: int
+    left: int
+    right: int
+
+
+@dataclass(frozen=True, slots=True)
+class LitBlock:
+    """A block of the network: how far charge reaches in its output, and what the block costs on a whole event."""
+
+    name: str
+    reach: Reach | None
+    """None for a block that cannot run on patches, or that gives no map."""
+    cost: float
+    """The floating-point operations of the block, and those in whose time its maps are moved."""
+    saved_bytes: int
+    """The bytes of maps that are kept for the backward pass."""
+
+
+@dataclass(frozen=True)
+class LitPlan:
+    """How a model runs on what is lit."""
+
+    rows: Axis
+    cols: Axis
+    until: str
+    """The first block that runs on whole maps: its name, "never", or "auto"."""
+    blocks: tuple[LitBlock, ...]
+    """All blocks of the model."""
+    covered: int
+    """The number of blocks, from the first on, that can run on patches."""
+
+    def shares(self, lit: Bits) -> list[float]:
+        """Return the share of patches that charge reaches, at each covered block's output that is a map.
+
+        `lit` has the lit pixels of the images, (events, rows, columns).
+        """
+        bounds = [(0, 0, 0, 0), *(block.reach for block in self.blocks[: self.covered] if block.reach is not None)]
+        coarse = _coarse(lit)
+        return [_share(coarse, Reach(*reach), self.rows, self.cols) for reach in bounds][1:]
+
+    def until_of(self, lit: Bits) -> str | None:
+        """Return the first block that runs on whole maps for these events; None if there is none."""
+        if self.until != "auto":
+            return None if self.until == NEVER else self.until
+        shares = self.shares(lit)
+        shares += [shares[-1]] * (self.covered - len(shares))
+        whole, least, best = sum(block.cost for block in self.blocks), 0.0, 0
+        gained = 0.0
+        for number, share in enumerate(shares, start=1):
+            gained += (_DEAR * share - 1) * self.blocks[number - 1].cost
+            if gained < least:
+                least, best = gained, number
+        assert whole + least >= 0
+        return self.blocks[best].name if best < len(self.blocks) else None
+
+
+_CELL = 4
+
+
+def _coarse(lit: Bits) -> tuple[NDArray[np.int64], ...]:
+    """Return event, row and column of every square of a few pixels that has a lit one."""
+    rows, cols = (np.arange(0, size, _CELL) for size in lit.shape[1:])
+    event, row, col = np.nonzero(np.logical_or.reduceat(np.logical_or.reduceat(lit, rows, 1), cols, 2))
+    return np.array([len(lit)]), event, row * _CELL, col * _CELL
+
+
+def _share(coarse: tuple[NDArray[np.int64], ...], reach: Reach, rows: Axis, cols: Axis) -> float:
+    """Return the share of patches that a lit pixel reaches."""
+    (events,), event, row, col = coarse
+    down, across = len(rows.starts), len(cols.starts)
+    top, left = np.maximum(row - reach.up, 0) // rows.patch, np.maximum(col - reach.left, 0) // cols.patch
+    bottom = np.minimum((row + _CELL - 1 + reach.down) // rows.patch, down - 1) + 1
+    right = np.minimum((col + _CELL - 1 + reach.right) // cols.patch, across - 1) + 1
+    corners = np.zeros((events, down + 1, across + 1), np.int64)
+    for at, sign in (((top, left), 1), ((bottom, left), -1), ((top, right), -1), ((bottom, right), 1)):
+        np.add.at(corners, (event, *at), sign)
+    return float((corners.cumsum(1).cumsum(2)[:, :-1, :-1] > 0).mean())
+
+
+def plan_lit(model: nn.Module, pixels: int, until: str, image: Image) -> LitPlan:
+    """Plan and check a model for images of (channels, rows, columns), as its modes are and in evaluation.
+
+    Args:
+        model: any nn.Module of one device that has blocks (`models.build.blocks`); it is not changed.
+        pixels: the side of a patch of the image, on the axis with the smaller stride of the first block; on the other
+            axis it is larger by the ratio of the strides.
+        until: the first block that runs on whole maps, "never", or "auto": the one that is cheapest for each event.
+        image: the size of the whole image.
+
+    Raises:
+        UserError: there is no such block, the patches are too small for the network's strides, or a block before
+            `until` has no proven form on patches; the message names layer, line and what to change.
+    """
+    shadow = shadow_of(model)
+    sequence = blocks(shadow)
+    names = [name for name, _ in sequence]
+    if until not in ("auto", NEVER, *names[1:]):
+        raise UserError(
+            f'memory.lit_until = {until!r}: it must be "auto", "{NEVER}", or the first block that runs on whole maps, '
+            f"one of {', '.join(names[1:])}"
+        )
+    wanted = {"auto": 0, NEVER: len(names)}.get(until) if until in ("auto", NEVER) else names.index(until)
+    assert wanted is not None
+    covered, trace = len(names), None
+    with both_modes(shadow) as modes:
+        for _ in modes:
+            any_stride = _trace(shadow, sequence, image, (_ANY_STRIDE, _ANY_STRIDE))
+            patch = _patch(any_stride, pixels)
+            found = _trace(shadow, sequence, image, patch)
+            error = _different(any_stride, found) or found.error
+            count = min(found.blocks, any_stride.blocks)
+            if error is not None and count < max(wanted, 1):
+                raise error
+            covered, trace = min(covered, count), trace or found
+    assert trace is not None
+    return LitPlan(Axis(image[1], patch[0]), Axis(image[2], patch[1]), until, _costs(shadow, image, trace), covered)
+
+
+@dataclass
+class _Trace:
+    """The result of a run on meta tensors of patches."""
+
+    patch: tuple[int, int]
+    maps: list[Patches | None]
+    """What each block gave, as far as blocks are covered; None is a whole tensor."""
+    notes: list[list[Note]]
+    error: UserError | None = None
+    """The reason why the next block is not covered."""
+
+    @property
+    def blocks(self) -> int:
+        return len(self.maps)
+
+    def strides(self, number: int) -> tuple[int, int]:
+        """The rows and columns of the image for each of a block's output."""
+        patches = self.maps[number]
+        assert patches is not None
+        return self.patch[0] // patches.shape[0], self.patch[1] // patches.shape[1]
+
+
+def _trace(shadow: nn.Module, sequence: Blocks, image: Image, patch: tuple[int, int]) -> _Trace:
+    """Run the blocks on the patches of events of which one pixel in the middle is lit."""
+    channels, height, width = image
+    lit = np.zeros((TRACED_EVENTS, height, width), np.bool_)
+    lit[0, height // 2, width // 2] = True
+    patches = Patches(lit, Axis(height, patch[0]), Axis(width, patch[1]))
+    placed: Placed | None = Placed(patches)
+    follower, trace = Lit(Tiles(1, 1, Alone(), Alone(), Alone())), _Trace(patch, [], [])
+    x = images_of(shadow, (len(patches), channels, *patch)).to(memory_format=torch.channels_last)
+    with unchanged(shadow), torch.no_grad(), dry_run(shadow, followed=True), announced(shadow, follower.around):
+        for _, block in sequence:
+            follower.notes = []
+            try:
+                if placed is None:
+                    x = block(x)
+                else:
+                    x, placed = follower.run_block(block, x, placed)
+            except UserError as refusal:
+                trace.error = refusal
+                break
+            trace.notes.append(follower.notes)
+            trace.maps.append(None if placed is None else placed.patches)
+    return trace
+
+
+def _patch(trace: _Trace, pixels: int) -> tuple[int, int]:
+    """Return the rows and columns of a patch; where a block's strides differ, its output has square patches."""
+    if not trace.maps or trace.maps[0] is None:
+        return pixels, pixels
+    rows, cols = trace.strides(0)
+    return pixels * rows // min(rows, cols), pixels * cols // min(rows, cols)
+
+
+def _different(one: _Trace, other: _Trace) -> UserError | None:
+    """Cut both traces before the first block whose calls depend on the size or the number of patches; say which."""
+    for number, (first, second) in enumerate(zip(one.notes, other.notes, strict=False)):
+        if first != second:
+            del one.maps[number:], other.maps[number:]
+            pairs = zip([*first, None], [*second, None], strict=False)
+            layer, line, function, *_ = next(a or b for a, b in pairs if a != b)  # type: ignore[misc]
+            return UserError(
+                f"{layer} ({line}): {function} depends on the size of the map or on the number of its patches; do not "
+                "compute with the size, end the lit part before it with memory.lit_until, or set memory.lit_block = 0"
+            )
+    return None
+
+
+def _costs(shadow: nn.Module, image: Image, trace: _Trace) -> tuple[LitBlock, ...]:
+    sequence, costs = blocks(shadow), []
+    with unchanged(shadow), dry_run(shadow):
+        sizes = block_bytes(sequence, images_of(shadow, (1, *image)))
+    x = images_of(shadow, (1, *image))
+    for number, (name, block) in enumerate(sequence):
+        with unchanged(shadow), torch.no_grad(), dry_run(shadow), FlopCounterMode(display=False) as counter:
+            x = block(x)
+        patches = trace.maps[number] if number < trace.blocks else None
+        reach = None if patches is None else _reach(patches, image, trace.strides(number))
+        cost = counter.get_total_flops() + _FLOPS_PER_BYTE * (sizes[number].saved + sizes[number].output)
+        costs.append(LitBlock(name, reach, float(cost), sizes[number].saved))
+    return tuple(costs)
+
+
+def _reach(patches: Patches, image: Image, strides: tuple[int, int]) -> Reach:
+    """Return how far the pixel in the middle of the image lights a map, in pixels of the image."""
+    ends: list[int] = []
+    for axis, (size, stride) in enumerate(zip(image[1:], strides, strict=True)):
+        lit = np.flatnonzero(patches.lit[0].any(1 - axis))
+        ends += [size // 2 - int(lit[0]) * stride, (int(lit[-1]) + 1) * stride - 1 - size // 2]
+    return Reach(*(max(end, 0) for end in ends))
