@@ -1,14 +1,10 @@
 """What the fork server of `tests.ranks` has done before it forks the first rank, so that no rank has to do it again.
 
-It imports what most ranks import, and lets DeepSpeed probe which of its operators can be built: that probe imports
-setuptools and compiles a C program, which takes a third of a short test's time on every rank. Nothing here may start a
-thread, because threads do not survive a fork.
+It imports what most ranks import. Nothing here may start a thread, because threads do not survive a fork.
 """
 
 import gc
 from importlib import import_module
-
-import deepspeed.ops
 
 __all__: list[str] = []
 
@@ -23,6 +19,5 @@ _MODULES = (
 
 for name in _MODULES:
     import_module(name)
-assert deepspeed.ops.__compatible_ops__  # DeepSpeed probes when the attribute is read for the first time
 gc.collect()
 gc.freeze()  # the garbage collector of a rank need not look through all of the above, nor copy its pages

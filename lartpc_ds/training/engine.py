@@ -45,8 +45,9 @@ def _compile_when_called() -> Callable[[Callable[..., Any]], Callable[..., Any]]
 def start(layout: Layout, timeout_minutes: int) -> tuple[Groups, torch.device]:
     """Join the job, and return this rank's groups and device; a collective fails after `timeout_minutes`."""
     compiler.compile = _compile_when_called
-    # this op serves inference only, and building it would ask every user for a C++ compiler
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # DeepSpeed would find out which of its operators can be built here, which compiles a C program, to ask for one of
+    # them: a collective for inference only, whose building would ask every user for a C++ compiler
+    vars(deepspeed.ops)["__compatible_ops__"] = {"deepspeed_shm_comm": False}
     accelerator = get_accelerator()
     local_rank = int(os.environ["LOCAL_RANK"])
     accelerator.set_device(local_rank)

@@ -79,6 +79,7 @@ def run(tmp_path: Path) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_a_runs_own_events_and_splits_are_classified(run: str) -> None:
     result = bench(run, ["data.simulate.angle=10.0", "data.simulate.vertex=[[0.5,0.5],[0.5,0.5],[0.0,0.0]]"])
     assert result["events"] == 60 and 0 < result["held_out"] < 60

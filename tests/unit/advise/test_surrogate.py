@@ -15,6 +15,7 @@ from lartpc_ds.models.build import build_model
 from tests.machine import machine
 
 
+@pytest.mark.slow
 def test_guesses_and_traces_cost_reductions_alike() -> None:
     config = RunConfig.parse({"train": {"max_steps": 1}}, "test")
     network = lambda: build_model("resnet18", planes=3, num_classes=4, width=8)  # noqa: E731

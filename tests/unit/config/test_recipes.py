@@ -62,6 +62,7 @@ def test_a_network_of_convolutions_is_trained_without_zero(name: str) -> None:
     assert TrainConfig(max_steps=1).ds_config.startswith("zero0_")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("species", "events"), [("electron", 20), ("gamma", 250), ("muon", 20), ("pion", 20), ("kaon", 20)]
 )

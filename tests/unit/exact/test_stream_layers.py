@@ -70,6 +70,7 @@ def runs(model: nn.Sequential, x: Tensor) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
 @settings(examples(250), suppress_health_check=HealthCheck)
 @given(st.lists(layers(), min_size=1, max_size=5), st.integers(1, 70), st.integers(2, 6), st.booleans())

@@ -107,6 +107,7 @@ def test_the_seed_orders_the_events(event_file: Path) -> None:
     assert one != other
 
 
+@pytest.mark.slow
 def test_augmented_events_are_the_same_in_any_layout_and_after_a_resume(event_file: Path) -> None:
     plain, events = dataset(event_file), dataset(event_file)
     events.augmentation = Augmentation((True, True), (5, 9), 3)
