@@ -215,6 +215,11 @@ class MemoryConfig(Section):
     output."""
     stream_until: str = "auto"
     """The name of the first block after that front, or `auto`."""
+    lit_block: Literal["auto"] | NonNegative = 0
+    """The side in pixels of the patches of which only distinct ones are computed: dark patches are computed once. With
+    0 whole maps are computed; `auto` is 32. It must be a multiple of the network's strides (docs/lit.md)."""
+    lit_until: str = "auto"
+    """The name of the first block that computes whole maps, `never`, or `auto`: the cheapest one for each event."""
 
 
 class TrainConfig(Section):
@@ -279,6 +284,12 @@ class RunConfig(Section):
             raise ValueError(
                 f"memory.stream_strips = {self.memory.stream_strips}: streaming needs layout.pipe = 1, which is "
                 f"{self.layout.pipe}; cut images into tiles (layout.rows, layout.cols) instead, or leave one out"
+            )
+        if self.memory.lit_block != 0 and self.memory.stream_strips > 1:
+            raise ValueError(
+                f"memory.lit_block = {self.memory.lit_block!r} computes only what is lit, and memory.stream_strips = "
+                f"{self.memory.stream_strips} computes all of it in strips; take one: set memory.lit_block = 0 or "
+                "memory.stream_strips = 1"
             )
         if self.launch.stage_to is not None and self.data.target is not None:
             raise ValueError(

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lartpc_ds.data.source import Range, Source
+from lartpc_ds.data.source import LitPixels, Range, Source
 
-__all__ = ["Augmentation", "Axis", "AxisRead", "Place", "augmented_read"]
+__all__ = ["Augmentation", "Axis", "AxisRead", "Place", "augmented_pixels", "augmented_read"]
 
 _KEY = 0xF11B  # keeps these draws apart from draws of other purposes with the same seed
 
@@ -70,6 +70,17 @@ class Augmentation:
         shift = [int(rng.integers(-most, most, endpoint=True)) for most in self.shift]
         rows, cols = (Axis(self.flip[axis] and bool(mirrored[axis]), shift[axis]) for axis in (0, 1))
         return rows, cols
+
+
+def augmented_pixels(pixels: LitPixels, sizes: Range, axes: tuple[Axis, Axis]) -> LitPixels:
+    """The lit pixels of the augmented image of `sizes` (rows, columns), from those of the image."""
+    channel, *places = pixels.indices
+    inside = np.ones(len(channel), np.bool_)
+    for number, (size, axis) in enumerate(zip(sizes, axes, strict=True)):
+        place = size - 1 - places[number] if axis.mirrored else places[number]
+        places[number] = place + axis.shift
+        inside &= (places[number] >= 0) & (places[number] < size)
+    return LitPixels(np.stack([channel, *places])[:, inside], pixels.values[inside])
 
 
 def augmented_read(

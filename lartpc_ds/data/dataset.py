@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lartpc_ds.data.augment import Augmentation, Axis, Place, augmented_read
-from lartpc_ds.data.source import Range, Source
+from lartpc_ds.data.augment import Augmentation, Axis, Place, augmented_pixels, augmented_read
+from lartpc_ds.data.source import EventSource, LitPixels, Range, Source
 
 __all__ = ["EventDataset", "Item"]
 
@@ -26,8 +26,8 @@ class EventDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
     `indices[k]` is the image's index in `source`; `rows` and `cols` bound this rank's tile, which is the whole image by
     default. A target of pixels is cut at `target_tile` where the network gives its scores at other bounds than it takes
     its images. An item with its `Place` is augmented, a bare position is not. A rank that needs no `images`, or no
-    `targets`, gets empty ones without making them. A dataset is safe in worker processes, because sources open files
-    where they read.
+    `targets`, gets empty ones without making them. With `sparse` an image is a sparse tensor, and that of an event is
+    never made dense. A dataset is safe in worker processes, because sources open files where they read.
     """
 
     def __init__(
@@ -41,13 +41,14 @@ class EventDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
         *,
         images: bool = True,
         targets: bool = True,
+        sparse: bool = False,
     ) -> None:
         self.source = source
         self.indices: NDArray[np.int64] = np.asarray(indices, np.int64)
         self.augmentation = augmentation
         self._tile = (rows or (0, source.image_shape[1]), cols or (0, source.image_shape[2]))
         self._target_tile = target_tile or self._tile
-        self._images, self._targets = images, targets
+        self._images, self._targets, self._sparse = images, targets, sparse
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -76,9 +77,13 @@ class EventDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     def _read(self, index: int, axes: tuple[Axis, Axis]) -> tuple[Tensor, Tensor]:
         """Image and target, read once for the smallest rectangle that holds what is wanted of both."""
+        if self._sparse and isinstance(self.source, EventSource):
+            pixels, label = self.source.read_lit(index)
+            sizes = self.source.image_shape[1:]
+            return _sparse(augmented_pixels(pixels, sizes, axes), self.source.image_shape), torch.as_tensor(label)
         if self.source.task != "pixels":
             image, target = augmented_read(self.source, index, *self._tile, axes)
-            return _tensor(image, np.float32), torch.as_tensor(target)
+            return self._image(image), torch.as_tensor(target)
         tiles = [self._tile] * self._images + [self._target_tile] * self._targets
         axes_of_tiles = zip(*tiles, strict=True)
         hull = [(min(start for start, _ in axis), max(stop for _, stop in axis)) for axis in axes_of_tiles]
@@ -87,7 +92,17 @@ class EventDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
             pixels[..., rows[0] - hull[0][0] : rows[1] - hull[0][0], cols[0] - hull[1][0] : cols[1] - hull[1][0]]
             for pixels, (rows, cols) in ((image, self._tile), (target, self._target_tile))
         )
-        return _tensor(image, np.float32), _tensor(target, np.int64)
+        return self._image(image), _tensor(target, np.int64)
+
+    def _image(self, pixels: NDArray[np.float32]) -> Tensor:
+        if self._sparse:
+            return _sparse(LitPixels.of(pixels), pixels.shape)
+        return _tensor(pixels, np.float32)
+
+
+def _sparse(pixels: LitPixels, shape: tuple[int, ...]) -> Tensor:
+    indices, values = torch.from_numpy(pixels.indices), _tensor(pixels.values, np.float32)
+    return torch.sparse_coo_tensor(indices, values, shape, check_invariants=False)
 
 
 def _tensor(pixels: NDArray[Any], dtype: type) -> Tensor:

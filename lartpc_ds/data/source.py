@@ -5,16 +5,16 @@ else about events. A user writes `Images`, and `lartpc_ds` makes a `Source` of t
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lartpc_ds.data.event import EventId
 from lartpc_ds.data.files import EventFiles
-from lartpc_ds.data.images import Preprocessing, densify
+from lartpc_ds.data.images import Preprocessing, densify, lit_pixels
 
-__all__ = ["TASKS", "EventSource", "Images", "Range", "Source"]
+__all__ = ["TASKS", "EventSource", "Images", "LitPixels", "Range", "Source"]
 
 Range = tuple[int, int]
 """A range [start, stop) on one axis, in pixels of the whole image."""
@@ -70,6 +70,20 @@ class Source(Protocol):
         """One tile of one image, and its target."""
 
 
+class LitPixels(NamedTuple):
+    """The pixels of an image that are not 0."""
+
+    indices: NDArray[np.int64]
+    """The channel, row and column of each, (3, pixels)."""
+    values: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, image: NDArray[np.float32]) -> "LitPixels":
+        """The lit pixels of a dense image (channels, rows, columns)."""
+        indices = np.stack(np.nonzero(image))
+        return cls(indices, image[tuple(indices)])
+
+
 class EventSource:
     """Whole events as images; the target is the event's class."""
 
@@ -93,3 +107,12 @@ class EventSource:
     def read(self, index: int, rows: Range, cols: Range) -> tuple[NDArray[np.float32], int]:
         """The tile, made dense, and the class; raises UserError if the event is damaged."""
         return densify(self.files.read(index), self.pre, rows, cols), int(self.labels[index])
+
+    def read_lit(self, index: int) -> tuple[LitPixels, int]:
+        """The lit pixels of the whole image, and the class; raises UserError if the event is damaged."""
+        planes = lit_pixels(self.files.read(index), self.pre)
+        places = [np.divmod(flat, self.image_shape[2]) for flat, _ in planes]
+        channels = [np.full(len(flat), plane) for plane, (flat, _) in enumerate(planes)]
+        indices = [np.concatenate(parts) for parts in (channels, *zip(*places, strict=True))]
+        values = np.concatenate([values for _, values in planes])
+        return LitPixels(np.stack(indices), values), int(self.labels[index])

@@ -1,12 +1,14 @@
-"""A run's way of computing is applied to its plain model: tiles, and what is kept of its activations.
+"""A run's way of computing is applied to its plain model: tiles, and what is computed and kept of its activations.
 
-The order is fixed: strips wrap their blocks first, so that tiles and recomputation stand around them.
+The order is fixed: strips and patches wrap their blocks first, so that tiles and recomputation stand around them.
 """
 
 from torch import nn
 
 from lartpc_ds.config.run import MemoryConfig
 from lartpc_ds.exact.grid.tiles import Tiles
+from lartpc_ds.exact.memory.light import light
+from lartpc_ds.exact.memory.lit_plan import LitPlan
 from lartpc_ds.exact.memory.recompute import recompute
 from lartpc_ds.exact.memory.stream import stream
 from lartpc_ds.exact.memory.strip_plan import StripPlan
@@ -17,11 +19,18 @@ __all__ = ["apply"]
 
 
 def apply(
-    model: nn.Module, memory: MemoryConfig, plan: TilePlan, tiles: Tiles, strips: StripPlan | None = None
+    model: nn.Module,
+    memory: MemoryConfig,
+    plan: TilePlan,
+    tiles: Tiles,
+    strips: StripPlan | None = None,
+    lit: LitPlan | None = None,
 ) -> None:
-    """Change `model`; `plan` was made with `memory.lean_norm`, and `strips` with `memory.stream_strips` if above 1."""
+    """Change `model`; `plan` was made with `memory.lean_norm`, `strips` or `lit` with the keys that ask for them."""
     if strips is not None:
         stream(model, strips)
+    if lit is not None:
+        light(model, lit, tiles)
     convert(model, plan, tiles)
     if memory.recompute == "block":
         # a streamed front keeps nothing, and modules that are made again keep their input only

@@ -11,7 +11,7 @@ from lartpc_ds.data.event_index import EventIndex
 from lartpc_ds.jobs.resolve import ResolvedRun
 from lartpc_ds.jobs.site import Site, crossings, placement_advice
 from lartpc_ds.jobs.surveyed import print_findings
-from lartpc_ds.training.prepare import Job, job_strips, stages_of, tile_shares
+from lartpc_ds.training.prepare import Job, job_lit, job_strips, stages_of, tile_shares
 from lartpc_ds.training.sources import preprocessing
 
 __all__ = ["print_overview"]
@@ -50,6 +50,7 @@ def _rows(folder: RunFolder, resolved: ResolvedRun, site: Site) -> list[tuple[st
         *_hosts(job, site),
         *_tiles(config, job, precision(ds)),
         *_strips(config, job),
+        *_lit(config, job),
         *_kept(config),
         *_stages(config, ds, job),
         ("DeepSpeed", f"{config.train.ds_config}: {zero}, {precision(ds)}, optimizer offload {offload_device(ds)}"),
@@ -112,6 +113,22 @@ def _strips(config: RunConfig, job: Job) -> list[tuple[str, str]]:
             "  streaming",
             f"{plan.front[0]} to {plan.front[-1]} in {len(plan.strips)} strips of at most {largest} of {plan.rows} "
             f"rows (overlap {plan.overlap:.1%}); whole maps from {plan.until}",
+        )
+    ]
+
+
+def _lit(config: RunConfig, job: Job) -> list[tuple[str, str]]:
+    """The part of the network that runs on distinct patches."""
+    plan = job_lit(config, job)
+    if plan is None:
+        return []
+    last = plan.blocks[plan.covered - 1].name
+    until = {"auto": "whole maps from the block that is cheapest for each event", "never": "never on whole maps"}
+    return [
+        (
+            "  lit",
+            f"distinct patches of {plan.rows.patch} x {plan.cols.patch} pixels, in at most {plan.blocks[0].name} to "
+            f"{last}; {until.get(plan.until, f'whole maps from {plan.until}')}",
         )
     ]
 

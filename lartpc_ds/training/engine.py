@@ -254,6 +254,8 @@ def averaged_buffers(module: nn.Module, groups: Groups) -> Iterator[None]:
 
 
 def channels_last(images: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The images on the device, in the layout in which convolutions are fast."""
+    """The images on the device, in the layout in which convolutions are fast; sparse images stay sparse."""
+    if images.is_sparse:
+        return images.to(device)
     # activations only: DeepSpeed's start-up broadcast breaks on channels-last parameters
     return images.to(device).contiguous(memory_format=torch.channels_last)

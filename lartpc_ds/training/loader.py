@@ -23,7 +23,7 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.exact.grid.groups import Groups
 from lartpc_ds.training.readers import reader_context
 
-__all__ = ["evaluation_batches", "step_positions", "training_steps"]
+__all__ = ["collate", "evaluation_batches", "step_positions", "training_steps"]
 
 MicroBatch = tuple[torch.Tensor, torch.Tensor]
 
@@ -64,15 +64,27 @@ def evaluation_batches(
         yield images, targets, positions, valid
 
 
-def _collate(items: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> Any:
+def collate(items: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> Any:
     """Stack items as torch's own function does, which knows of shared memory, but with channels-last images.
 
     The engine takes images channels-last. Stacking them so at once makes one copy of a batch instead of two; with two,
     glibc gave the memory of both back after a step and had to fetch it again.
     """
+    if items[0][0].is_sparse:
+        images = _stacked([image for image, _, _ in items])
+        return images, *default_collate([(label, position) for _, label, position in items])
     rows = [(image.permute(1, 2, 0), label, position) for image, label, position in items]
     images, labels, positions = default_collate(rows)
     return images.permute(0, 3, 1, 2), labels, positions
+
+
+def _stacked(images: list[torch.Tensor]) -> torch.Tensor:
+    """Stack sparse images (channels, rows, columns) to a sparse batch."""
+    numbers = torch.cat([torch.full((image._nnz(),), number) for number, image in enumerate(images)])
+    indices = torch.cat([numbers[None], torch.cat([image._indices() for image in images], 1)])
+    values = torch.cat([image._values() for image in images])
+    shape = (len(images), *images[0].shape)
+    return torch.sparse_coo_tensor(indices, values, shape, check_invariants=False)
 
 
 def _read(
@@ -82,7 +94,7 @@ def _read(
     loader = DataLoader(
         dataset,
         batch_sampler=items,  # computed as they are needed: a run may have millions of steps
-        collate_fn=_collate,
+        collate_fn=collate,
         num_workers=workers,
         multiprocessing_context=reader_context() if workers else None,
         worker_init_fn=end_with_parent,

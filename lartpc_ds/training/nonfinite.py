@@ -60,7 +60,8 @@ def _of_all(mine: Any) -> list[Any]:
 def _largest(dataset: EventDataset, position: int) -> float:
     """The largest pixel of this rank's tile by magnitude; 0 where the rank needs no images."""
     image = dataset[position][0]
-    return float(image.abs().max()) if image.numel() else 0.0
+    pixels = image._values() if image.is_sparse else image
+    return float(pixels.abs().max()) if pixels.numel() else 0.0
 
 
 def _larger(first: float, second: float) -> float:

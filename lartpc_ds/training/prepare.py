@@ -24,6 +24,7 @@ from lartpc_ds.data.event_index import EventIndex
 from lartpc_ds.data.source import Source
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.grid.tiles import Tiles
+from lartpc_ds.exact.memory.lit_plan import AUTO_PIXELS, LitPlan, plan_lit
 from lartpc_ds.exact.memory.recompute import check_blocks
 from lartpc_ds.exact.memory.strip_plan import StripPlan, plan_strips
 from lartpc_ds.exact.spatialize import TilePlan, TileShare, plan_tiles, shares
@@ -40,7 +41,9 @@ __all__ = [
     "Run",
     "absolute_paths",
     "class_weights",
+    "job_lit",
     "job_strips",
+    "lit_of",
     "make_job",
     "make_loss",
     "make_model",
@@ -136,6 +139,7 @@ def make_job(config: RunConfig, ds: DeepSpeedConfig, layout: Layout, source: Sou
             f"targets at {plan.bounds}; only classes of pixels follow the output, so set layout.rows = layout.cols = 1"
         )
     strips = strips_of(config, layout, model.train(), image)
+    lit_of(config, layout, model, image)
     if config.memory.recompute == "block":
         front = [] if strips is None else [block for _, block in blocks(model)[: len(strips.front)]]
         check_blocks(model, image, [name for name, module in model.named_modules() if module in front] + plan.remade_at)
@@ -218,6 +222,33 @@ def strips_of(config: RunConfig, layout: Layout, model: nn.Module, image: tuple[
             "network share a device; set memory.stream_strips = 1 or layout.pipe = 1"
         )
     return plan_strips(model, strips, config.memory.stream_until, image)
+
+
+def lit_of(config: RunConfig, layout: Layout, model: nn.Module, image: tuple[int, int, int]) -> LitPlan | None:
+    """How a run's model computes only what is lit, if it does.
+
+    Raises:
+        UserError: as `plan_lit`, or the layout does not allow it.
+    """
+    pixels = config.memory.lit_block
+    if pixels == 0:
+        return None
+    if layout.tiles > 1:
+        raise UserError(
+            f"memory.lit_block = {pixels!r} with layout.rows = {layout.rows}, cols = {layout.cols}: a tile would wait "
+            "for the tile with most of the charge; take one: set memory.lit_block = 0, or layout.rows = layout.cols = 1"
+        )
+    if layout.pipe > 1:
+        raise UserError(
+            f"memory.lit_block = {pixels!r} with layout.pipe = {layout.pipe}: what is lit and the rest of the network "
+            "share a device; set memory.lit_block = 0 or layout.pipe = 1"
+        )
+    return plan_lit(model, AUTO_PIXELS if pixels == "auto" else pixels, config.memory.lit_until, image)
+
+
+def job_lit(config: RunConfig, job: Job) -> LitPlan | None:
+    """How a checked run computes only what is lit, if it does."""
+    return lit_of(config, job.layout, *without_data(config, job))
 
 
 def tile_shares(config: RunConfig, job: Job, precision: str) -> list[TileShare]:

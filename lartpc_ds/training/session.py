@@ -35,7 +35,7 @@ from lartpc_ds.training import checkpoint, engine
 from lartpc_ds.training.checkpoint_files import latest
 from lartpc_ds.training.evaluation import EvaluationRequest, evaluate_dataset, write_predictions
 from lartpc_ds.training.loop import Stopped, fit
-from lartpc_ds.training.prepare import Job, Run, make_loss, make_model, plan_of, strips_of, with_files
+from lartpc_ds.training.prepare import Job, Run, lit_of, make_loss, make_model, plan_of, strips_of, with_files
 from lartpc_ds.training.sources import augmentation, preprocessing, reopen_source
 from lartpc_ds.training.stage_engine import StageEngine
 from lartpc_ds.training.weights import load_weights
@@ -147,9 +147,10 @@ def _on_tiles(model: nn.Module, run: Run, groups: Groups) -> tuple[TilePlan, Til
     image = (run.job.planes, *preprocessing(config, run.job.image_shape).shape)
     plan = plan_of(config, run.job.layout, model, image)
     strips = strips_of(config, run.job.layout, model, image)
+    lit = lit_of(config, run.job.layout, model, image)
     clock = Clock(config.train.seed)
     tiles = groups.tiles(norm_scope=config.model.norm_scope, overlap=config.layout.overlap, clock=clock)
-    apply(model, config.memory, plan, tiles, strips)
+    apply(model, config.memory, plan, tiles, strips, lit)
     return plan, tiles
 
 
@@ -160,4 +161,5 @@ def _dataset(run: Run, source: Source, positions: NDArray[np.int64], plan: TileP
     # scores may be cut into tiles at other bounds than images are; targets follow the scores
     target_tile = None if plan.output is None else plan.output.tile(at.row, at.col)
     needs = {"images": at.pipe == 0, "targets": at.pipe == groups.layout.pipe - 1}
-    return EventDataset(source, positions, rows, cols, target_tile, augmentation(run.config), **needs)
+    lit = run.config.memory.lit_block != 0
+    return EventDataset(source, positions, rows, cols, target_tile, augmentation(run.config), **needs, sparse=lit)

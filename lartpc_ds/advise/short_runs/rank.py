@@ -29,7 +29,9 @@ from lartpc_ds.exact.apply import apply
 from lartpc_ds.exact.grid.tiles import Alone, Tiles
 from lartpc_ds.layout import Layout
 from lartpc_ds.training import session
-from lartpc_ds.training.prepare import make_model, plan_of, strips_of
+from lartpc_ds.training.engine import channels_last
+from lartpc_ds.training.loader import collate
+from lartpc_ds.training.prepare import lit_of, make_model, plan_of, strips_of
 from lartpc_ds.training.sources import preprocessing, reopen_source
 
 __all__ = ["main"]
@@ -54,18 +56,19 @@ def plain(folder: RunFolder) -> list[dict[str, Any]]:
         tiles = Tiles(1, 1, Alone(), Alone(), Alone())
         plan = plan_of(run.config, Layout(), model, image)
         strips = strips_of(run.config, Layout(), model, image)
-        apply(model, run.config.memory, plan, tiles, strips)
+        lit = lit_of(run.config, Layout(), model, image)
+        apply(model, run.config.memory, plan, tiles, strips, lit)
     params = {key: ds["optimizer"]["params"][key] for key in ("lr", "betas", "eps", "weight_decay")}
     optimizer = torch.optim.AdamW(model.parameters(), **params)
     positions = run.index.positions("train")
     source = reopen_source(run.config, run.index, run.job.image_shape, run.job.task)
-    dataset = EventDataset(source, positions)
-    loader = DataLoader(dataset, batch_size=run.config.data.batch, shuffle=True, drop_last=True)
+    dataset = EventDataset(source, positions, sparse=run.config.memory.lit_block != 0)
+    loader = DataLoader(dataset, batch_size=run.config.data.batch, shuffle=True, drop_last=True, collate_fn=collate)
     lines: list[dict[str, Any]] = []
     started = time.perf_counter()
     while len(lines) < run.job.max_steps:
         for images, labels, _ in loader:
-            images = images.to(device).contiguous(memory_format=torch.channels_last)
+            images = channels_last(images, device)
             with _autocast(ds, device):
                 scores = model(images)
             loss = nn.functional.cross_entropy(scores.float(), labels.to(device))
