@@ -50,6 +50,20 @@ def bench_memory(
     _print_result(bench(recipe, overrides or [], repeats=repeats, steps=steps), as_json)
 
 
+@bench_app.command("lit")
+def bench_lit(
+    recipe: Recipe = "microboone-full",
+    overrides: Overrides = None,
+    repeats: Repeats = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Number of timed events, one step each.")] = 9,
+    as_json: AsJson = False,
+) -> None:
+    """Compare a step that computes only what is lit with plain PyTorch on one rank, event by event."""
+    from lartpc_ds.advise.bench.lit import bench
+
+    _print_result(bench(recipe, overrides or [], repeats=repeats, steps=steps), as_json)
+
+
 @bench_app.command("tiles")
 def bench_tiles(
     recipe: Recipe = "microboone-full",

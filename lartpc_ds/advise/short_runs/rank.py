@@ -5,11 +5,13 @@ for the same network, events, precision and optimizer, without this project's en
 same network's forward and backward pass alone, so that the difference is the engine's own work.
 """
 
+import itertools
 import json
 import os
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,12 @@ from lartpc_ds.costs.operators import count_operators
 from lartpc_ds.data.dataset import EventDataset
 from lartpc_ds.exact.apply import apply
 from lartpc_ds.exact.grid.tiles import Alone, Tiles
+from lartpc_ds.exact.memory.lit_plan import LitPlan
 from lartpc_ds.layout import Layout
 from lartpc_ds.training import session
 from lartpc_ds.training.engine import channels_last
 from lartpc_ds.training.loader import collate
-from lartpc_ds.training.prepare import lit_of, make_model, plan_of, strips_of
+from lartpc_ds.training.prepare import Run, lit_of, make_model, plan_of, strips_of
 from lartpc_ds.training.sources import preprocessing, reopen_source
 
 __all__ = ["main"]
@@ -46,42 +49,58 @@ def ours(folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def plain(folder: RunFolder) -> list[dict[str, Any]]:
-    """Train by a hand-written loop; with the run's levers on activations, if it has any, on the same model."""
+    """Train by a hand-written loop; with the run's levers on activations, if it has any, on the same model.
+
+    All such runs of a folder take the same events in the same order. The peak of a step is its own.
+    """
     run, ds = session.open_run(folder)
     device = _device()
     memory = PeakMemory(device)
     model = make_model(run.config, run.job.planes, len(run.job.classes)).to(device).train()
-    if run.config.memory != MemoryConfig():
-        image = (run.job.planes, *preprocessing(run.config, run.job.image_shape).shape)
-        tiles = Tiles(1, 1, Alone(), Alone(), Alone())
-        plan = plan_of(run.config, Layout(), model, image)
-        strips = strips_of(run.config, Layout(), model, image)
-        lit = lit_of(run.config, Layout(), model, image)
-        apply(model, run.config.memory, plan, tiles, strips, lit)
+    lit = _with_levers(model, run)
     params = {key: ds["optimizer"]["params"][key] for key in ("lr", "betas", "eps", "weight_decay")}
     optimizer = torch.optim.AdamW(model.parameters(), **params)
-    positions = run.index.positions("train")
-    source = reopen_source(run.config, run.index, run.job.image_shape, run.job.task)
-    dataset = EventDataset(source, positions, sparse=run.config.memory.lit_block != 0)
-    loader = DataLoader(dataset, batch_size=run.config.data.batch, shuffle=True, drop_last=True, collate_fn=collate)
     lines: list[dict[str, Any]] = []
     started = time.perf_counter()
-    while len(lines) < run.job.max_steps:
-        for images, labels, _ in loader:
-            images = channels_last(images, device)
-            with _autocast(ds, device):
-                scores = model(images)
-            loss = nn.functional.cross_entropy(scores.float(), labels.to(device))
-            torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(model.parameters(), ds["gradient_clipping"])
-            optimizer.step()
-            optimizer.zero_grad()
-            loss_value, now = loss.item(), time.perf_counter()
-            lines.append({"loss": loss_value, "step_seconds": now - started, "peak_bytes": memory.peak_bytes()})
-            started = now
-            if len(lines) == run.job.max_steps:
-                break
+    for images, labels, _ in itertools.islice(_forever(_loader(run)), run.job.max_steps):
+        with _autocast(ds, device):
+            scores = model(channels_last(images, device))
+        loss = nn.functional.cross_entropy(scores.float(), labels.to(device))
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(model.parameters(), ds["gradient_clipping"])
+        optimizer.step()
+        optimizer.zero_grad()
+        loss_value, seconds = loss.item(), time.perf_counter() - started
+        lines.append({"loss": loss_value, "step_seconds": seconds, "peak_bytes": memory.peak_bytes()})
+        if lit is not None:
+            lines[-1]["lit_share"] = lit.shares((images.to_dense() != 0).any(1).numpy())[0]
+        del images  # the loader makes the next ones beside them otherwise
+        memory.reset()
+        started = time.perf_counter()
     return lines
+
+
+def _with_levers(model: nn.Module, run: Run) -> LitPlan | None:
+    """Apply the run's levers on activations to the model of one rank; return its lit plan, if it has one."""
+    if run.config.memory == MemoryConfig():
+        return None
+    image = (run.job.planes, *preprocessing(run.config, run.job.image_shape).shape)
+    plan, strips = plan_of(run.config, Layout(), model, image), strips_of(run.config, Layout(), model, image)
+    lit = lit_of(run.config, Layout(), model, image)
+    apply(model, run.config.memory, plan, Tiles(1, 1, Alone(), Alone(), Alone()), strips, lit)
+    return lit
+
+
+def _loader(run: Run) -> DataLoader[Any]:
+    source = reopen_source(run.config, run.index, run.job.image_shape, run.job.task)
+    dataset = EventDataset(source, run.index.positions("train"), sparse=run.config.memory.lit_block != 0)
+    order = torch.Generator().manual_seed(run.config.data.seed)
+    return DataLoader(dataset, run.config.data.batch, shuffle=True, drop_last=True, collate_fn=collate, generator=order)
+
+
+def _forever(loader: DataLoader[Any]) -> Iterator[Any]:
+    while True:
+        yield from loader
 
 
 def engine(folder: RunFolder) -> dict[str, float]:

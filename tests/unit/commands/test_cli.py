@@ -32,6 +32,7 @@ OPTIONS = {
     "hostfile check": {"--include", "--exclude", "--launcher", "--run", "--run-dir"},
     "bench step": {SET, "--repeats", "--steps", "--json"},
     "bench tiles": {SET, "--rows", "--cols", "--repeats", "--steps", "--json"},
+    "bench lit": {SET, "--repeats", "--steps", "--json"},
     "bench memory": {"--set", "--repeats", "--steps", "--json"},
     "bench planner": {"--hardware", "--only", "--measured", "--repeats", "--steps", "--json"},
     "bench pipeline": {"--set", "--stages", "--measure", "--repeats", "--steps", "--json"},
