@@ -35,7 +35,10 @@ _OUTSIDE = -1
 
 def _numbered(rows: NDArray[Any]) -> Integers:
     """(n, k) -> (n): a number for each distinct row."""
-    return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    rows = np.ascontiguousarray(rows)
+    # rows are compared as bytes, because np.unique(axis=0) makes a record of k fields of each
+    whole = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).reshape(-1)
+    return np.unique(whole, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 class Axis:
