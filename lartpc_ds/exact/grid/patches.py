@@ -99,9 +99,6 @@ class Patches:
         """Find the distinct patches of maps whose pixels `lit` (events, rows, columns) charge has reached."""
         assert lit.shape[1:] == (rows.size, cols.size)
         self.lit, self.rows, self.cols = lit, rows, cols
-        self._known: dict[Hashable, Patches] = {}
-        self.readings: dict[Hashable, object] = {}
-        """What other patches read of these, for all operators with the same windows."""
         own = _any_in_patches(lit, rows, cols)
         self.grid = own.shape
         dark = np.flatnonzero(~own)
@@ -173,12 +170,9 @@ class Patches:
 
     def through(self, rows: Window | Transposed, cols: Window | Transposed, outputs: tuple[int, int]) -> "Patches":
         """Return the patches of what an operator with these windows makes of the map, of the size `outputs`."""
-        key = rows, cols, outputs
-        if key not in self._known:
-            lit = _reached(self.lit, 1, rows.taps(outputs[0], self.rows.size), outputs[0])
-            lit = _reached(lit, 2, cols.taps(outputs[1], self.cols.size), outputs[1])
-            self._known[key] = Patches(lit, self.rows.through(rows, outputs[0]), self.cols.through(cols, outputs[1]))
-        return self._known[key]
+        lit = _reached(self.lit, 1, rows.taps(outputs[0], self.rows.size), outputs[0])
+        lit = _reached(lit, 2, cols.taps(outputs[1], self.cols.size), outputs[1])
+        return Patches(lit, self.rows.through(rows, outputs[0]), self.cols.through(cols, outputs[1]))
 
     def joined(self, other: "Patches") -> "Patches":
         """Return the patches of a map that is computed of this and another map, pixel by pixel."""

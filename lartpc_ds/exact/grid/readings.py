@@ -142,27 +142,29 @@ class PixelReading(Reading):
         """
         self.shape = len(target), len(rows), len(cols)
         """The patches, rows and columns that are read."""
-        self._source, self._target, self._at = source, target, (rows, cols)
-        self._patches, self._side = len(source), source.shape
+        # not the patches themselves, whose lit pixels would stay in memory until the backward pass
+        self._places = target.event, target.row, target.col
+        self._index, self._side, self._size = source.index, source.shape, source.size
+        self._at = np.asarray(rows), np.asarray(cols)
         self.rows, self.results = len(source) * source.shape[0] * source.shape[1], len(target) * self.window
 
     @cached_property
     def _lines(self) -> tuple[_Line, _Line]:
-        source, target = self._source, self._target
+        _, row, col = self._places
         return (
-            _Line.of(target.row, np.asarray(self._at[0]), source.rows.patch, source.rows.size),
-            _Line.of(target.col, np.asarray(self._at[1]), source.cols.patch, source.cols.size),
+            _Line.of(row, self._at[0], self._side[0], self._size[0]),
+            _Line.of(col, self._at[1], self._side[1], self._size[1]),
         )
 
     @cached_property
     def _read(self) -> _Few:
         """The patch at each step from each patch, (patches, steps, steps); what is outside the grid is not inside."""
-        source, target = self._source, self._target
+        event, *places = self._places
         row, col = (
-            np.clip(at[:, None] + line.step, 0, places - 1)
-            for at, line, places in zip((target.row, target.col), self._lines, source.grid[1:], strict=True)
+            np.clip(at[:, None] + line.step, 0, count - 1)
+            for at, line, count in zip(places, self._lines, self._index.shape[1:], strict=True)
         )
-        read: _Few = source.index[target.event[:, None, None], row[:, :, None], col[:, None, :]].astype(np.int32)
+        read: _Few = self._index[event[:, None, None], row[:, :, None], col[:, None, :]].astype(np.int32)
         return read
 
     @property
@@ -204,7 +206,7 @@ class PixelReading(Reading):
     def home(self) -> Bags:
         """All pixels of the result that read each pixel, in the order of the steps."""
         sizes = np.bincount(self.bags.rows.numpy(), minlength=self.rows)
-        free = (np.cumsum(sizes) - sizes).reshape(self._patches, *self._side)
+        free = (np.cumsum(sizes) - sizes).reshape(-1, *self._side)
         index: _Few = np.empty(len(self.bags.rows), np.int32)
         for step_row in range(len(self._lines[0].step)):
             for step_col in range(len(self._lines[1].step)):

@@ -4,7 +4,7 @@ A map is then a tensor (patches, C, rows, columns of a patch). Functions of ever
 each patch with its surroundings, and norms and pools count every pixel as often as it occurs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lartpc_ds.exact.grid.patches import Patches
-from lartpc_ds.exact.grid.readings import PatchReading
+from lartpc_ds.exact.grid.readings import PatchReading, PixelReading
 from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.exact.kernels.patches import moved
 from lartpc_ds.exact.memory.front import Front
@@ -39,8 +39,7 @@ class Lit(Front[Placed]):
     def __init__(self, tiles: Tiles) -> None:
         super().__init__()
         self.tiles = tiles
-        self.trail: list[Placed | None] = []
-        """What each block of the last run gave; None is a whole tensor."""
+        self.known_readings: dict[Hashable, tuple[Patches, Patches, PixelReading]] = {}
 
     def run(
         self, sequence: Sequence[tuple[str, nn.Module]], x: Tensor, patches: Patches | None, until: str | None
@@ -48,7 +47,6 @@ class Lit(Front[Placed]):
         """Run all blocks, up to `until` on patches `x` of the images, and from there on on whole maps."""
         placed = None if patches is None else Placed(patches)
         self.begin()
-        self.trail = []
         for name, block in sequence:
             if placed is not None and name == until:
                 x, placed = spread(x, placed.patches), None
@@ -56,8 +54,13 @@ class Lit(Front[Placed]):
                 x = block(x)
             else:
                 x, placed = self.run_block(block, x, placed)
-                self.trail.append(placed)
+        self.begin()  # what is known of the event would stay in memory until the next one
         return x if placed is None else spread(x, placed.patches)
+
+    def begin(self) -> None:
+        """Forget all tensors and readings."""
+        super().begin()
+        self.known_readings = {}
 
     def _leave(self, result: Any) -> Placed | None:
         placed = self.part_of(result)

@@ -96,7 +96,7 @@ class LitPlan:
         if self.until != "auto":
             return None if self.until == NEVER else self.until
         shares = self.shares(lit)
-        shares += [shares[-1]] * (self.covered - len(shares))
+        shares += [shares[-1] if shares else 1.0] * (self.covered - len(shares))
         whole, least, best = sum(block.cost for block in self.blocks), 0.0, 0
         gained = 0.0
         for number, share in enumerate(shares, start=1):
@@ -184,12 +184,6 @@ class _Trace:
     def blocks(self) -> int:
         return len(self.maps)
 
-    def strides(self, number: int) -> tuple[int, int]:
-        """The rows and columns of the image for each of a block's output."""
-        patches = self.maps[number]
-        assert patches is not None
-        return self.patch[0] // patches.shape[0], self.patch[1] // patches.shape[1]
-
 
 def _trace(shadow: nn.Module, sequence: Blocks, image: Image, patch: tuple[int, int]) -> _Trace:
     """Run the blocks on the patches of events of which one pixel in the middle is lit."""
@@ -220,8 +214,8 @@ def _patch(trace: _Trace, pixels: int) -> tuple[int, int]:
     """Return the rows and columns of a patch; where a block's strides differ, its output has square patches."""
     if not trace.maps or trace.maps[0] is None:
         return pixels, pixels
-    rows, cols = trace.strides(0)
-    return pixels * rows // min(rows, cols), pixels * cols // min(rows, cols)
+    rows, cols = trace.maps[0].shape
+    return pixels * max(rows, cols) // rows, pixels * max(rows, cols) // cols
 
 
 def _different(one: _Trace, other: _Trace) -> UserError | None:
@@ -247,16 +241,20 @@ def _costs(shadow: nn.Module, image: Image, trace: _Trace) -> tuple[LitBlock, ..
         with unchanged(shadow), torch.no_grad(), dry_run(shadow), FlopCounterMode(display=False) as counter:
             x = block(x)
         patches = trace.maps[number] if number < trace.blocks else None
-        reach = None if patches is None else _reach(patches, image, trace.strides(number))
+        reach = None if patches is None else _reach(patches, image, trace.patch)
         cost = counter.get_total_flops() + _FLOPS_PER_BYTE * (sizes[number].saved + sizes[number].output)
         costs.append(LitBlock(name, reach, float(cost), sizes[number].saved))
     return tuple(costs)
 
 
-def _reach(patches: Patches, image: Image, strides: tuple[int, int]) -> Reach:
-    """Return how far the pixel in the middle of the image lights a map, in pixels of the image."""
+def _reach(patches: Patches, image: Image, patch: tuple[int, int]) -> Reach:
+    """Return how far the pixel in the middle of the image lights a map, in pixels of the image.
+
+    A map of small windows and large strides may not read it at all.
+    """
     ends: list[int] = []
-    for axis, (size, stride) in enumerate(zip(image[1:], strides, strict=True)):
+    for axis, (size, side, own) in enumerate(zip(image[1:], patch, patches.shape, strict=True)):
         lit = np.flatnonzero(patches.lit[0].any(1 - axis))
-        ends += [size // 2 - int(lit[0]) * stride, (int(lit[-1]) + 1) * stride - 1 - size // 2]
+        first, last = (int(lit[0]), int(lit[-1])) if len(lit) else (size // 2 * own // side,) * 2
+        ends += [size // 2 - first * side // own, -(-(last + 1) * side // own) - 1 - size // 2]
     return Reach(*(max(end, 0) for end in ends))

@@ -11,7 +11,7 @@ patches it runs each time. Rules that only move dimensions, or act on every pixe
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, NamedTuple, Protocol
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lartpc_ds.exact.grid.cuts import Cut, EmptyTile, Run
 from lartpc_ds.exact.grid.patches import Patches
+from lartpc_ds.exact.grid.readings import PixelReading
 from lartpc_ds.exact.grid.rows import Rows
 from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.layout import Bounds
@@ -143,6 +144,8 @@ class PatchCallSite(CallSite, Protocol):
 
     tiles: Tiles
     """The groups over which batch statistics run, and the maps that are made again."""
+    known_readings: dict[Hashable, tuple[Patches, Patches, PixelReading]]
+    """The patches that a windowed operator reads and gives, and how, for all operators with the same windows."""
 
     def patches_of(self, tensor: Any) -> Patches | None:
         """Return the patches of a tensor, or None for whole tensors and other values."""

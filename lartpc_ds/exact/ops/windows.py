@@ -118,10 +118,9 @@ def read_patches(
             reads.append([output * axis.stride - axis.padding + tap for output in range(after) for tap in taps])
         else:
             reads.append(range(*axis.need((0, after))))
-    target = patches.through(*axes, outputs)
-    key = axes, outputs, by_tap
-    if key not in patches.readings:
-        patches.readings[key] = (TapReading if by_tap else PixelReading)(patches, target, reads[0], reads[1])
-    reading = patches.readings[key]
-    assert isinstance(reading, PixelReading)
-    return target, reading
+    key = id(patches), axes, outputs, by_tap
+    if key not in site.known_readings:
+        target = patches.through(*axes, outputs)
+        reading = (TapReading if by_tap else PixelReading)(patches, target, reads[0], reads[1])
+        site.known_readings[key] = patches, target, reading
+    return site.known_readings[key][1:]

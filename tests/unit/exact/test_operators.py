@@ -1,4 +1,4 @@
-"""Every function of the table, called once, is exact on tiles and on strips, or refused where it has no rule."""
+"""Every function of the table, called once, is exact on tiles, strips and patches, or refused where it has no rule."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from lartpc_ds.errors import UserError
 from lartpc_ds.exact.ops.table import OPERATORS
 from lartpc_ds.exact.trace.dry_run import dry_run
 from lartpc_ds.exact.trace.trace import Tracer
+from tests.lit_parity import assert_lit_agrees, events
 from tests.operator_calls import CALLS, CHANNELS, Call
 from tests.operators import written
 from tests.strip_parity import TOLERANCE, difference, streamed
@@ -19,6 +20,8 @@ from tests.tile_parity import assert_tiles_agree, image, whole
 SHAPE = (2, CHANNELS, 28, 24)
 SWEEPS = {"group_norm", "instance_norm", "adaptive_avg_pool2d", "adaptive_max_pool2d"}
 """Functions with a rule for strips that refuses every call."""
+OVER_CELLS = {"adaptive_avg_pool2d"}
+"""Functions whose example is refused on patches, although others of their calls are exact."""
 
 
 class Calls(nn.Module):
@@ -70,6 +73,19 @@ def test_on_strips(names: tuple[str, ...]) -> None:
             streamed(model, image(SHAPE), 3, "rest")
         return
     assert difference(streamed(model, image(SHAPE), 3, "rest")[0], whole(model, image(SHAPE))) <= TOLERANCE
+
+
+@pytest.mark.parametrize("names", _batches(), ids=" ".join)
+def test_on_patches(names: tuple[str, ...]) -> None:
+    call = CALLS[names[0]] if len(names) == 1 else _joined(names)
+    model, x = nn.Sequential(OrderedDict(front=Calls(call))), events(("track", "empty"), CHANNELS, 28, 22)
+    if OPERATORS[names[0]].on_patches is None or names[0] in OVER_CELLS:
+        with pytest.raises(UserError, match=r"memory\.lit_|random numbers"):
+            assert_lit_agrees(model, x, 8)
+        return
+    # a gradient that goes through float32 is rounded for each pixel, or once for all places of a patch
+    tolerance = 1e-6 if {"type", "type_as"} & set(names) else TOLERANCE
+    assert assert_lit_agrees(model, x, 8, tolerance=tolerance).covered == 1
 
 
 def test_the_page_is_written_from_the_table() -> None:

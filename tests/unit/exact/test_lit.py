@@ -1,0 +1,68 @@
+"""Networks that compute only what is lit have the numbers of a plain run, whatever is lit, wherever whole maps begin.
+
+Sizes are no multiples of the patches, and planes, widths and depths are small.
+"""
+
+import pytest
+import torch
+from torch import nn
+
+from lartpc_ds.models.build import build_model
+from tests.lit_parity import KINDS, assert_lit_agrees, events, precise, ready
+
+SIZE = (333, 517)
+SMALL = (77, 101)
+
+
+def network(name: str, norm: str, *, width: int = 4, stem_stride: tuple[int, int] | None = None) -> nn.Module:
+    torch.manual_seed(3)
+    return ready(build_model(name, planes=2, num_classes=3, width=width, norm=norm, stem_stride=stem_stride))
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "layer"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_whole_resnet(name: str, norm: str) -> None:
+    # of an empty event, 50 layers of group norms make 1e-8 of a change of the weights by their last bit
+    third = "corner" if norm == "group" else "empty"
+    model = network(name, norm)
+    plan = assert_lit_agrees(model, events(("track", "everywhere", third), 2, *SIZE), 32, plain=precise(model))
+    assert plan.covered == len(plan.blocks)
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_a_whole_convnext(norm: str) -> None:
+    plan = assert_lit_agrees(network("convnext", norm), events(("far", "edge", "everywhere"), 2, *SIZE), 32)
+    assert plan.covered == len(plan.blocks)
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_event_alone(kind: str, norm: str) -> None:
+    # of one small event, a batch norm leaves nothing of the last maps of a deep network
+    assert_lit_agrees(network("resnet18", norm), events((kind,), 2, *SMALL), 32, "layer3_0")
+
+
+@pytest.mark.parametrize("pixels", [16, 32, 64])
+@pytest.mark.parametrize("until", ["layer2_0", "auto"])
+def test_any_patch_and_until(pixels: int, until: str) -> None:
+    assert_lit_agrees(network("resnet18", "batch"), events(("track", "empty", "edge"), 2, *SMALL), pixels, until)
+
+
+@pytest.mark.parametrize("pixels", [16, 32])
+def test_oblong_patches(pixels: int) -> None:
+    model = network("resnet18", "batch", stem_stride=(2, 8))
+    plan = assert_lit_agrees(model, events(("track", "far"), 2, 97, 517), pixels, "layer4_0")
+    assert (plan.rows.patch, plan.cols.patch) == (pixels, 4 * pixels)
+
+
+def test_evaluation_and_frozen_norms() -> None:
+    model = network("resnet18", "batch")
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    x = events(("track", "edge"), 2, *SMALL)
+    assert_lit_agrees(model.eval(), x, 32)
+    model.train()
+    model.stem.eval()  # type: ignore[union-attr]
+    assert_lit_agrees(model, x, 32)
