@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from lartpc_ds.exact.grid.windows import Tap, Transposed, Window
 
-__all__ = ["Axis", "Patches"]
+__all__ = ["Axis", "Patches", "any_in_squares"]
 
 Bits = NDArray[np.bool_]
 Integers = NDArray[np.int64]
@@ -99,7 +99,7 @@ class Patches:
         """Find the distinct patches of maps whose pixels `lit` (events, rows, columns) charge has reached."""
         assert lit.shape[1:] == (rows.size, cols.size)
         self.lit, self.rows, self.cols = lit, rows, cols
-        own = _any_in_patches(lit, rows, cols)
+        own = any_in_squares(lit, rows.patch, cols.patch)
         self.grid = own.shape
         dark = np.flatnonzero(~own)
         kinds = (np.arange(len(lit))[:, None, None] * len(rows.starts) + rows.kinds[:, None]) * len(cols.starts)
@@ -186,11 +186,21 @@ class Patches:
         return Patches(lit, rows, cols)
 
 
-def _any_in_patches(lit: Bits, rows: Axis, cols: Axis) -> Bits:
-    """(events, rows, columns) -> (events, patch rows, patch columns): whether a patch has a lit pixel."""
-    in_rows = np.logical_or.reduceat(lit, rows.starts, axis=1)
-    found: Bits = np.logical_or.reduceat(in_rows, cols.starts, axis=2)
-    return found
+def any_in_squares(lit: Bits, height: int, width: int) -> Bits:
+    """(events, rows, columns) -> whether each rectangle of so many rows and columns has a lit pixel.
+
+    The last ones of a row or column may be smaller.
+    """
+    for axis, side in ((1, height), (2, width)):
+        shape = list(lit.shape)
+        shape[axis] = -(-lit.shape[axis] // side)
+        found = np.zeros(shape, np.bool_)
+        before = (slice(None),) * axis
+        for offset in range(min(side, lit.shape[axis])):  # numpy's reduceat takes ten times as long
+            part = lit[(*before, slice(offset, None, side))]
+            found[(*before, slice(0, part.shape[axis]))] |= part
+        lit = found
+    return lit
 
 
 def _reached(lit: Bits, axis: int, taps: Sequence[Tap], outputs: int) -> Bits:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lartpc_ds.errors import UserError
-from lartpc_ds.exact.grid.patches import Axis, Bits, Patches
+from lartpc_ds.exact.grid.patches import Axis, Bits, Patches, any_in_squares
 from lartpc_ds.exact.grid.tiles import Alone, Tiles
 from lartpc_ds.exact.memory.front import Note
 from lartpc_ds.exact.memory.lit import Lit, Placed
@@ -112,8 +112,7 @@ _CELL = 4
 
 def _coarse(lit: Bits) -> tuple[NDArray[np.int64], ...]:
     """Return event, row and column of every square of a few pixels that has a lit one."""
-    rows, cols = (np.arange(0, size, _CELL) for size in lit.shape[1:])
-    event, row, col = np.nonzero(np.logical_or.reduceat(np.logical_or.reduceat(lit, rows, 1), cols, 2))
+    event, row, col = np.nonzero(any_in_squares(lit, _CELL, _CELL))
     return np.array([len(lit)]), event, row * _CELL, col * _CELL
 
 
