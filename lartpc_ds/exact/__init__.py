@@ -1,1 +1,1 @@
-"""The same numbers with less memory per device: tiles, stages, strips, recomputation and lean norms."""
+"""The same numbers with less memory per device: tiles, stages, strips, lit patches, recomputation and lean norms."""

@@ -138,9 +138,10 @@ def test_the_tour_has_every_folder_and_names_what_exists() -> None:
     assert not [place for place in named if not (PACKAGE / place).exists()]
 
 
-def test_the_picture_is_small_and_can_be_drawn_again(tmp_path: Path) -> None:
-    written = ROOT / "docs/tiles.png"
-    draw_tiles = runpy.run_path(str(ROOT / "scripts/draw_tiles.py"))
-    draw_tiles["main"](tmp_path / "tiles.png")
+@pytest.mark.parametrize("picture", ["tiles", "lit"])
+def test_pictures_are_small_and_can_be_drawn_again(tmp_path: Path, picture: str) -> None:
+    written = ROOT / f"docs/{picture}.png"
+    drawing = runpy.run_path(str(ROOT / f"scripts/draw_{picture}.py"))
+    drawing["main"](tmp_path / "again.png")
     assert written.stat().st_size <= 300_000
-    assert imread(tmp_path / "tiles.png").shape == imread(written).shape
+    assert imread(tmp_path / "again.png").shape == imread(written).shape

@@ -2,8 +2,8 @@
 
 All three are one operation: statistics over some samples, a group of channels and all pixels of all tiles, weighted by
 element counts, no halo pixel among them. A rank sends its means, squared deviations and count, in one small message per
-norm and direction, and never an activation. They are combined as Chan does. Rejected: E[x^2] - E[x]^2, which cancels in
-low precision.
+norm and direction, and never an activation. They are combined as Chan does (The American Statistician 37, 1983, 242).
+Rejected: E[x^2] - E[x]^2, which cancels in low precision.
 
 Speed on a CPU decides the rest. `torch.var_mean` of a bfloat16 map takes 30 times what `batch_norm_update_stats` takes,
 and the fused evaluation kernel of batch norm applies any statistics; the two sums of the backward come from
@@ -131,7 +131,8 @@ class _Affine(NamedTuple):
 class _Normalise(Messenger):
     """x (N, C, h, w), weight and bias (C) or None, statistics of (units, groups) -> y like x.
 
-    The gradient of x contains what goes through its statistics; those of weight and bias are of this tile's pixels.
+    The gradient of x contains what goes through its statistics; those of weight and bias are of this tile's pixels. If
+    a pixel stands for several, the sums of the gradient need no counts, because its gradient is the sum of theirs.
     """
 
     @staticmethod
@@ -295,6 +296,10 @@ def _combine(
 
     Each factor is (units, C), and the sum is done in float32. The gradient of a pixel that stands for several is the
     sum of theirs already, and what reaches it through the statistics is as much again for each of them.
+
+    With g for a gradient, w for `pixels`, N = sum w and xhat = (x - mean) / sigma, this is (docs/lit.md derives it)
+
+        dx = gamma / sigma * (g - w / N * (sum g + xhat * sum g xhat))
     """
     factors = [factor[:, None, :, None, None] for factor in (scale, slope, offset)]
     for unit, piece, pixels in _pieces(x, affine.parts):

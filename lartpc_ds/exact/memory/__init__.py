@@ -1,1 +1,1 @@
-"""Levers on the memory of one device: recomputation, and strips of rows."""
+"""Levers on the memory of one device: recomputation, strips of rows, and lit patches."""

@@ -1,7 +1,8 @@
-"""While blocks run on the distinct patches of a map, a mode knows which patches each tensor holds (`memory.front`).
+"""While blocks run on the distinct patches of a map, a mode knows which patches each tensor holds.
 
-A map is then a tensor (patches, C, rows, columns of a patch). Functions of every pixel run as they are, windows read
-each patch with its surroundings, and norms and pools count every pixel as often as it occurs.
+`exact.memory.front` says how such a mode works. A map is then a tensor (patches, C, rows, columns of a patch).
+Functions of every pixel run as they are, windows read each patch with its surroundings, and norms and pools count every
+pixel as often as it occurs.
 """
 
 from collections.abc import Hashable, Sequence

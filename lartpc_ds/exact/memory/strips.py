@@ -1,4 +1,7 @@
-"""While the front of a network runs on a strip, a mode knows which rows each map has (see `memory.front`)."""
+"""While the front of a network runs on a strip, a mode knows which rows each map has.
+
+`exact.memory.front` says how such a mode works.
+"""
 
 from collections.abc import Sequence
 from typing import Any
