@@ -12,6 +12,7 @@ from lartpc_ds.costs.schedule import step_ns
 from lartpc_ds.costs.stage_trace import Partition, StageTrace, trace_stages
 from lartpc_ds.costs.stages import check_zero, cut_rates, plan_stages
 from lartpc_ds.costs.zero import FLOAT_BYTES, reduction_seconds, states_of, updating_ranks
+from lartpc_ds.errors import UserError
 from lartpc_ds.exact.memory.strip_plan import plan_strips
 from lartpc_ds.exact.spatialize import plan_tiles
 from lartpc_ds.exact.trace.dry_run import built_without_memory
@@ -72,6 +73,11 @@ def _partition(problem: Problem, candidate: Candidate) -> Partition:
     model = built_without_memory(problem.make_model).train()
     tiles = plan_tiles(model, layout, image, candidate.gather_at, config.model.norm_scope, memory.lean_norm)
     strips = None
+    if memory.lit_block:
+        raise UserError(
+            f"memory.lit_block = {memory.lit_block!r}: what a lit step costs depends on its event, and a plan knows no "
+            "events; set memory.lit_block = 0 to plan, or measure with lartpc-ds bench lit"
+        )
     if memory.stream_strips > 1:
         strips = plan_strips(model, memory.stream_strips, memory.stream_until, image)
     if memory.recompute == "block":

@@ -30,9 +30,10 @@ def apply(
     if strips is not None:
         stream(model, strips)
     if lit is not None:
-        light(model, lit, tiles)
+        light(model, lit, tiles, plan.lean_norms)
     convert(model, plan, tiles)
     if memory.recompute == "block":
         # a streamed front keeps nothing, and modules that are made again keep their input only
         kept = [] if strips is None else [block for _, block in blocks(model)[: len(strips.front)]]
-        recompute(model, tiles, [*kept, *map(model.get_submodule, plan.remade_at)])
+        remade = [] if lit is not None else plan.remade_at  # on patches a small input is not small
+        recompute(model, tiles, [*kept, *map(model.get_submodule, remade)])

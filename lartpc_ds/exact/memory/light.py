@@ -9,15 +9,17 @@ equal whatever the weights are. Rejected: sparse convolutions, which are another
 which changes every norm.
 """
 
+from collections.abc import Mapping
 from types import MethodType
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lartpc_ds.exact.grid.cuts import Run
 from lartpc_ds.exact.grid.patches import Axis, Patches
 from lartpc_ds.exact.grid.tiles import Tiles
-from lartpc_ds.exact.memory.lit import Lit
+from lartpc_ds.exact.memory.lit import Lit, Where
 from lartpc_ds.exact.memory.lit_plan import LitPlan
 from lartpc_ds.exact.trace.modules import wrap
 from lartpc_ds.models.build import blocks
@@ -25,14 +27,22 @@ from lartpc_ds.models.build import blocks
 __all__ = ["light"]
 
 
-def light(model: nn.Module, plan: LitPlan, tiles: Tiles) -> nn.Module:
+def light(model: nn.Module, plan: LitPlan, tiles: Tiles, lean: Mapping[Where, Run] | None = None) -> nn.Module:
     """Let `model` compute only what is lit, as `plan` (from `plan_lit`) says; changes and returns `model`.
 
     Its images may be sparse. Apply it before `spatialize.convert` and before recomputation.
+
+    Args:
+        model: the model that was planned.
+        plan: which blocks may run on patches.
+        tiles: the groups over which batch statistics run.
+        lean: what runs in place of norms together with the ReLU after them, by (module, function); `convert` must have
+            been told of lean norms.
     """
-    lit = Lit(tiles)
-    for name, block in blocks(model):
-        wrap(name, block, lit.around)
+    lit = Lit(tiles, lean)
+    for name, module in model.named_modules():
+        if module is not model:
+            wrap(name, module, lit.around)
 
     def forward(self: nn.Module, images: Tensor) -> Tensor:
         if tuple(images.shape[2:]) != (plan.rows.size, plan.cols.size):

@@ -5,13 +5,14 @@ Functions of every pixel run as they are, windows read each patch with its surro
 pixel as often as it occurs.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lartpc_ds.exact.grid.cuts import Run
 from lartpc_ds.exact.grid.patches import Patches
 from lartpc_ds.exact.grid.readings import PatchReading, PixelReading
 from lartpc_ds.exact.grid.tiles import Tiles
@@ -22,6 +23,9 @@ from lartpc_ds.exact.ops.operator import PATCHES, Operator, Rule
 __all__ = ["Lit", "Placed", "spread"]
 
 _MAP = (0, 2, 3)
+
+Where = tuple[str, str]
+"""The (module, function) of a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +41,11 @@ class Lit(Front[Placed]):
 
     words = PATCHES
 
-    def __init__(self, tiles: Tiles) -> None:
+    def __init__(self, tiles: Tiles, lean: Mapping[Where, Run] | None = None) -> None:
+        """Take the groups of batch statistics, and what runs in place of the norms that take the ReLU after them."""
         super().__init__()
         self.tiles = tiles
+        self._lean = lean or {}
         self.known_readings: dict[Hashable, tuple[Patches, Patches, PixelReading]] = {}
 
     def run(
@@ -72,6 +78,10 @@ class Lit(Front[Placed]):
         return placed
 
     # The following methods answer a rule (PatchCallSite).
+
+    def lean_run(self, name: str) -> Run | None:
+        """Return what runs in place of the norm at hand together with the ReLU after it, or None."""
+        return self._lean.get((self.owner, name))
 
     def patches_of(self, tensor: Any) -> Patches | None:
         """Return the patches of a tensor, or None for whole tensors and other values."""

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -236,7 +236,8 @@ def batch_norm_on_patches(site: PatchCallSite, function: Function, *args: Any, *
     if not given.training:
         return site.mark_patches(function(*given), patches), None
     parts = _parts_of_patches(patches, x, per_event=False)
-    y = BatchNorm()._normalised(site.tiles, x, given, site.tiles.norm, x.shape[1], parts)
+    norm = _planned(site, "batch_norm", BatchNorm())
+    y = norm._normalised(site.tiles, x, given, site.tiles.norm, x.shape[1], parts)
     return site.mark_patches(y, patches), None
 
 
@@ -246,7 +247,8 @@ def group_norm_on_patches(site: PatchCallSite, function: Function, *args: Any, *
     patches, x = map_patches(site, given.input), _autocast(given.input)
     parts = _parts_of_patches(patches, x, per_event=True)
     return site.mark_patches(
-        GroupNorm()._normalised(site.tiles, x, given, Alone(), given.num_groups, parts), patches
+        _planned(site, "group_norm", GroupNorm())._normalised(site.tiles, x, given, Alone(), given.num_groups, parts),
+        patches,
     ), None
 
 
@@ -258,8 +260,18 @@ def instance_norm_on_patches(site: PatchCallSite, function: Function, *args: Any
         return site.mark_patches(function(*given), patches), None
     parts = _parts_of_patches(patches, x, per_event=True)
     return site.mark_patches(
-        InstanceNorm()._normalised(site.tiles, x, given, Alone(), x.shape[1], parts), patches
+        _planned(site, "instance_norm", InstanceNorm())._normalised(site.tiles, x, given, Alone(), x.shape[1], parts),
+        patches,
     ), None
+
+
+NormRun = TypeVar("NormRun", bound=_Norm)
+
+
+def _planned(site: PatchCallSite, name: str, plain: NormRun) -> NormRun:
+    """Return the norm that takes the ReLU after it, if that is planned for the call at hand, or else the plain one."""
+    run = site.lean_run(name)
+    return run if isinstance(run, type(plain)) else plain
 
 
 def _parts_of_patches(patches: Patches, x: Tensor, *, per_event: bool) -> list[Part]:

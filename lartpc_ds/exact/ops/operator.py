@@ -147,6 +147,9 @@ class PatchCallSite(CallSite, Protocol):
     known_readings: dict[Hashable, tuple[Patches, Patches, PixelReading]]
     """The patches that a windowed operator reads and gives, and how, for all operators with the same windows."""
 
+    def lean_run(self, name: str) -> Run | None:
+        """Return what runs in place of the norm at hand, together with the ReLU after it, if lean norms are planned."""
+
     def patches_of(self, tensor: Any) -> Patches | None:
         """Return the patches of a tensor, or None for whole tensors and other values."""
 

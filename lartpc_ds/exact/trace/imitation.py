@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from lartpc_ds.errors import UserError
-from lartpc_ds.exact.grid.cuts import Call, Cut, Key, local_shape, tensors_of
+from lartpc_ds.exact.grid.cuts import Call, Cut, Key, Run, local_shape, tensors_of
 from lartpc_ds.exact.grid.order import backward_order
 from lartpc_ds.exact.grid.tiles import Imagined, Tiles
 from lartpc_ds.exact.grid.windows import Rect, tile_of
 from lartpc_ds.exact.ops.convolution import Remake
 from lartpc_ds.exact.ops.gathering import Gather
 from lartpc_ds.exact.ops.randomness import Draw, Dropout
+from lartpc_ds.exact.ops.table import OPERATORS
 from lartpc_ds.exact.trace.dry_run import dry_run
 from lartpc_ds.exact.trace.module_state import unchanged
 from lartpc_ds.exact.trace.modules import announced
@@ -58,6 +59,15 @@ class TilePlan:
     def remade_at(self) -> list[str]:
         """The modules whose large result is made again from their small input."""
         return sorted({call.owner for call in self.calls if isinstance(call.run, Remake)})
+
+    @property
+    def lean_norms(self) -> dict[tuple[str, str], Run]:
+        """What runs in place of the norms that take the ReLU after them, by (module, function)."""
+        return {
+            (call.owner, call.name): call.run
+            for call in self.calls
+            if call.run is not None and OPERATORS[call.name].with_relu is not None and getattr(call.run, "relu", False)
+        }
 
     @property
     def gathered_at(self) -> list[str]:
