@@ -102,8 +102,8 @@ def describe_shares(
     return [
         f"of the patches of {patch[0]} x {patch[1]} pixels, charge lights in the median event (in 90 % of the events, "
         f"and in any, at most): {', '.join(parts)}",
-        f"the brightest event is {who.file}: event {who.index}, which lights {_percent(shares[brightest, 0])} of the image's "
-        "patches",
+        f"the brightest event is {who.file}: event {who.index}, which lights {_percent(shares[brightest, 0])} of the "
+        "image's patches",
     ]
 
 

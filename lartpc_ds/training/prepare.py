@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from torch import nn
 
@@ -98,6 +99,11 @@ class Run:
     """The digest in `files.json` by which a run is told from others."""
     facts: dict[str, Any]
     """Plain data that goes to every manifest, so that a checkpoint says what it belongs to."""
+
+    @property
+    def train_costs(self) -> NDArray[np.float64] | None:
+        """The predicted cost of a step on each training event; None where all cost the same."""
+        return None if self.index.cost is None else self.index.cost[self.index.positions("train")]
 
 
 def make_model(config: RunConfig, planes: int, num_classes: int) -> nn.Module:

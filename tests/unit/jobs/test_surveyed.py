@@ -65,8 +65,9 @@ def test_what_is_lit_is_a_finding_and_every_event_has_its_cost(run):
     fresh = prepare_run(lit, ds, Layout(), folder, QUIET, look=True)
     shares, brightest, cost = fresh.findings[-3:]
     assert "patches of 32 x 32 pixels" in shares and ": image 100 % (100 %, 100 %), stem" in shares
-    assert "events.h5: event 0, which lights 100 %" in brightest and "1.4 of a step on whole maps" in cost
-    np.testing.assert_allclose(fresh.index.cost, 1.35, atol=1e-3)  # all patches are lit, and those are dearer
+    assert re.search(r"events\.h5: event \d+, which lights 100 % of the image's patches$", brightest)
+    assert "1.4 of a step on whole maps" in cost
+    assert 1.2 < fresh.index.cost.min() < fresh.index.cost.max() == 1.35, "nearly all is lit, and patches are dearer"
     resumed = reopen_run(folder, lit, ds, Layout())
     assert resumed.findings == fresh.findings
     np.testing.assert_array_equal(resumed.index.cost, fresh.index.cost)
