@@ -52,8 +52,8 @@ ImageKeys = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Also say what data.isolated=N drops; data.threshold, data.downsample, data.detector and data.saturate "
-        "may go with it.",
+        help="Also say what data.isolated=N drops, and what charge lights of the image's patches with "
+        "memory.lit_block=N; data.threshold, data.downsample, data.detector and data.saturate may go with them.",
     ),
 ]
 

@@ -3,7 +3,8 @@
 Row k is the event at global index k of the run's files. The label is written by name, so that the table can be read
 without the configuration. Where events have classes, an event of no class has an empty label and an empty split, and is
 not used. An event that repeats another and is dropped has a label and an empty split, and is not used either. Where
-pixels have classes, every event has an empty label.
+pixels have classes, every event has an empty label. Where a step's cost depends on the event (`memory.lit_block`), a
+last column has the predicted cost of a step on it, relative to a step on whole maps.
 """
 
 import csv
@@ -25,6 +26,7 @@ from lartpc_ds.errors import UserError
 __all__ = ["EventIndex", "build_index", "read_index", "write_index"]
 
 _COLUMNS = ("file", "index", "run", "subrun", "event", "label", "split")
+_COST = "cost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class EventIndex:
     label: NDArray[np.int64]
     split: NDArray[np.str_]
     class_names: tuple[str, ...]
+    cost: NDArray[np.float64] | None = None
+    """The predicted cost of a step on each event, 0 for an event that is not used; None where all cost the same."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -74,7 +78,12 @@ def write_index(index: EventIndex, path: Path) -> None:
     """Write `path` as CSV with a header; an existing file is replaced, since the run folder guards itself."""
     rows = zip(index.ids, index.label.tolist(), index.split.tolist(), strict=True)
     names = (*index.class_names, "")  # the last for label -1
-    write_csv(path, _COLUMNS, ([*astuple(who), names[label], split] for who, label, split in rows))
+    table = ([*astuple(who), names[label], split] for who, label, split in rows)
+    if index.cost is None:
+        write_csv(path, _COLUMNS, table)
+    else:
+        costs = index.cost.tolist()
+        write_csv(path, (*_COLUMNS, _COST), ([*row, cost] for row, cost in zip(table, costs, strict=True)))
 
 
 def read_index(path: Path, class_names: Sequence[str]) -> EventIndex:
@@ -84,10 +93,11 @@ def read_index(path: Path, class_names: Sequence[str]) -> EventIndex:
         UserError: it is another table, or it holds a label that is not in `class_names`.
     """
     codes = {"": -1, **{name: label for label, name in enumerate(class_names)}}
-    ids, labels, splits = [], [], []
+    ids, labels, splits, costs = [], [], [], []
     with path.open(newline="", encoding="utf-8") as stream:
         rows = csv.DictReader(stream)
-        if tuple(rows.fieldnames or ()) != _COLUMNS:
+        columns = tuple(rows.fieldnames or ())
+        if columns not in (_COLUMNS, (*_COLUMNS, _COST)):
             raise UserError(f"{path}: columns {rows.fieldnames}; expected {', '.join(_COLUMNS)}")
         for row in rows:
             if row["label"] not in codes:
@@ -96,4 +106,6 @@ def read_index(path: Path, class_names: Sequence[str]) -> EventIndex:
             ids.append(EventId(row["file"], *numbers))
             labels.append(codes[row["label"]])
             splits.append(row["split"])
-    return EventIndex(tuple(ids), np.array(labels, np.int64), np.array(splits), tuple(class_names))
+            costs.append(float(row.get(_COST, 0)))
+    cost = np.array(costs) if _COST in columns else None
+    return EventIndex(tuple(ids), np.array(labels, np.int64), np.array(splits), tuple(class_names), cost)

@@ -81,13 +81,14 @@ def lit_pixels(
     return pixels
 
 
-def isolated_pixels(plane: Plane, pre: Preprocessing) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Which of the pixels that a plane lights in the whole image `pre.isolated` drops, and the values of all of them.
+def isolated_pixels(plane: Plane, pre: Preprocessing) -> tuple[Pixels, NDArray[np.bool_]]:
+    """The pixels that a plane lights in the whole image, and which of them `pre.isolated` drops.
 
     The plane must fit the image.
     """
     flat, values = _above_threshold(plane, pre, ((0, pre.shape[0]), (0, pre.shape[1])))
-    return isolated(flat, pre.shape[1], pre.isolated), _saturated(values, pre)
+    dropped = isolated(flat, pre.shape[1], pre.isolated) if pre.isolated else np.zeros(len(flat), np.bool_)
+    return (flat, _saturated(values, pre)), dropped
 
 
 def _kept(plane: Plane, pre: Preprocessing, tile: _Tile) -> Pixels:

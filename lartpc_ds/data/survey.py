@@ -1,6 +1,7 @@
 """A survey looks at every event before training: the extent of its values, and a digest by which copies are found.
 
-Where `data.isolated` is on, it also counts what that key drops, from the same voxels.
+Where `data.isolated` is on, it also counts what that key drops, and where `memory.lit_block` is on, how much of each
+event's image and maps is lit, from the same voxels.
 
 Every voxel is read once, in blocks of a bounded size, by several processes where that pays. Rejected: looking at each
 event when it is first trained on, which finds a broken event after hours, and a broken held-out event never.
@@ -13,7 +14,7 @@ would refuse a rare shower.
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from lartpc_ds.data.event import Plane, Voxels
 from lartpc_ds.data.files import Block, EventFiles, Reader
 from lartpc_ds.data.images import Preprocessing, isolated_pixels
+from lartpc_ds.data.lit_shares import Cells, Cut
 from lartpc_ds.data.processes import map_in_processes
 from lartpc_ds.errors import UserError
 
@@ -69,19 +71,22 @@ class Survey:
     """What was seen of all events, in order; for an event that was left out or is damaged this is zeros.
 
     `extents` is (events, planes) of `EXTENT`, and `lit` (events, planes) of `LIT`, zeros where `data.isolated` is off.
-    `digests` are equal for events of the same pixels, and empty for events of too few pixels. `faults` says what is
-    wrong with a damaged event, by its position.
+    `shares` is (events, 1 + maps), what charge lights of the patches of the image and of each map (`lit_shares.Cut`);
+    there are none where `memory.lit_block` is off. `digests` are equal for events of the same pixels, and empty for
+    events of too few pixels. `faults` says what is wrong with a damaged event, by its position.
     """
 
     extents: NDArray[np.void]
     lit: NDArray[np.void]
     digests: NDArray[np.bytes_]
     faults: dict[int, str]
+    shares: NDArray[np.float64]
 
     def part(self, start: int, stop: int) -> "Survey":
         """The survey of the events [start, stop), with positions counted from `start`."""
         faults = {place - start: fault for place, fault in self.faults.items() if start <= place < stop}
-        return Survey(self.extents[start:stop], self.lit[start:stop], self.digests[start:stop], faults)
+        mine = slice(start, stop)
+        return Survey(self.extents[mine], self.lit[mine], self.digests[mine], faults, self.shares[mine])
 
 
 def survey(
@@ -91,26 +96,35 @@ def survey(
     on_events: Callable[[int], None] = lambda _: None,
     *,
     pre: Preprocessing | None = None,
+    cut: Cut | None = None,
 ) -> Survey:
     """Look at the `wanted` events of all files; `on_events` gets the number of events that have been passed.
 
-    What `data.isolated` drops is counted where `pre` has it on; every plane must then fit the image of `pre`.
+    What `data.isolated` drops is counted where `pre` has it on, and the shares of what is lit where there is a `cut` of
+    the image of `pre`; every plane must then fit that image.
     """
-    shape = (len(wanted), readers[0].num_planes)
-    result = Survey(np.zeros(shape, EXTENT), np.zeros(shape, LIT), np.zeros(len(wanted), "S16"), dict[int, str]())
+    result = _nothing(len(wanted), readers[0].num_planes, cut)
     blocks = list(_blocks(readers, wanted))
     if sum(int(reader.num_voxels.sum()) for reader in readers) < _PARALLEL_VOXELS:
         workers = 1
-    look = partial(_look, pre=pre if pre is not None and pre.isolated else None)
+    look = partial(_look, pre=pre if pre is not None and (pre.isolated or cut is not None) else None, cut=cut)
     looks = map_in_processes(look, (block for _, _, block in blocks), max(min(workers, len(blocks)), 1))
     for (start, stop, _), part in zip(blocks, looks, strict=True):
         mine = wanted[start:stop]
         result.extents[start:stop][mine] = part.extents[mine]
         result.lit[start:stop][mine] = part.lit[mine]
         result.digests[start:stop][mine] = part.digests[mine]
+        result.shares[start:stop][mine] = part.shares[mine]
         result.faults.update({start + place: fault for place, fault in part.faults.items() if mine[place]})
         on_events(stop)
     return result
+
+
+def _nothing(events: int, planes: int, cut: Cut | None) -> Survey:
+    """The survey of events of which nothing was seen."""
+    extents, lit = (np.zeros((events, planes), kind) for kind in (EXTENT, LIT))
+    shares = np.zeros((events, 0 if cut is None else 1 + len(cut.reaches)))
+    return Survey(extents, lit, np.zeros(events, "S16"), dict[int, str](), shares)
 
 
 def _blocks(readers: Sequence[Reader], wanted: NDArray[np.bool_]) -> Iterator[tuple[int, int, tuple[Block, _Shapes]]]:
@@ -129,10 +143,11 @@ def _blocks(readers: Sequence[Reader], wanted: NDArray[np.bool_]) -> Iterator[tu
         offset += reader.num_events
 
 
-def _look(part: tuple[Block, _Shapes], pre: Preprocessing | None) -> Survey:
+def _look(part: tuple[Block, _Shapes], pre: Preprocessing | None, cut: Cut | None) -> Survey:
     block, shapes = part
     voxels = block.read()
-    extents = np.zeros(voxels.counts.shape, EXTENT)
+    found = _nothing(len(voxels.counts), voxels.counts.shape[1], cut)
+    extents = found.extents
     filled = voxels.counts.ravel() > 0
     if filled.any():
         # planes without voxels take no room, so each other plane begins where the plane before it ends
@@ -142,21 +157,30 @@ def _look(part: tuple[Block, _Shapes], pre: Preprocessing | None) -> Survey:
         rows["charge"][filled] = np.add.reduceat(voxels.values, starts, dtype=np.float64)
         rows["lowest"][filled] = np.minimum.reduceat(voxels.values, starts)
         rows["highest"][filled] = np.maximum.reduceat(voxels.values, starts)
-    lit = np.zeros(voxels.counts.shape, LIT) if pre is None else _lit(voxels, shapes, pre)
-    return Survey(extents, lit, _digests(voxels), voxels.faults)
+    found.digests[:] = _digests(voxels)
+    if pre is not None:
+        _look_at_image(voxels, shapes, pre, cut, found)
+    return replace(found, faults=voxels.faults)
 
 
-def _lit(voxels: Voxels, shapes: _Shapes, pre: Preprocessing) -> NDArray[np.void]:
-    lit = np.zeros(voxels.counts.shape, LIT)
+def _look_at_image(voxels: Voxels, shapes: _Shapes, pre: Preprocessing, cut: Cut | None, found: Survey) -> None:
+    """Fill in what is lit in the images that the events become."""
     stop = 0
-    for (event, number), count in np.ndenumerate(voxels.counts):
-        start, stop = stop, stop + int(count)
-        plane = Plane(number, shapes[number], voxels.ids[start:stop], voxels.values[start:stop])
-        with np.errstate(over="ignore"):  # absurd values may overflow in a sum; they are refused after the survey
-            dropped, values = isolated_pixels(plane, pre)
-        charge = np.abs(values, dtype=np.float64)
-        lit[event, number] = len(values), charge.sum(), np.count_nonzero(dropped), charge[dropped].sum()
-    return lit
+    for event, counts in enumerate(voxels.counts.tolist()):
+        kept = []
+        for number, count in enumerate(counts):
+            start, stop = stop, stop + count
+            plane = Plane(number, shapes[number], voxels.ids[start:stop], voxels.values[start:stop])
+            with np.errstate(over="ignore"):  # absurd values may overflow in a sum; they are refused after the survey
+                (flat, values), dropped = isolated_pixels(plane, pre)
+            kept.append(flat[~dropped])
+            if pre.isolated:
+                charge = np.abs(values, dtype=np.float64)
+                of_plane = len(values), charge.sum(), np.count_nonzero(dropped), charge[dropped].sum()
+                found.lit[event, number] = of_plane
+        if cut is not None:
+            cells = Cells.of_pixels(*np.divmod(np.concatenate(kept), pre.shape[1]))
+            found.shares[event] = cut.shares(cells)
 
 
 def _digests(voxels: Voxels) -> NDArray[np.bytes_]:

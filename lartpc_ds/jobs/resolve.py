@@ -18,7 +18,7 @@ from lartpc_ds.jobs.differences import differences, shortly
 from lartpc_ds.jobs.embedded import simulated_events
 from lartpc_ds.jobs.surveyed import surveyed_index
 from lartpc_ds.layout import Layout
-from lartpc_ds.training.prepare import Job, make_job, with_files
+from lartpc_ds.training.prepare import Job, lit_before, make_job, with_files
 from lartpc_ds.training.session import open_run
 from lartpc_ds.training.sources import index_events, open_source
 
@@ -73,8 +73,9 @@ def resolve(
     if not config.data.files and config.data.target is None:
         config = simulated_events(config, folder.simulated_file, console)
     source = open_source(config)
-    index, findings = surveyed_index(config, ds, source, console) if look else (index_events(config, source), ())
-    job = make_job(config, ds, layout, source, index)
+    lit = lit_before(config, layout, source)
+    index, findings = surveyed_index(config, ds, source, console, lit) if look else (index_events(config, source), ())
+    job = make_job(config, ds, layout, source, index, lit)
     return ResolvedRun(config, ds_config.complete(ds, config, layout, job.max_steps), job, index, findings)
 
 

@@ -23,6 +23,7 @@ from lartpc_ds.config.run import RunConfig
 from lartpc_ds.data.duplicates import refuse_duplicates
 from lartpc_ds.data.files import EventFiles, Reader, expand, make_reader, notes_of
 from lartpc_ds.data.labels import truth_names
+from lartpc_ds.data.lit_shares import AUTO_PIXELS, Cut, describe_shares
 from lartpc_ds.data.survey import Survey, absurd_values, describe_isolated, survey
 from lartpc_ds.errors import UserError
 from lartpc_ds.training.sources import image_shape, preprocessing
@@ -31,14 +32,17 @@ __all__ = ["config_of_images", "inspect_files", "print_inspection"]
 
 Report = dict[str, Any]
 
-_IMAGE_KEYS = tuple(f"data.{key}" for key in ("isolated", "detector", "downsample", "threshold", "saturate"))
+_IMAGE_KEYS = (
+    *("data.isolated", "data.detector", "data.downsample", "data.threshold", "data.saturate"),
+    "memory.lit_block",
+)
 
 
 def config_of_images(overrides: Sequence[str]) -> RunConfig | None:
     """A configuration with the keys of `--set` about how events become images; None if there is no `--set`.
 
     Raises:
-        UserError: a value is wrong, a key is about something else, or `data.isolated` is off.
+        UserError: a value is wrong, a key is about something else, or `data.isolated` and `memory.lit_block` are off.
     """
     if not overrides:
         return None
@@ -52,10 +56,11 @@ def config_of_images(overrides: Sequence[str]) -> RunConfig | None:
     if problems:
         raise UserError("\n".join(problems))
     config = RunConfig.parse(tree, "--set")
-    if config.data.isolated == 0:
+    if config.data.isolated == 0 and config.memory.lit_block == 0:
         raise UserError(
-            "--set: data.isolated = 0 is off, and inspect uses the other keys only to say what it drops; set it to 1 "
-            "to 25, or leave --set out"
+            "--set: data.isolated = 0 is off, and so is memory.lit_block, and inspect uses the other keys only to say "
+            "what the one drops and what charge lights of the patches of the other; set data.isolated to 1 to 25 or "
+            "memory.lit_block to a number of pixels, or leave --set out"
         )
     return config
 
@@ -72,7 +77,7 @@ def inspect_files(
     files: `[{file, format, events, planes, product, truth, problems}]`; events: `[{file, index, run, subrun, event,
     label, planes: [{plane, shape, nonzero, sum, min, max}]}]`, where label is None without truth; problems: sentences
     about all files; notes: sentences that a user should know and that stop nothing. With a configuration of `images`
-    (see `config_of_images`) a note says what `data.isolated` drops.
+    (see `config_of_images`) notes say what `data.isolated` drops, and what charge lights of the patches of the image.
     """
     report: Report = {"files": [], "events": [], "problems": [], "notes": []}
     opened = [_open(path, product, truth) for path in _paths(patterns, report["problems"])]
@@ -90,8 +95,27 @@ def inspect_files(
     if readers:
         report["notes"] = [*notes_of(readers), *_duplicates(readers, looks)]
         if images is not None:
-            report["notes"].append(describe_isolated(list(looks.values()), images.data.isolated))
+            report["notes"] += _notes_of_images(readers, looks, images)
     return report
+
+
+def _notes_of_images(readers: Sequence[Reader], looks: Mapping[Path, Survey], images: RunConfig) -> list[str]:
+    notes = []
+    if images.data.isolated:
+        notes.append(describe_isolated(list(looks.values()), images.data.isolated))
+    if cut := _cut(images, (0, 0)):
+        seen = [(reader, index) for reader in readers for index in range(reader.num_events)]
+        seen = [(reader, index) for reader, index in seen if index not in looks[reader.path].faults]
+        shares = np.array([looks[reader.path].shares[index] for reader, index in seen])
+        notes += describe_shares(shares, (), cut.patch, [reader.event_id(index) for reader, index in seen])
+    return notes
+
+
+def _cut(images: RunConfig, shape: tuple[int, int]) -> Cut | None:
+    """How images of (rows, columns) are cut, if they are; only a network has maps in which charge reaches further."""
+    side = images.memory.lit_block
+    side = AUTO_PIXELS if side == "auto" else side
+    return Cut(shape, (side, side)) if side else None
 
 
 def _paths(patterns: Sequence[str], problems: list[str]) -> list[Path]:
@@ -126,7 +150,8 @@ def _looks(readers: Sequence[Reader], console: Console | None, images: RunConfig
             task = bar.add_task(f"events of {planes} planes", total=total)
             everything, workers = np.ones(total, np.bool_), len(os.sched_getaffinity(0))
             pre = None if images is None else preprocessing(images, image_shape(images, EventFiles(alike)))
-            look = survey(alike, everything, workers, partial(_show, bar, task), pre=pre)
+            cut = None if images is None or pre is None else _cut(images, pre.shape)
+            look = survey(alike, everything, workers, partial(_show, bar, task), pre=pre, cut=cut)
             stop = 0
             for reader in alike:
                 start, stop = stop, stop + reader.num_events

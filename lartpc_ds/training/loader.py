@@ -18,7 +18,7 @@ from lartpc_ds.config.run import RunConfig
 from lartpc_ds.data.augment import Place
 from lartpc_ds.data.dataset import EventDataset, Item
 from lartpc_ds.data.processes import end_with_parent
-from lartpc_ds.data.sampler import evaluation_shard, global_batch, slots
+from lartpc_ds.data.sampler import deal, evaluation_shard, global_batch, slots
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.grid.groups import Groups
 from lartpc_ds.training.readers import reader_context
@@ -26,32 +26,39 @@ from lartpc_ds.training.readers import reader_context
 __all__ = ["collate", "evaluation_batches", "step_positions", "training_steps"]
 
 MicroBatch = tuple[torch.Tensor, torch.Tensor]
+Costs = NDArray[np.float64] | None
+"""The predicted cost of a step on each event of a dataset; None where all cost the same."""
 
 
 def training_steps(
-    dataset: EventDataset, config: RunConfig, groups: Groups, first_step: int, last_step: int
+    dataset: EventDataset, config: RunConfig, groups: Groups, first_step: int, last_step: int, costs: Costs = None
 ) -> Iterator[Iterator[MicroBatch]]:
-    """This rank's micro-batches (images, targets) of each optimizer step in [first_step, last_step), read lazily."""
+    """This rank's micro-batches (images, targets) of each optimizer step in [first_step, last_step), read lazily.
+
+    With `costs`, the events of a global batch are dealt out so that data ranks finish together.
+    """
     accumulate, num_events = config.train.accumulate, len(dataset)
     parts = ((step, part) for step in range(first_step, last_step) for part in range(accumulate))
-    batches = _read(dataset, (_items(*part, num_events, config, groups) for part in parts), config.data.workers)
+    batches = _read(dataset, (_items(*part, num_events, config, groups, costs) for part in parts), config.data.workers)
     for _ in range(first_step, last_step):
         # map keeps no batch; a generator's frame would hold the host's images through the whole step
         yield map(itemgetter(0, 1), itertools.islice(batches, accumulate))
 
 
-def _items(step: int, part: int, num_events: int, config: RunConfig, groups: Groups) -> list[Item]:
+def _items(step: int, part: int, num_events: int, config: RunConfig, groups: Groups, costs: Costs) -> list[Item]:
     """What this rank reads for micro-batch `part` of a step: each event's position and its place in training."""
     batch, data_ranks = config.data.batch, groups.layout.data
     positions = global_batch(step, batch * data_ranks * config.train.accumulate, num_events, config.data.seed)
-    mine = slots(part, groups.data_rank, data_ranks, batch)
+    mine: Iterable[int] = slots(part, groups.data_rank, data_ranks, batch)
+    if costs is not None:
+        mine = deal(tuple(costs[positions].tolist()), data_ranks, batch)[part, groups.data_rank].tolist()
     return [(int(positions[slot]), Place(step, slot)) for slot in mine]
 
 
-def step_positions(step: int, num_events: int, config: RunConfig, groups: Groups) -> list[int]:
+def step_positions(step: int, num_events: int, config: RunConfig, groups: Groups, costs: Costs = None) -> list[int]:
     """The positions of all events that this rank takes in optimizer step `step`, counted from 0."""
     parts = range(config.train.accumulate)
-    return [position for part in parts for position, _ in _items(step, part, num_events, config, groups)]
+    return [position for part in parts for position, _ in _items(step, part, num_events, config, groups, costs)]
 
 
 def evaluation_batches(

@@ -38,7 +38,7 @@ def fit(
     """
     config, job = run.config, run.job
     predictions: Predictions | None = None
-    steps = training_steps(train_events, config, engine.groups, progress.step, job.max_steps)
+    steps = training_steps(train_events, config, engine.groups, progress.step, job.max_steps, run.train_costs)
     started = time.perf_counter()
     for micro_batches in steps:
         lr = engine.lr
@@ -75,7 +75,7 @@ def _check_finite(
     finite = math.isfinite(loss_sum)
     suspects: list[int] = []
     if finite or not math.isfinite(result.loss_sum):
-        suspects = step_positions(step, len(events), run.config, engine.groups)
+        suspects = step_positions(step, len(events), run.config, engine.groups, run.train_costs)
     what = "the loss is finite but its gradient is not" if finite else f"the loss is {loss_sum}"
     advice = f"else take a smaller learning rate (now {engine.lr:.3g}) or a gradient_clipping above 0"
     if engine.precision == "fp16":

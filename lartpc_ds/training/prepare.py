@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from torch import nn
 
@@ -21,10 +22,11 @@ from lartpc_ds.config.run import RunConfig
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.costs.stages import StageShare, block_costs, check_zero, cut_rates, plan_stages, stage_shares
 from lartpc_ds.data.event_index import EventIndex
+from lartpc_ds.data.lit_shares import AUTO_PIXELS
 from lartpc_ds.data.source import Source
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.grid.tiles import Tiles
-from lartpc_ds.exact.memory.lit_plan import AUTO_PIXELS, LitPlan, plan_lit
+from lartpc_ds.exact.memory.lit_plan import LitPlan, plan_lit
 from lartpc_ds.exact.memory.recompute import check_blocks
 from lartpc_ds.exact.memory.strip_plan import StripPlan, plan_strips
 from lartpc_ds.exact.spatialize import TilePlan, TileShare, plan_tiles, shares
@@ -43,6 +45,7 @@ __all__ = [
     "class_weights",
     "job_lit",
     "job_strips",
+    "lit_before",
     "lit_of",
     "make_job",
     "make_loss",
@@ -97,6 +100,11 @@ class Run:
     facts: dict[str, Any]
     """Plain data that goes to every manifest, so that a checkpoint says what it belongs to."""
 
+    @property
+    def train_costs(self) -> NDArray[np.float64] | None:
+        """The predicted cost of a step on each training event; None where all cost the same."""
+        return None if self.index.cost is None else self.index.cost[self.index.positions("train")]
+
 
 def make_model(config: RunConfig, planes: int, num_classes: int) -> nn.Module:
     """The network of a run, initialised from torch's random state."""
@@ -113,10 +121,18 @@ def make_model(config: RunConfig, planes: int, num_classes: int) -> nn.Module:
     )
 
 
-def make_job(config: RunConfig, ds: DeepSpeedConfig, layout: Layout, source: Source, index: EventIndex) -> Job:
+def make_job(
+    config: RunConfig,
+    ds: DeepSpeedConfig,
+    layout: Layout,
+    source: Source,
+    index: EventIndex,
+    lit: LitPlan | None = None,
+) -> Job:
     """Check what shows only when model, events and layout meet, and return what the ranks need to know.
 
-    This costs neither memory nor much time, because the model runs on meta tensors.
+    This costs neither memory nor much time, because the model runs on meta tensors. `lit` is what `lit_before` gave, if
+    it was called.
 
     Raises:
         UserError: the model cannot take the images, gives no score per class or cannot be cut into stages; or the run
@@ -139,7 +155,8 @@ def make_job(config: RunConfig, ds: DeepSpeedConfig, layout: Layout, source: Sou
             f"targets at {plan.bounds}; only classes of pixels follow the output, so set layout.rows = layout.cols = 1"
         )
     strips = strips_of(config, layout, model.train(), image)
-    lit_of(config, layout, model, image)
+    if lit is None:
+        lit_of(config, layout, model, image)
     if config.memory.recompute == "block":
         front = [] if strips is None else [block for _, block in blocks(model)[: len(strips.front)]]
         check_blocks(model, image, [name for name, module in model.named_modules() if module in front] + plan.remade_at)
@@ -152,6 +169,20 @@ def make_job(config: RunConfig, ds: DeepSpeedConfig, layout: Layout, source: Sou
     steps = max_steps(config, layout, len(index.positions("train")))
     stages = plan_stages(config, ds, layout, model, image, plan, cut_rates())
     return Job(layout, steps, image[0], source.recorded_shape, index.class_names, parameters, source.task, stages)
+
+
+def lit_before(config: RunConfig, layout: Layout, source: Source) -> LitPlan | None:
+    """How a run will compute only what is lit, if it does; known before anyone has looked at its events.
+
+    Raises:
+        UserError: the model cannot take the images, or as `lit_of`.
+    """
+    if config.memory.lit_block == 0:
+        return None
+    model = built_without_memory(lambda: make_model(config, source.image_shape[0], len(source.classes)))
+    images = torch.empty(config.data.batch, *source.image_shape, device="meta")
+    _scores(config, model, images, source.task, len(source.classes))
+    return lit_of(config, layout, model.train(), source.image_shape)
 
 
 def _name(config: RunConfig) -> str:

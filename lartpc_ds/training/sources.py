@@ -13,6 +13,7 @@ from lartpc_ds.data.event_index import EventIndex, build_index
 from lartpc_ds.data.files import EventFiles, notes_of, open_files
 from lartpc_ds.data.images import Preprocessing
 from lartpc_ds.data.labels import check_labels, class_names, label_classes
+from lartpc_ds.data.lit_shares import Cut
 from lartpc_ds.data.source import EventSource, Source
 from lartpc_ds.data.survey import ABSURD, Survey, check_survey, describe_isolated, describe_values, survey
 from lartpc_ds.data.users import UserImages, check_images
@@ -87,12 +88,16 @@ def open_events(config: RunConfig) -> EventFiles:
 
 
 def survey_events(
-    config: RunConfig, source: Source, limit: float = ABSURD, on_events: Callable[[int], None] = lambda _: None
+    config: RunConfig,
+    source: Source,
+    limit: float = ABSURD,
+    on_events: Callable[[int], None] = lambda _: None,
+    cut: Cut | None = None,
 ) -> tuple[Survey | None, list[str]]:
     """Look at every event that the run uses, and return what was seen and sentences about it for the user.
 
     A user's own images are not looked at here, because they are checked when they are read. `on_events` gets the number
-    of events that have been passed.
+    of events that have been passed. With a `cut` the survey has the shares of what is lit.
 
     Raises:
         UserError: a damaged event, or a value above `limit` that neither `data.saturate` nor `data.threshold` takes
@@ -101,7 +106,7 @@ def survey_events(
     if not isinstance(source, EventSource):
         return None, []
     used = source.labels >= 0
-    look = survey(source.files.readers, used, len(os.sched_getaffinity(0)), on_events, pre=source.pre)
+    look = survey(source.files.readers, used, len(os.sched_getaffinity(0)), on_events, pre=source.pre, cut=cut)
     check_survey(look, source.files, config.data.saturate, config.data.threshold, limit)
     sentences = [*notes_of(source.files.readers), *describe_values(look, source.files, used)]
     if config.data.isolated:

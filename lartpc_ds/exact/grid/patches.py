@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lartpc_ds.data.lit_shares import any_in_squares
 from lartpc_ds.exact.grid.windows import Tap, Transposed, Window
 
-__all__ = ["Axis", "Patches", "any_in_squares"]
+__all__ = ["Axis", "Patches"]
 
 Bits = NDArray[np.bool_]
 Integers = NDArray[np.int64]
@@ -184,23 +185,6 @@ class Patches:
             if (one.rows, one.cols) == (rows, cols) and np.array_equal(one.lit, lit):
                 return one
         return Patches(lit, rows, cols)
-
-
-def any_in_squares(lit: Bits, height: int, width: int) -> Bits:
-    """(events, rows, columns) -> whether each rectangle of so many rows and columns has a lit pixel.
-
-    The last ones of a row or column may be smaller.
-    """
-    for axis, side in ((1, height), (2, width)):
-        shape = list(lit.shape)
-        shape[axis] = -(-lit.shape[axis] // side)
-        found = np.zeros(shape, np.bool_)
-        before = (slice(None),) * axis
-        for offset in range(min(side, lit.shape[axis])):  # numpy's reduceat takes ten times as long
-            part = lit[(*before, slice(offset, None, side))]
-            found[(*before, slice(0, part.shape[axis]))] |= part
-        lit = found
-    return lit
 
 
 def _reached(lit: Bits, axis: int, taps: Sequence[Tap], outputs: int) -> Bits:

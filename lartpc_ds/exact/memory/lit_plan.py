@@ -9,16 +9,15 @@ numbers. Rejected: one choice for a run, which is wrong for its brightest events
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lartpc_ds.data.lit_shares import Cells, Cut, Reach
 from lartpc_ds.errors import UserError
-from lartpc_ds.exact.grid.patches import Axis, Bits, Patches, any_in_squares
+from lartpc_ds.exact.grid.patches import Axis, Bits, Patches
 from lartpc_ds.exact.grid.tiles import Alone, Tiles
 from lartpc_ds.exact.memory.front import Note
 from lartpc_ds.exact.memory.lit import Lit, Placed
@@ -29,10 +28,8 @@ from lartpc_ds.exact.trace.module_state import both_modes, unchanged
 from lartpc_ds.exact.trace.modules import announced
 from lartpc_ds.models.build import blocks
 
-__all__ = ["AUTO_PIXELS", "LitBlock", "LitPlan", "plan_lit"]
+__all__ = ["LitBlock", "LitPlan", "plan_lit"]
 
-AUTO_PIXELS = 32
-"""The side of a patch with `memory.lit_block = "auto"`."""
 NEVER = "never"
 """The `memory.lit_until` of a network that runs lit to its end."""
 
@@ -45,15 +42,6 @@ _DEAR = 1.35
 
 Image = tuple[int, int, int]
 Blocks = Sequence[tuple[str, nn.Module]]
-
-
-class Reach(NamedTuple):
-    """How many rows of the image further up and down, and columns to the left and right, a lit pixel lights a map."""
-
-    up: int
-    down: int
-    left: int
-    right: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,46 +75,48 @@ class LitPlan:
 
         `lit` has the lit pixels of the images, (events, rows, columns).
         """
-        bounds = [(0, 0, 0, 0), *(block.reach for block in self.blocks[: self.covered] if block.reach is not None)]
-        coarse = _coarse(lit)
-        return [_share(coarse, Reach(*reach), self.rows, self.cols) for reach in bounds][1:]
+        return self.cut.shares(Cells.of_bits(lit))[1:]
+
+    @property
+    def cut(self) -> Cut:
+        """How images are cut, and how far a lit pixel lights the output of each block of `maps`."""
+        reaches = (block.reach for block in self.blocks[: self.covered])
+        return Cut(
+            (self.rows.size, self.cols.size),
+            (self.rows.patch, self.cols.patch),
+            tuple(reach for reach in reaches if reach is not None),
+        )
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The covered blocks whose output is a map, by name."""
+        return tuple(block.name for block in self.blocks[: self.covered] if block.reach is not None)
+
+    def cost(self, shares: Sequence[float]) -> float:
+        """Return the predicted cost of a step on events with these `shares`; a step on whole maps costs 1."""
+        names = [block.name for block in self.blocks]
+        until = {"auto": self._cheapest(shares), NEVER: len(names)}.get(self.until)
+        gained = self._gained(shares)[names.index(self.until) if until is None else until]
+        return 1 + gained / sum(block.cost for block in self.blocks)
 
     def until_of(self, lit: Bits) -> str | None:
         """Return the first block that runs on whole maps for these events; None if there is none."""
         if self.until != "auto":
             return None if self.until == NEVER else self.until
-        shares = self.shares(lit)
-        shares += [shares[-1] if shares else 1.0] * (self.covered - len(shares))
-        whole, least, best = sum(block.cost for block in self.blocks), 0.0, 0
-        gained = 0.0
-        for number, share in enumerate(shares, start=1):
-            gained += (_DEAR * share - 1) * self.blocks[number - 1].cost
-            if gained < least:
-                least, best = gained, number
-        assert whole + least >= 0
+        best = self._cheapest(self.shares(lit))
         return self.blocks[best].name if best < len(self.blocks) else None
 
+    def _gained(self, shares: Sequence[float]) -> list[float]:
+        """What is added to the cost of a step on whole maps if the first 0, 1, ... covered blocks run on patches."""
+        gained = [0.0]
+        for number, block in enumerate(self.blocks[: self.covered]):
+            share = shares[min(number, len(shares) - 1)] if shares else 1.0
+            gained.append(gained[-1] + (_DEAR * share - 1) * block.cost)
+        return gained
 
-_CELL = 4
-
-
-def _coarse(lit: Bits) -> tuple[NDArray[np.int64], ...]:
-    """Return event, row and column of every square of a few pixels that has a lit one."""
-    event, row, col = np.nonzero(any_in_squares(lit, _CELL, _CELL))
-    return np.array([len(lit)]), event, row * _CELL, col * _CELL
-
-
-def _share(coarse: tuple[NDArray[np.int64], ...], reach: Reach, rows: Axis, cols: Axis) -> float:
-    """Return the share of patches that a lit pixel reaches."""
-    (events,), event, row, col = coarse
-    down, across = len(rows.starts), len(cols.starts)
-    top, left = np.maximum(row - reach.up, 0) // rows.patch, np.maximum(col - reach.left, 0) // cols.patch
-    bottom = np.minimum((row + _CELL - 1 + reach.down) // rows.patch, down - 1) + 1
-    right = np.minimum((col + _CELL - 1 + reach.right) // cols.patch, across - 1) + 1
-    corners = np.zeros((events, down + 1, across + 1), np.int64)
-    for at, sign in (((top, left), 1), ((bottom, left), -1), ((top, right), -1), ((bottom, right), 1)):
-        np.add.at(corners, (event, *at), sign)
-    return float((corners.cumsum(1).cumsum(2)[:, :-1, :-1] > 0).mean())
+    def _cheapest(self, shares: Sequence[float]) -> int:
+        """Return the number of the first block that runs on whole maps, where that is least dear."""
+        return int(np.argmin(self._gained(shares)))
 
 
 def plan_lit(model: nn.Module, pixels: int, until: str, image: Image) -> LitPlan:

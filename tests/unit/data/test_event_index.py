@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -47,3 +49,14 @@ def test_other_table(tmp_path):
     (tmp_path / "events.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="columns"):
         read_index(tmp_path / "events.csv", NAMES)
+
+
+def test_costs_survive_the_file(index, tmp_path):
+    costs = np.round(np.random.default_rng(0).random(40), 6)
+    write_index(replace(index, cost=costs), tmp_path / "events.csv")
+    read = read_index(tmp_path / "events.csv", NAMES)
+    np.testing.assert_array_equal(read.cost, costs)
+    np.testing.assert_array_equal(read.split, index.split)
+    assert (tmp_path / "events.csv").read_text().splitlines()[0] == "file,index,run,subrun,event,label,split,cost"
+    write_index(index, tmp_path / "events.csv")
+    assert read_index(tmp_path / "events.csv", NAMES).cost is None

@@ -68,10 +68,10 @@ def test_the_settings_drop_some_lit_pixels_and_keep_some(make_event, pre):
     for number in (3, 4):
         event = make_event(number)
         dropped = [isolated_pixels(plane, pre) for plane in event.planes]
-        for (mask, values), (flat, kept) in zip(dropped, lit_pixels(event, pre), strict=True):
+        for ((_, values), mask), (flat, kept) in zip(dropped, lit_pixels(event, pre), strict=True):
             assert values[~mask].tolist() == kept.tolist() and len(flat) == len(kept)
-        count = sum(mask.sum() for mask, _ in dropped)
-        assert 0 < count < sum(len(mask) for mask, _ in dropped)
+        count = sum(mask.sum() for _, mask in dropped)
+        assert 0 < count < sum(len(mask) for _, mask in dropped)
 
 
 @pytest.mark.parametrize("pre", SETTINGS)

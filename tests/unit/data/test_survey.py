@@ -9,6 +9,7 @@ import pytest
 from lartpc_ds.data.files import EventFiles, open_files
 from lartpc_ds.data.images import Preprocessing, densify
 from lartpc_ds.data.larcv3 import Larcv3Reader
+from lartpc_ds.data.lit_shares import Cells, Cut, Reach
 from lartpc_ds.data.survey import (
     EXTENT,
     LIT,
@@ -186,6 +187,26 @@ def test_what_isolated_drops_is_the_difference_of_the_images(
     assert not seen(*three_files)[0].lit["pixels"].any(), "nothing is counted where isolated is off"
 
 
+@pytest.mark.parametrize("isolated", [0, 2])
+@pytest.mark.parametrize(("parallel_voxels", "workers"), [(10**9, 1), (0, 2)])
+def test_shares_are_those_of_the_images(three_files, monkeypatch, isolated, parallel_voxels, workers):
+    monkeypatch.setattr("lartpc_ds.data.survey._BLOCK_VOXELS", 50)
+    monkeypatch.setattr("lartpc_ds.data.survey._PARALLEL_VOXELS", parallel_voxels)
+    pre = Preprocessing((9, 10), threshold=26, isolated=isolated)
+    cut = Cut((9, 10), (4, 4), (Reach(0, 1, 2, 3),))
+    files = open_files([str(path) for path in three_files])
+    wanted = np.arange(15) != 1
+    look = survey(files.readers, wanted, workers, pre=pre, cut=cut)
+    for position in range(15):
+        lit = (densify(files.read(position), pre) != 0).any(0)
+        expected = cut.shares(Cells.of_bits(lit[None])) if wanted[position] else [0, 0]
+        assert look.shares[position].tolist() == expected
+    assert len({*look.shares[:, 0].tolist()}) > 3
+    assert look.lit["pixels"].any() == (isolated > 0)
+    assert look.part(3, 7).shares.tolist() == look.shares[3:7].tolist()
+    assert survey(files.readers, wanted, pre=pre).shares.shape == (15, 0)
+
+
 def test_both_lobes_of_a_pulse_are_charge(write_file):
     path = write_file(num_events=1)
     with h5py.File(path, "r+") as file:
@@ -200,7 +221,7 @@ def test_both_lobes_of_a_pulse_are_charge(write_file):
 def lit_pixels_of(*events: tuple[int, float, int, float]) -> Survey:
     """A survey of events of one plane each that says only what `LIT` has."""
     lit = np.array(list(events), LIT).reshape(-1, 1)
-    return Survey(np.zeros(lit.shape, EXTENT), lit, np.zeros(len(lit), "S16"), {})
+    return Survey(np.zeros(lit.shape, EXTENT), lit, np.zeros(len(lit), "S16"), {}, np.zeros((len(lit), 0)))
 
 
 def test_what_is_said_of_isolated_pixels():

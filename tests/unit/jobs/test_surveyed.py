@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -55,6 +56,27 @@ def test_what_isolated_drops_is_a_finding_and_the_key_is_part_of_the_run(run, tm
     opened = session.open_run(folder)[0]
     source = reopen_source(opened.config, opened.index, opened.job.image_shape, "events")
     assert source.pre.isolated == 2, "an evaluation reads the images that the run was trained on"
+
+
+def test_what_is_lit_is_a_finding_and_every_event_has_its_cost(run):
+    config, ds, folder = run
+    memory = config.memory.model_copy(update={"lit_block": 32, "lit_until": "never"})
+    lit = config.model_copy(update={"memory": memory})
+    fresh = prepare_run(lit, ds, Layout(), folder, QUIET, look=True)
+    shares, brightest, cost = fresh.findings[-3:]
+    assert "patches of 32 x 32 pixels" in shares and ": image 100 % (100 %, 100 %), stem" in shares
+    assert re.search(r"events\.h5: event \d+, which lights 100 % of the image's patches$", brightest)
+    assert "1.4 of a step on whole maps" in cost
+    assert 1.2 < fresh.index.cost.min() < fresh.index.cost.max() == 1.35, "nearly all is lit, and patches are dearer"
+    resumed = reopen_run(folder, lit, ds, Layout())
+    assert resumed.findings == fresh.findings
+    np.testing.assert_array_equal(resumed.index.cost, fresh.index.cost)
+
+
+def test_without_lit_the_table_has_no_cost(run):
+    config, ds, folder = run
+    assert prepare_run(config, ds, Layout(), folder, QUIET, look=True).index.cost is None
+    assert folder.events_file.read_text().splitlines()[0].endswith("label,split")
 
 
 def test_an_absurd_value_ends_the_run_before_it_begins(run, tmp_path):

@@ -3,10 +3,12 @@ import json
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 from rich.console import Console
 
 from lartpc_ds.data.files import open_files
+from lartpc_ds.data.images import Preprocessing, densify
 from lartpc_ds.data.larcv3 import Larcv3Writer
 from lartpc_ds.errors import UserError
 from lartpc_ds.report.inspect import config_of_images, inspect_files, print_inspection
@@ -132,6 +134,27 @@ def test_a_note_says_what_isolated_drops(folder):
         inspect_files([f"{folder}/good.h5"], images=config_of_images(["data.isolated=3", "data.detector=argoneut"]))
 
 
+def test_notes_say_what_is_lit(folder):
+    plain = inspect_files([f"{folder}/good.h5"])["notes"]
+    images = config_of_images(["memory.lit_block=auto", "data.threshold=10.0"])
+    *others, shares, brightest = inspect_files([f"{folder}/good.h5"], images=images)["notes"]
+    assert others == plain
+    files = open_files([f"{folder}/good.h5"])
+    lit = np.stack(
+        [(densify(files.read(index), Preprocessing((2048, 1280), threshold=10)) != 0).any(0) for index in (0, 1)]
+    )
+    of_each = lit.reshape(2, 64, 32, 40, 32).any(axis=(2, 4)).mean(axis=(1, 2))
+    assert "patches of 32 x 32 pixels, charge lights in the median event" in shares
+    assert f": image {100 * np.median(of_each):.0f} % (" in shares and shares.endswith(
+        f", {100 * of_each.max():.0f} %)"
+    )
+    assert f"good.h5: event {of_each.argmax()}, which lights {100 * of_each.max():.0f} % of the image's" in brightest
+    both = inspect_files([f"{folder}/good.h5"], images=config_of_images(["memory.lit_block=32", "data.isolated=3"]))
+    assert "data.isolated = 3 drops" in both["notes"][-3]
+    bad = inspect_files([f"{folder}/bad.h5"], images=images)
+    assert "bad.h5: event 1, which lights" in bad["notes"][-1]
+
+
 def test_inspect_takes_keys_of_images_only():
     assert config_of_images([]) is None
     with pytest.raises(UserError) as caught:
@@ -142,7 +165,9 @@ def test_inspect_takes_keys_of_images_only():
         "--set ds.optimizer",
     ]
     for keys in (["data.threshold=10.0"], ["data.isolated=0"]):
-        with pytest.raises(UserError, match=r"data\.isolated = 0 is off.*set it to 1 to 25, or leave --set out"):
+        with pytest.raises(
+            UserError, match=r"data\.isolated = 0 is off.*set data\.isolated to 1 to 25.*or leave --set out"
+        ):
             config_of_images(keys)
     with pytest.raises(UserError, match=r"data\.isolated: Input should be less than or equal to 25 \(given: 26\)"):
         config_of_images(["data.isolated=26"])

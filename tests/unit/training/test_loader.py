@@ -19,7 +19,7 @@ from lartpc_ds.data.source import EventSource
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.grid.groups import Groups
 from lartpc_ds.layout import Layout
-from lartpc_ds.training.loader import MicroBatch, evaluation_batches, training_steps
+from lartpc_ds.training.loader import MicroBatch, evaluation_batches, step_positions, training_steps
 from tests.small_runs import random_event, write_events
 
 EVENTS = 11
@@ -91,6 +91,50 @@ def test_one_rank_that_accumulates_sees_what_two_ranks_see(event_file: Path) -> 
     alone = labels(read(training_steps(dataset(event_file), config(accumulate=2), groups(), 0, 6)))
     pair = [labels(read(training_steps(dataset(event_file), config(), groups(rank, 2), 0, 6))) for rank in range(2)]
     assert alone == [one + other for one, other in zip(*pair, strict=True)]
+
+
+COSTS = np.where(np.arange(EVENTS) % 4, 0.1, 0.9)
+"""The predicted costs of a step on the events, of which every fourth is dear."""
+
+
+def test_dealing_keeps_every_global_batch_and_levels_the_ranks(event_file: Path) -> None:
+    run = config(batch=1, accumulate=4)
+    dealt, plain = (
+        np.array(
+            [labels(read(training_steps(dataset(event_file), run, groups(rank, 2), 0, 20, costs))) for rank in range(2)]
+        )
+        for costs in (COSTS, None)
+    )
+    for step in range(20):
+        assert sorted(dealt[:, step].ravel()) == sorted(global_batch(step, 8, EVENTS, 5))
+    spread = [np.abs(np.diff(COSTS[one].sum(axis=2), axis=0)).mean() for one in (dealt, plain)]
+    assert spread[0] < 0.5 * spread[1]
+    positions = [step_positions(3, EVENTS, run, groups(rank, 2), COSTS) for rank in range(2)]
+    assert positions == dealt[:, 3].tolist(), "the events that are blamed are those that were taken"
+    tail = labels(read(training_steps(dataset(event_file), run, groups(1, 2), 13, 20, COSTS)))
+    assert tail == dealt[1, 13:].tolist(), "a resumed run deals alike"
+
+
+def test_a_dealt_event_is_augmented_as_its_place_in_the_global_batch_says(event_file: Path) -> None:
+    events = dataset(event_file)
+    events.augmentation = Augmentation((True, True), (5, 9), 3)
+    steps = [
+        read(training_steps(events, config(batch=2, accumulate=2), groups(rank, 2), 0, 3, costs))
+        for costs in (COSTS, None)
+        for rank in range(2)
+    ]
+    images = [
+        {
+            (step, int(label)): image
+            for step in range(3)
+            for part in one[step]
+            for image, label in zip(*part, strict=True)
+        }
+        for one in steps
+    ]
+    dealt, plain = images[0] | images[1], images[2] | images[3]
+    assert dealt.keys() == plain.keys() and images[0].keys() != images[2].keys()
+    assert all(torch.equal(image, plain[key]) for key, image in dealt.items())
 
 
 def test_a_resumed_stream_is_the_tail_of_the_whole(event_file: Path) -> None:
