@@ -136,6 +136,7 @@ def lit_images(draw: st.DrawFn) -> Tensor:
     return image((shape[0], CHANNELS, *shape[1:])) * lit[:, None]
 
 
+@torch.no_grad()
 def runs(model: nn.Sequential, x: Tensor) -> bool:
     """Is every layer one that torch itself can run, and run right?"""
     try:
@@ -159,7 +160,9 @@ REFUSALS = ("which does not divide patches", "leaves no pixel", "joins a map wit
 def test_any_stack_is_exact_or_refused(stack: list[nn.Module], x: Tensor, pixels: int, pooled: bool) -> None:
     torch.manual_seed(1)
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(CHANNELS, 3)) if pooled else nn.Identity()
-    model = nn.Sequential(OrderedDict({f"block{at}": layer for at, layer in enumerate(stack)}, rest=head)).double()
+    stem = nn.Conv2d(CHANNELS, CHANNELS, 1)  # the first layer of the stack may change its input
+    named = {"stem": stem, **{f"block{at}": layer for at, layer in enumerate(stack)}, "rest": head}
+    model = nn.Sequential(OrderedDict(named)).double()
     assume(runs(model, x))
     try:
         assert_lit_agrees(model, x, pixels)
