@@ -20,7 +20,7 @@ from lartpc_ds.exact.grid.patches import Patches
 from lartpc_ds.exact.grid.pieces import has_no_data, in_pieces, rows_at_once
 from lartpc_ds.exact.grid.readings import Bags, EventReading, PatchReading, PixelReading, Reading, TapReading
 
-__all__ = ["Options", "convolved", "max_pooled", "moved", "pixel_counts", "sums_of_events", "windows"]
+__all__ = ["Options", "convolved", "max_pooled", "moved", "pixel_counts", "repeat_edges", "sums_of_events", "windows"]
 
 _READ_BYTES = 1 << 23
 """The bytes of patches that a weight gradient reads at once on a CPU, which turns them into another format."""
@@ -82,6 +82,21 @@ def pixel_counts(patches: Patches, x: Tensor) -> Tensor:
     if has_no_data(x):
         return x.new_empty(patches.special, 1, *patches.shape, dtype=torch.float32)
     return torch.from_numpy(patches.pixels()).to(x.device)[:, None]
+
+
+@torch.no_grad()
+def repeat_edges(x: Tensor, patches: Patches) -> Tensor:
+    """Let pixels outside the map repeat its last row or column, in place; nobody else may have x yet.
+
+    Their gradients are zero, so those of x stay as they are.
+    """
+    if not has_no_data(x):
+        values = x.detach()
+        for dim, inside, sticking_out in patches.sticking_out:
+            chosen = torch.from_numpy(sticking_out).to(x.device)
+            outside = values.narrow(dim, inside, x.shape[dim] - inside)
+            outside[chosen] = values[chosen].narrow(dim, inside - 1, 1)
+    return x
 
 
 def sums_of_events(x: Tensor, patches: Patches) -> Tensor:
@@ -232,23 +247,21 @@ def _weight_gradient(
 def max_pooled(x: Tensor, reading: PixelReading, target: Patches, kernel: Pair, stride: Pair, dilation: Pair) -> Tensor:
     """(patches, C, rows, columns) -> (patches of `target`, C, rows, columns), the max pool of what is read.
 
-    Pixels outside the map are minus infinity. Where a patch of the result sticks out of its map it is 0, because minus
-    infinity would make nothing of every later sum.
+    Pixels outside the map are minus infinity.
     """
-    y: Tensor = _MaxPooled.apply(x, reading, target, kernel, stride, dilation)  # type: ignore[no-untyped-call]
-    return y
+    y: Tensor = _MaxPooled.apply(x, reading, kernel, stride, dilation)  # type: ignore[no-untyped-call]
+    return repeat_edges(y, target)
 
 
 class _MaxPooled(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, reading: PixelReading, target: Patches, *pool: Pair) -> Tensor:
+    def forward(ctx: Any, x: Tensor, reading: PixelReading, *pool: Pair) -> Tensor:
         read = windows(x, reading, -torch.inf)
         kernel, stride, dilation = pool
         y, places = torch.ops.aten.max_pool2d_with_indices(read, kernel, stride, (0, 0), dilation)
         ctx.reading, ctx.pool, ctx.shape = reading, pool, x.shape
         small = read.shape[2] * read.shape[3] <= torch.iinfo(torch.int16).max
         ctx.save_for_backward(places.to(torch.int16) if small else places)
-        y[: target.special].masked_fill_(pixel_counts(target, y) == 0, 0)
         return y  # type: ignore[no-any-return]
 
     @staticmethod
@@ -262,4 +275,4 @@ class _MaxPooled(torch.autograd.Function):
             gradient, read, kernel, stride, (0, 0), dilation, False, places.to(torch.int64)
         )
         home = _brought_home(_pixels(g_read), reading)
-        return _map(home, (ctx.shape[0], *ctx.shape[2:])), *(None for _ in range(5))
+        return _map(home, (ctx.shape[0], *ctx.shape[2:])), *(None for _ in range(4))

@@ -1,5 +1,6 @@
 """Random stacks of layers on random lit pixels: exact, or refused when they are planned, never anything else."""
 
+import copy
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from lartpc_ds.errors import UserError
 from lartpc_ds.models.norms import PixelLayerNorm
 from tests.examples import examples
-from tests.lit_parity import assert_lit_agrees
+from tests.lit_parity import assert_lit_agrees, events
 from tests.tile_cases import every_window_reads
 from tests.tile_parity import image
 
@@ -154,12 +155,43 @@ def runs(model: nn.Sequential, x: Tensor) -> bool:
 REFUSALS = ("which does not divide patches", "leaves no pixel", "joins a map with one that more of the image has")
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.MaxPool2d(3, 2, 1),
+        nn.AvgPool2d(2, 2, ceil_mode=True),
+        Called(lambda x: F.pad(x, (0, -3, -2, -1))),
+        Called(lambda x: F.pad(x, (1, 2, 2, 2), value=0.1)),
+        nn.Sequential(nn.ConvTranspose2d(CHANNELS, CHANNELS, 2, 2, bias=False), nn.Softplus()),
+        nn.Upsample(scale_factor=(2, 3)),
+        nn.Identity(),
+    ],
+    ids=["max", "average", "crop", "pad", "transposed", "nearest", "none"],
+)
+def test_what_is_outside_the_map_makes_no_nan(layer: nn.Module) -> None:
+    """A logarithm or an inverse of the zeros that one could keep there would spoil every sum and gradient."""
+    torch.manual_seed(1)
+    conv, norm = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1), nn.BatchNorm2d(CHANNELS, EPS)
+    logarithm = Called(lambda x: x.log() + x.rsqrt() / x.sum(1, keepdim=True))
+    model = nn.Sequential(conv, nn.Softplus(), layer, logarithm, norm, copy.deepcopy(conv)).double()
+    assert_lit_agrees(model, events(("track", "empty", "corner"), CHANNELS, 37, 41), 8)
+
+
+def test_whole_images_of_positive_pixels_may_begin_with_a_logarithm() -> None:
+    model = nn.Sequential(Called(lambda x, conv: conv(x.log()), nn.Conv2d(CHANNELS, 2, 3)), nn.GroupNorm(1, 2)).double()
+    assert_lit_agrees(model, image((1, CHANNELS, 21, 19)).abs(), 8)
+
+
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
 @settings(examples(1000), suppress_health_check=HealthCheck)
 @given(st.lists(LAYERS, min_size=2, max_size=6), lit_images(), st.sampled_from([4, 8, 12, 16]), st.booleans())
 def test_any_stack_is_exact_or_refused(stack: list[nn.Module], x: Tensor, pixels: int, pooled: bool) -> None:
     torch.manual_seed(1)
-    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(CHANNELS, 3)) if pooled else nn.Identity()
+    head = (
+        nn.Sequential(nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(CHANNELS, 3))
+        if pooled
+        else nn.Identity()
+    )
     stem = nn.Conv2d(CHANNELS, CHANNELS, 1)  # the first layer of the stack may change its input
     named = {"stem": stem, **{f"block{at}": layer for at, layer in enumerate(stack)}, "rest": head}
     model = nn.Sequential(OrderedDict(named)).double()
