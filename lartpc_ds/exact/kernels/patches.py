@@ -91,7 +91,7 @@ def repeat_edges(x: Tensor, patches: Patches) -> Tensor:
     Their gradients are zero, so those of x stay as they are.
     """
     if not has_no_data(x):
-        values = x.detach()
+        values = x.data  # whose changes autograd does not see, also where x is a view
         for dim, inside, sticking_out in patches.sticking_out:
             chosen = torch.from_numpy(sticking_out).to(x.device)
             outside = values.narrow(dim, inside, x.shape[dim] - inside)
@@ -160,11 +160,20 @@ class Product:
     """The rows and columns of a patch of the result."""
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """(pixels * taps, C) -> (patches, K, rows, columns)."""
+        """(pixels * taps, C) -> (patches, K, rows, columns).
+
+        It is no view, because functions may not work in place on a view that an autograd function gives.
+        """
         matrix = _matrix(weight)
         rows = x.view(-1, len(matrix))
-        y = rows @ matrix if bias is None else torch.addmm(bias, rows, matrix)
-        return y.view(-1, *self.side, y.shape[1]).permute(0, 3, 1, 2)
+        shape = len(rows) // (self.side[0] * self.side[1]), len(weight), *self.side
+        y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        pixels = y.permute(0, 2, 3, 1).view(-1, len(weight))
+        if bias is None:
+            torch.mm(rows, matrix, out=pixels)
+        else:
+            torch.addmm(bias, rows, matrix, out=pixels)
+        return y
 
     def backward(self, gradient: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool]) -> tuple[Any, Any]:
         """Return the gradients of x and weight, each None where it is not wanted."""

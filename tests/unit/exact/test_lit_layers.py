@@ -177,6 +177,14 @@ def test_what_is_outside_the_map_makes_no_nan(layer: nn.Module) -> None:
     assert_lit_agrees(model, events(("track", "empty", "corner"), CHANNELS, 37, 41), 8)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("stride", [1, 2, 4, 8])
+def test_functions_may_work_in_place_on_the_result_of_any_convolution(stride: int, bias: bool) -> None:
+    conv, relu = nn.Conv2d(CHANNELS, CHANNELS, 3, stride, 1, bias=bias), nn.ReLU(inplace=True)
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(CHANNELS, CHANNELS, 1), conv, relu)).double()
+    assert_lit_agrees(model, events(("track", "empty"), CHANNELS, 37, 41), 8)
+
+
 def test_whole_images_of_positive_pixels_may_begin_with_a_logarithm() -> None:
     model = nn.Sequential(Called(lambda x, conv: conv(x.log()), nn.Conv2d(CHANNELS, 2, 3)), nn.GroupNorm(1, 2)).double()
     assert_lit_agrees(model, image((1, CHANNELS, 21, 19)).abs(), 8)
