@@ -25,9 +25,9 @@ strips" that it may use it in the streamed front (`memory.stream_strips`). There
 (batch norm in training, a sum over rows) or draws random numbers (dropout in training) is refused, because each strip
 would need the others.
 
-"On patches" means that a network may use it in the lit part (`memory.lit_block`), where equal patches of a map are
-computed once. There sums and means over rows and columns run over the whole of both, strides must divide the patches,
-and what draws random numbers is refused, because each copy of a patch would get numbers of its own.
+"On patches" means that a network may use it in the part of it that computes only what is lit, where equal patches of a
+map are computed once. There sums and means over rows and columns run over the whole of both, strides must divide the
+patches, and what draws random numbers is refused, because each copy of a patch would get numbers of its own.
 """
 
 

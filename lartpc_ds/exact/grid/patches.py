@@ -9,7 +9,8 @@ the same row type and column type are equal in every channel.
 Pixels that charge has reached are lit. An output is lit if its window reads a lit pixel, which is followed exactly,
 stride and dilation included. A patch with a lit pixel is held by itself. Dark patches of one event with the same types
 of rows and columns are equal, so they are held once, with their count. A patch at the lower or right edge may stick
-out of the map; what it holds there is nothing, and every layer takes padding in its place.
+out of the map. Every layer takes padding in place of what it holds there, and sums leave it out; it repeats the last
+row or column of the map, so that a function is not asked for values (log(0), say) that no pixel of the map has.
 
 Rejected: comparing values, which costs a pass over the map that is to be avoided, and a fixed number of kinds of dark
 patches at the edges, which is too few for deep networks and too many for shallow ones.
@@ -148,6 +149,15 @@ class Patches:
     def share(self) -> float:
         """The distinct patches as a share of all places."""
         return len(self) / self.index.size
+
+    @cached_property
+    def sticking_out(self) -> list[tuple[int, int, Integers]]:
+        """The dimension, the number of its rows (columns) inside the map, and the patches that stick out there."""
+        return [
+            (dim, int(axis.inside[-1]), np.flatnonzero(at == len(axis.starts) - 1))
+            for dim, axis, at in ((2, self.rows, self.row), (3, self.cols, self.col))
+            if axis.inside[-1] < axis.patch
+        ]
 
     def bounds_of_events(self) -> tuple[Integers, Integers]:
         """Return where the patches of each event begin and end: among the special ones, and among all for plain ones.

@@ -20,7 +20,7 @@ from lartpc_ds.exact.grid.patches import Patches
 from lartpc_ds.exact.grid.pieces import has_no_data, in_pieces, rows_at_once
 from lartpc_ds.exact.grid.readings import Bags, EventReading, PatchReading, PixelReading, Reading, TapReading
 
-__all__ = ["Options", "convolved", "max_pooled", "moved", "pixel_counts", "sums_of_events", "windows"]
+__all__ = ["Options", "convolved", "max_pooled", "moved", "pixel_counts", "repeat_edges", "sums_of_events", "windows"]
 
 _READ_BYTES = 1 << 23
 """The bytes of patches that a weight gradient reads at once on a CPU, which turns them into another format."""
@@ -84,6 +84,21 @@ def pixel_counts(patches: Patches, x: Tensor) -> Tensor:
     return torch.from_numpy(patches.pixels()).to(x.device)[:, None]
 
 
+@torch.no_grad()
+def repeat_edges(x: Tensor, patches: Patches) -> Tensor:
+    """Let pixels outside the map repeat its last row or column, in place; nobody else may have x yet.
+
+    Their gradients are zero, so those of x stay as they are.
+    """
+    if not has_no_data(x):
+        values = x.data  # whose changes autograd does not see, also where x is a view
+        for dim, inside, sticking_out in patches.sticking_out:
+            chosen = torch.from_numpy(sticking_out).to(x.device)
+            outside = values.narrow(dim, inside, x.shape[dim] - inside)
+            outside[chosen] = values[chosen].narrow(dim, inside - 1, 1)
+    return x
+
+
 def sums_of_events(x: Tensor, patches: Patches) -> Tensor:
     """(patches, C, rows, columns) -> (events, C): sums over the pixels of whole maps, at least in float32."""
     exact = torch.promote_types(x.dtype, torch.float32)
@@ -145,11 +160,20 @@ class Product:
     """The rows and columns of a patch of the result."""
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """(pixels * taps, C) -> (patches, K, rows, columns)."""
+        """(pixels * taps, C) -> (patches, K, rows, columns).
+
+        It is no view, because functions may not work in place on a view that an autograd function gives.
+        """
         matrix = _matrix(weight)
         rows = x.view(-1, len(matrix))
-        y = rows @ matrix if bias is None else torch.addmm(bias, rows, matrix)
-        return y.view(-1, *self.side, y.shape[1]).permute(0, 3, 1, 2)
+        shape = len(rows) // (self.side[0] * self.side[1]), len(weight), *self.side
+        y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        pixels = y.permute(0, 2, 3, 1).view(-1, len(weight))
+        if bias is None:
+            torch.mm(rows, matrix, out=pixels)
+        else:
+            torch.addmm(bias, rows, matrix, out=pixels)
+        return y
 
     def backward(self, gradient: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool]) -> tuple[Any, Any]:
         """Return the gradients of x and weight, each None where it is not wanted."""
@@ -232,23 +256,21 @@ def _weight_gradient(
 def max_pooled(x: Tensor, reading: PixelReading, target: Patches, kernel: Pair, stride: Pair, dilation: Pair) -> Tensor:
     """(patches, C, rows, columns) -> (patches of `target`, C, rows, columns), the max pool of what is read.
 
-    Pixels outside the map are minus infinity. Where a patch of the result sticks out of its map it is 0, because minus
-    infinity would make nothing of every later sum.
+    Pixels outside the map are minus infinity.
     """
-    y: Tensor = _MaxPooled.apply(x, reading, target, kernel, stride, dilation)  # type: ignore[no-untyped-call]
-    return y
+    y: Tensor = _MaxPooled.apply(x, reading, kernel, stride, dilation)  # type: ignore[no-untyped-call]
+    return repeat_edges(y, target)
 
 
 class _MaxPooled(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, reading: PixelReading, target: Patches, *pool: Pair) -> Tensor:
+    def forward(ctx: Any, x: Tensor, reading: PixelReading, *pool: Pair) -> Tensor:
         read = windows(x, reading, -torch.inf)
         kernel, stride, dilation = pool
         y, places = torch.ops.aten.max_pool2d_with_indices(read, kernel, stride, (0, 0), dilation)
         ctx.reading, ctx.pool, ctx.shape = reading, pool, x.shape
         small = read.shape[2] * read.shape[3] <= torch.iinfo(torch.int16).max
         ctx.save_for_backward(places.to(torch.int16) if small else places)
-        y[: target.special].masked_fill_(pixel_counts(target, y) == 0, 0)
         return y  # type: ignore[no-any-return]
 
     @staticmethod
@@ -262,4 +284,4 @@ class _MaxPooled(torch.autograd.Function):
             gradient, read, kernel, stride, (0, 0), dilation, False, places.to(torch.int64)
         )
         home = _brought_home(_pixels(g_read), reading)
-        return _map(home, (ctx.shape[0], *ctx.shape[2:])), *(None for _ in range(5))
+        return _map(home, (ctx.shape[0], *ctx.shape[2:])), *(None for _ in range(4))

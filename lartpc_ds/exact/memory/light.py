@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lartpc_ds.exact.grid.cuts import Run
 from lartpc_ds.exact.grid.patches import Axis, Patches
 from lartpc_ds.exact.grid.tiles import Tiles
+from lartpc_ds.exact.kernels.patches import repeat_edges
 from lartpc_ds.exact.memory.lit import Lit, Where
 from lartpc_ds.exact.memory.lit_plan import LitPlan
 from lartpc_ds.exact.trace.modules import wrap
@@ -92,4 +93,5 @@ def _cut_sparse(images: Tensor, rows: Axis, cols: Axis) -> tuple[Tensor, Patches
     channels = images.shape[1]
     flat = values.new_zeros(len(patches) * rows.patch * cols.patch * channels)
     flat[torch.from_numpy(pixel * channels + channel).to(values.device)] = values
-    return flat.view(len(patches), rows.patch, cols.patch, channels).permute(0, 3, 1, 2), patches
+    x = flat.view(len(patches), rows.patch, cols.patch, channels).permute(0, 3, 1, 2)
+    return repeat_edges(x, patches), patches

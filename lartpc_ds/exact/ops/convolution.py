@@ -19,7 +19,7 @@ from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.exact.grid.windows import Range, Transposed
 from lartpc_ds.exact.kernels.convolution import Geometry, convolve
 from lartpc_ds.exact.kernels.halo import padded
-from lartpc_ds.exact.kernels.patches import Options, convolved
+from lartpc_ds.exact.kernels.patches import Options, convolved, repeat_edges
 from lartpc_ds.exact.ops.operator import (
     Numbers,
     Operator,
@@ -151,7 +151,7 @@ def conv2d_on_patches(site: PatchCallSite, function: Function, *args: Any, **kwa
     stride = [1 if axis.kernel == 1 else axis.stride for axis in axes]
     options = Options((stride[0], stride[1]), pair(given.dilation), given.groups)
     x, weight, bias, *_ = given.autocast()
-    return site.mark_patches(convolved(x, weight, bias, reading, options), target), None
+    return site.mark_patches(repeat_edges(convolved(x, weight, bias, reading, options), target), target), None
 
 
 class _ConvTranspose2d(NamedTuple):
@@ -228,7 +228,8 @@ def conv_transpose2d_on_patches(site: PatchCallSite, function: Function, *args: 
         axis.need((0, side))[0] * axis.stride - axis.padding for axis, side in zip(axes, target.shape, strict=True)
     ]
     y = _cropped(convolved(x, weight, None, reading, options), starts, [(0, side) for side in target.shape])
-    return site.mark_patches(y if bias is None else y + bias[:, None, None], target), None
+    y = y if bias is None else y + bias[:, None, None]
+    return site.mark_patches(repeat_edges(y, target), target), None
 
 
 class _Unfold(NamedTuple):

@@ -17,7 +17,7 @@ from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.exact.grid.windows import Shift, Window
 from lartpc_ds.exact.kernels.fetch import Taps
 from lartpc_ds.exact.kernels.halo import padded
-from lartpc_ds.exact.kernels.patches import windows
+from lartpc_ds.exact.kernels.patches import repeat_edges, windows
 from lartpc_ds.exact.ops.operator import (
     Numbers,
     Operator,
@@ -102,7 +102,8 @@ def pad_on_patches(
     height, width = map_patches(site, input).size
     axes = Window(1, padding=top), Window(1, padding=left)
     target, reading = read_patches(site, input, axes, (height + top + bottom, width + left + right))
-    return site.mark_patches(windows(input, reading, 0.0 if value is None else float(value)), target), None
+    y = windows(input, reading, 0.0 if value is None else float(value))
+    return site.mark_patches(repeat_edges(y, target), target), None
 
 
 OPERATORS = {

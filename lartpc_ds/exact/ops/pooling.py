@@ -20,7 +20,7 @@ from lartpc_ds.exact.grid.windows import Window
 from lartpc_ds.exact.kernels.convolution import Geometry
 from lartpc_ds.exact.kernels.halo import padded
 from lartpc_ds.exact.kernels.max_pool import max_pool
-from lartpc_ds.exact.kernels.patches import max_pooled, windows
+from lartpc_ds.exact.kernels.patches import max_pooled, repeat_edges, windows
 from lartpc_ds.exact.ops.operator import (
     CallSite,
     Numbers,
@@ -210,7 +210,7 @@ def avg_pool2d_on_patches(site: PatchCallSite, function: Function, *args: Any, *
             at = (target.row, target.col)[dim][:, None] * target.shape[dim] + np.arange(target.shape[dim])
             shares = kernel[dim] / np.maximum(counts[np.minimum(at, outputs[dim] - 1)], 1)
             y = y * torch.from_numpy(shares).to(y.device, y.dtype)[:, None].unsqueeze(3 - dim)
-    return site.mark_patches(y, target), None
+    return site.mark_patches(repeat_edges(y, target), target), None
 
 
 OPERATORS = {

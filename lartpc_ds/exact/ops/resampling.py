@@ -10,14 +10,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lartpc_ds.exact.grid.cuts import Cut, Function
 from lartpc_ds.exact.grid.tiles import Tiles
+from lartpc_ds.exact.grid.windows import Transposed
 from lartpc_ds.exact.kernels.fetch import AxisTaps, Taps, fetched
-from lartpc_ds.exact.ops.operator import Numbers, Operator, Result, TileCallSite, filled, map_cut
+from lartpc_ds.exact.ops.operator import (
+    Numbers,
+    Operator,
+    PatchCallSite,
+    Result,
+    TileCallSite,
+    filled,
+    map_cut,
+    map_patches,
+)
 
 __all__ = ["OPERATORS", "selected", "sliced"]
 
@@ -145,6 +156,31 @@ def interpolate(
     return selected(site, cut, moved, taps, y)
 
 
+def interpolate_on_patches(
+    site: PatchCallSite,
+    function: Function,
+    input: Tensor,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    *args: Any,
+    **kwargs: Any,
+) -> Result:
+    """Repeat every pixel a whole number of times; the patches of the result are those of the map, only larger."""
+    patches = map_patches(site, input)
+    given = scale_factor if isinstance(scale_factor, tuple | list) else (scale_factor, scale_factor)
+    factors = [int(factor) for factor in given if factor is not None and factor >= 1 and factor == int(factor)]
+    if size is not None or len(factors) < 2 or mode not in ("nearest", "nearest-exact"):
+        raise site.refuse(
+            f"with size {size}, scale_factor {scale_factor} and mode {mode!r} is covered for scale factors that are "
+            f"whole numbers and mode 'nearest' only; {site.words.way_out}"
+        )
+    rows, cols = (Transposed(factor, factor) for factor in factors)
+    target = patches.through(rows, cols, (patches.size[0] * factors[0], patches.size[1] * factors[1]))
+    assert np.array_equal(target.index, patches.index)
+    return site.mark_patches(function(input, size, scale_factor, mode, *args, **kwargs), target), None
+
+
 class _Axis:
     """One axis of a call of F.interpolate."""
 
@@ -204,7 +240,7 @@ class _Axis:
 
 
 OPERATORS = {
-    "interpolate": Operator(on_tiles=interpolate, numbers=Numbers.PLANNED),
+    "interpolate": Operator(on_tiles=interpolate, on_patches=interpolate_on_patches, numbers=Numbers.PLANNED),
     "flip": Operator(on_tiles=flip),
     "roll": Operator(on_tiles=roll),
 }

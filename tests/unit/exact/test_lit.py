@@ -3,11 +3,15 @@
 Sizes are no multiples of the patches, and planes, widths and depths are small.
 """
 
+from collections import OrderedDict
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lartpc_ds.models.build import build_model
+from tests import vision
 from tests.lit_parity import KINDS, assert_lit_agrees, events, precise, ready
 
 SIZE = (333, 517)
@@ -66,3 +70,50 @@ def test_evaluation_and_frozen_norms() -> None:
     model.train()
     model.stem.eval()  # type: ignore[union-attr]
     assert_lit_agrees(model, x, 32)
+
+
+def _double(channels: int, out: int) -> nn.Sequential:
+    first, second = nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.Conv2d(out, out, 3, padding=1)
+    return nn.Sequential(first, nn.BatchNorm2d(out), nn.ReLU(inplace=True), second, nn.GroupNorm(2, out), nn.GELU())
+
+
+class UNet(nn.Module):
+    """A score a pixel; maps are halved and rounded up, so that those that come up again are cropped by constants."""
+
+    def __init__(self, up: str) -> None:
+        super().__init__()
+        self.first, self.second, self.third = _double(2, 4), _double(4, 6), _double(6, 8)
+        self.pool = nn.MaxPool2d(2, ceil_mode=True)
+        if up == "nearest":
+            self.up2: nn.Module = nn.Upsample(scale_factor=2)
+        else:
+            self.up2 = nn.ConvTranspose2d(8, 8, 2, stride=2)
+        self.up1 = nn.ConvTranspose2d(6, 4, 2, stride=2)
+        self.left2, self.left1, self.head = _double(14, 6), _double(8, 4), nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.first(x)
+        second = self.second(self.pool(first))
+        y = self.left2(torch.cat([second, F.pad(self.up2(self.third(self.pool(second))), (0, -1, 0, -1))], 1))
+        y = self.left1(torch.cat([first, F.pad(self.up1(y), (0, -1, 0, -1))], 1))
+        scores: Tensor = self.head(y)
+        return scores
+
+
+@pytest.mark.parametrize("up", ["nearest", "transposed"])
+def test_a_u_net_with_an_output_a_pixel(up: str) -> None:
+    torch.manual_seed(1)
+    model = ready(nn.Sequential(OrderedDict(unet=UNet(up), scores=nn.LogSoftmax(1))))
+    assert_lit_agrees(model, events(("track", "empty", "corner"), 2, 97, 141), 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("resnet26d", {}), ("regnety_002", {}), ("convnext_atto", {"depths": (1, 1, 1, 1)})]
+)
+def test_timm(name: str, options: dict[str, object]) -> None:
+    assert vision.library is None or vision.library.ns == "torchvision"
+    import timm
+
+    torch.manual_seed(2)
+    net = timm.create_model(name, pretrained=False, in_chans=2, num_classes=5, **options)
+    assert_lit_agrees(ready(nn.Sequential(OrderedDict(net=net))), events(("track", "everywhere"), 2, 161, 197), 32)

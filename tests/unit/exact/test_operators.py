@@ -20,8 +20,8 @@ from tests.tile_parity import assert_tiles_agree, image, whole
 SHAPE = (2, CHANNELS, 28, 24)
 SWEEPS = {"group_norm", "instance_norm", "adaptive_avg_pool2d", "adaptive_max_pool2d"}
 """Functions with a rule for strips that refuses every call."""
-OVER_CELLS = {"adaptive_avg_pool2d"}
-"""Functions whose example is refused on patches, although others of their calls are exact."""
+REFUSED_ON_PATCHES = {"adaptive_avg_pool2d", "interpolate"}
+"""Functions whose example (several cells, bilinear) is refused on patches, although others of their calls are exact."""
 
 
 class Calls(nn.Module):
@@ -79,7 +79,7 @@ def test_on_strips(names: tuple[str, ...]) -> None:
 def test_on_patches(names: tuple[str, ...]) -> None:
     call = CALLS[names[0]] if len(names) == 1 else _joined(names)
     model, x = nn.Sequential(OrderedDict(front=Calls(call))), events(("track", "empty"), CHANNELS, 28, 22)
-    if OPERATORS[names[0]].on_patches is None or names[0] in OVER_CELLS:
+    if OPERATORS[names[0]].on_patches is None or names[0] in REFUSED_ON_PATCHES:
         with pytest.raises(UserError, match=r"memory\.lit_|random numbers"):
             assert_lit_agrees(model, x, 8)
         return
