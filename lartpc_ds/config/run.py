@@ -219,7 +219,8 @@ class MemoryConfig(Section):
     """The side in pixels of the patches of which only distinct ones are computed: dark patches are computed once. With
     0 whole maps are computed; `auto` is 32. It must be a multiple of the network's strides (docs/lit.md)."""
     lit_until: str = "auto"
-    """The name of the first block that computes whole maps, `never`, or `auto`: the cheapest one for each event."""
+    """The name of the first block that computes whole maps, `never`, or `auto`: the cheapest one for each
+    micro-batch."""
 
 
 class TrainConfig(Section):

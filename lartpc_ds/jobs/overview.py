@@ -123,7 +123,7 @@ def _lit(config: RunConfig, job: Job) -> list[tuple[str, str]]:
     if plan is None:
         return []
     last = plan.blocks[plan.covered - 1].name
-    until = {"auto": "whole maps from the block that is cheapest for each event", "never": "never on whole maps"}
+    until = {"auto": "whole maps from the block that is cheapest for each micro-batch", "never": "never on whole maps"}
     return [
         (
             "  lit",

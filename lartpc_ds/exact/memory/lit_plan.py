@@ -3,8 +3,8 @@
 The network runs on meta tensors of patches of two sizes. Both runs must make the same calls with the same numbers, so
 what a model computes from the size of its input, or from the number of its patches, cannot go wrong unseen. The first
 block that has no proven form ends the lit part; if the user has named a later one, that is an error. Which of the
-covered blocks run lit is decided for each event by what it has lit (`until_of`), because both ways give the same
-numbers. Rejected: one choice for a run, which is wrong for its brightest events or for all others.
+covered blocks run lit is decided for each micro-batch by what its events have lit (`until_of`), because both ways give
+the same numbers. Rejected: one choice for a run, which is wrong for its brightest events or for all others.
 """
 
 from collections.abc import Sequence
