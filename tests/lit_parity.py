@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from lartpc_ds.exact.grid.tiles import Alone, Tiles
 from lartpc_ds.exact.memory.light import light
 from lartpc_ds.exact.memory.lit_plan import LitPlan, plan_lit
+from lartpc_ds.exact.memory.recompute import recompute
 from tests.tile_parity import BUFFER_TOLERANCE, TOLERANCE, Numbers, image, whole
 
-__all__ = ["ALONE", "KINDS", "assert_lit_agrees", "assert_same_numbers", "events", "lit_numbers", "precise", "ready"]
+__all__ = ["ALONE", "KINDS", "assert_lit_agrees", "assert_same_numbers", "events", "lit", "precise", "ready"]
 
 ALONE = Tiles(1, 1, Alone(), Alone(), Alone())
 KINDS = ("empty", "everywhere", "edge", "corner", "track", "far")
@@ -72,10 +73,12 @@ def precise(model: nn.Module) -> nn.Module:
     return model
 
 
-def lit_numbers(model: nn.Module, x: Tensor, pixels: int, until: str = "never") -> tuple[Numbers, LitPlan]:
-    """Everything that a step of the lit model leaves."""
-    plan = plan_lit(model, pixels, until, (x.shape[1], x.shape[2], x.shape[3]))
-    return whole(light(copy.deepcopy(model), plan, ALONE), x), plan
+def lit(model: nn.Module, plan: LitPlan, *, recomputed: bool = False) -> nn.Module:
+    """A copy of the model that computes only what is lit."""
+    net = light(copy.deepcopy(model), plan, ALONE)
+    if recomputed:
+        recompute(net, ALONE)
+    return net
 
 
 def _largest(values: Tensor) -> float:
@@ -115,9 +118,9 @@ def assert_lit_agrees(
 ) -> LitPlan:
     """The whole comparison, of dense and of sparse images; UserError where the plan refuses."""
     reference = whole(model if plain is None else plain, x)
-    numbers, plan = lit_numbers(model, x, pixels, until)
-    assert_same_numbers(numbers, reference, x, tolerance)
+    plan = plan_lit(model, pixels, until, (x.shape[1], x.shape[2], x.shape[3]))
+    assert_same_numbers(whole(lit(model, plan), x), reference, x, tolerance)
     if sparse:
-        net = light(copy.deepcopy(model), plan, ALONE)
-        assert _largest(net(x.to_sparse()) - reference.output) <= TOLERANCE * _largest(reference.output)
+        y = lit(model, plan)(x.to_sparse())
+        assert _largest(y - reference.output) <= TOLERANCE * _largest(reference.output)
     return plan

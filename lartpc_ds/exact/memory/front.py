@@ -22,11 +22,14 @@ from lartpc_ds.exact.trace.compiled import uncompiled
 from lartpc_ds.exact.trace.following import Following, shared_numbers
 from lartpc_ds.exact.trace.frames import autograd_function, checkpointed, where
 
-__all__ = ["Front", "Note"]
+__all__ = ["UNNOTED", "Front", "Note"]
 
 _HOOKS = frozenset({"register_hook", "retain_grad", "set"})
 _SIZES_ONLY = frozenset("new_empty new_zeros new_ones empty zeros ones".split())
 """Functions whose numbers are the size of a new tensor; where the size matters, it is refused when it meets a map."""
+
+UNNOTED = _HOOKS | _SIZES_ONLY
+"""Functions whose calls may differ from part to part."""
 
 Note = tuple[str, str, str, tuple[Any, ...], tuple[Any, ...]]
 """A call: layer, line, function, its plain numbers, and what must be the same of its tensors on every part."""

@@ -83,7 +83,8 @@ def cut(images: Tensor, rows: Axis, cols: Axis) -> tuple[Tensor, Patches]:
 
 
 def _cut_sparse(images: Tensor, rows: Axis, cols: Axis) -> tuple[Tensor, Patches]:
-    indices, values = images._indices(), images._values()
+    images = images.coalesce()  # a pixel may come in parts; this returns at once if none does
+    indices, values = images.indices(), images.values()
     event, channel, row, col = indices.cpu().numpy()
     lit = np.zeros((len(images), rows.size, cols.size), np.bool_)
     lit[event, row, col] = True

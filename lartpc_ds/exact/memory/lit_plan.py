@@ -1,7 +1,8 @@
 """A lit plan says which blocks of a network can run on patches, and how far charge reaches in each.
 
-The network runs on meta tensors of patches of two sizes. Both runs must make the same calls with the same numbers, so
-what a model computes from the size of its input, or from the number of its patches, cannot go wrong unseen. The first
+The network runs on meta tensors of patches of two sizes, and of the whole image. All runs must make the same calls with
+the same numbers, so what a model computes from the size of its input, or from the number of its patches, cannot go
+wrong unseen: patches alone would not show that a model pads an image of 333 rows to 352. The first
 block that has no proven form ends the lit part; if the user has named a later one, that is an error. Which of the
 covered blocks run lit is decided for each micro-batch by what its events have lit (`until_of`), because both ways give
 the same numbers. Rejected: one choice for a run, which is wrong for its brightest events or for all others.
@@ -9,6 +10,7 @@ the same numbers. Rejected: one choice for a run, which is wrong for its brighte
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +19,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lartpc_ds.data.lit_shares import Cells, Cut, Reach
 from lartpc_ds.errors import UserError
+from lartpc_ds.exact.grid.cuts import numbers_of, tensors_of
 from lartpc_ds.exact.grid.patches import Axis, Bits, Patches
 from lartpc_ds.exact.grid.tiles import Alone, Tiles
-from lartpc_ds.exact.memory.front import Note
+from lartpc_ds.exact.memory.front import UNNOTED, Note
 from lartpc_ds.exact.memory.lit import Lit, Placed
 from lartpc_ds.exact.memory.saved import block_bytes
+from lartpc_ds.exact.ops.operator import PATCHES
 from lartpc_ds.exact.trace.dry_run import dry_run, shadow_of
+from lartpc_ds.exact.trace.following import Following, shared_numbers
+from lartpc_ds.exact.trace.frames import where
 from lartpc_ds.exact.trace.imitation import TRACED_EVENTS, images_of
 from lartpc_ds.exact.trace.module_state import both_modes, unchanged
 from lartpc_ds.exact.trace.modules import announced
@@ -149,8 +155,9 @@ def plan_lit(model: nn.Module, pixels: int, until: str, image: Image) -> LitPlan
             any_stride = _trace(shadow, sequence, image, (_ANY_STRIDE, _ANY_STRIDE))
             patch = _patch(any_stride, pixels)
             found = _trace(shadow, sequence, image, patch)
-            error = _different(any_stride, found) or found.error
-            count = min(found.blocks, any_stride.blocks)
+            error = _different(any_stride.notes, found) or found.error
+            error = _different(_notes_of_whole(shadow, sequence, image), found) or error
+            count = found.blocks
             if error is not None and count < max(wanted, 1):
                 raise error
             covered, trace = min(covered, count), trace or found
@@ -166,6 +173,7 @@ class _Trace:
     maps: list[Patches | None]
     """What each block gave, as far as blocks are covered; None is a whole tensor."""
     notes: list[list[Note]]
+    """The calls of each block, with the shapes that their tensors have on the whole image."""
     error: UserError | None = None
     """The reason why the next block is not covered."""
 
@@ -194,7 +202,7 @@ def _trace(shadow: nn.Module, sequence: Blocks, image: Image, patch: tuple[int, 
             except UserError as refusal:
                 trace.error = refusal
                 break
-            trace.notes.append(follower.notes)
+            trace.notes.append([_on_whole(note) for note in follower.notes])
             trace.maps.append(None if placed is None else placed.patches)
     return trace
 
@@ -207,11 +215,55 @@ def _patch(trace: _Trace, pixels: int) -> tuple[int, int]:
     return pixels * max(rows, cols) // rows, pixels * max(rows, cols) // cols
 
 
-def _different(one: _Trace, other: _Trace) -> UserError | None:
-    """Cut both traces before the first block whose calls depend on the size or the number of patches; say which."""
-    for number, (first, second) in enumerate(zip(one.notes, other.notes, strict=False)):
+def _on_whole(note: Note) -> Note:
+    """Return the note of the same call on whole maps."""
+    *call, sizes = note
+    shapes = []
+    for dims, *size in sizes:
+        if dims is not None:
+            pixels, *others = size
+            whole, rest = dict(zip(dims, (TRACED_EVENTS, *pixels), strict=True)), iter(others)
+            size = [whole[dim] if dim in whole else next(rest) for dim in range(len(dims) + len(others))]
+        shapes.append(tuple(size))
+    return (*call, tuple(shapes))  # type: ignore[return-value]
+
+
+class _Whole(Following):
+    """Notes the calls of a run on whole maps as `Front` does."""
+
+    words = PATCHES
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[Note] = []
+
+    def _call(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if self._name not in UNNOTED:
+            numbers = shared_numbers(self._name, None, numbers_of(args, kwargs))
+            shapes = tuple(tuple(tensor.shape) for tensor in tensors_of(args, kwargs))
+            self.notes.append((self.owner, where(), self._name, numbers, shapes))
+        return func(*args, **kwargs)
+
+
+def _notes_of_whole(shadow: nn.Module, sequence: Blocks, image: Image) -> list[list[Note]]:
+    """Run the blocks on whole images and return their calls."""
+    follower, notes = _Whole(), []
+    x = images_of(shadow, (TRACED_EVENTS, *image))
+    with unchanged(shadow), torch.no_grad(), dry_run(shadow, followed=True), announced(shadow, follower.around):
+        for _, block in sequence:
+            follower.notes = []
+            with follower:
+                x = block(x)
+            notes.append(follower.notes)
+    return notes
+
+
+def _different(notes: list[list[Note]], found: _Trace) -> UserError | None:
+    """Cut a trace before the first block whose calls are others in another run, and say which call it is."""
+    for number, (first, second) in enumerate(zip(notes, found.notes[: found.blocks], strict=False)):
+        first, second = ([note for note in block if note[2] != "the block"] for block in (first, second))
         if first != second:
-            del one.maps[number:], other.maps[number:]
+            del found.maps[number:]
             pairs = zip([*first, None], [*second, None], strict=False)
             layer, line, function, *_ = next(a or b for a, b in pairs if a != b)  # type: ignore[misc]
             return UserError(
@@ -223,16 +275,16 @@ def _different(one: _Trace, other: _Trace) -> UserError | None:
 
 def _costs(shadow: nn.Module, image: Image, trace: _Trace) -> tuple[LitBlock, ...]:
     sequence, costs = blocks(shadow), []
+    x = images_of(shadow, (TRACED_EVENTS, *image))  # a batch norm refuses one event of one pixel
     with unchanged(shadow), dry_run(shadow):
-        sizes = block_bytes(sequence, images_of(shadow, (1, *image)))
-    x = images_of(shadow, (1, *image))
+        sizes = block_bytes(sequence, x)
     for number, (name, block) in enumerate(sequence):
         with unchanged(shadow), torch.no_grad(), dry_run(shadow), FlopCounterMode(display=False) as counter:
             x = block(x)
         patches = trace.maps[number] if number < trace.blocks else None
         reach = None if patches is None else _reach(patches, image, trace.patch)
         cost = counter.get_total_flops() + _FLOPS_PER_BYTE * (sizes[number].saved + sizes[number].output)
-        costs.append(LitBlock(name, reach, float(cost), sizes[number].saved))
+        costs.append(LitBlock(name, reach, cost / TRACED_EVENTS, sizes[number].saved // TRACED_EVENTS))
     return tuple(costs)
 
 
