@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from lartpc_ds.data.detectors import detector
 from lartpc_ds.data.event import Event, EventId
 from lartpc_ds.data.images import Preprocessing, densify
+from lartpc_ds.data.lit_shares import AUTO_PIXELS
 from lartpc_ds.exact.grid.patches import Patches
 from lartpc_ds.exact.grid.tiles import Alone, Tiles
-from lartpc_ds.exact.memory.lit import Lit
-from lartpc_ds.exact.memory.lit_plan import AUTO_PIXELS, plan_lit
+from lartpc_ds.exact.memory.lit import Lit, Placed
+from lartpc_ds.exact.memory.lit_plan import plan_lit
 from lartpc_ds.exact.trace.dry_run import dry_run, shadow_of
 from lartpc_ds.exact.trace.imitation import images_of
 from lartpc_ds.exact.trace.modules import announced
@@ -91,8 +92,10 @@ def followed(lit: NDArray[np.bool_]) -> list[Patches]:
     patches = Patches(lit[None], plan.rows, plan.cols)
     follower, sequence = Lit(Tiles(1, 1, Alone(), Alone(), Alone())), blocks(model)
     with dry_run(model, followed=True), announced(model, follower.around):
-        follower.run(sequence, images_of(model, (len(patches), 1, *patches.shape)), patches, None)
-    made = dict(zip((name for name, _ in sequence), follower.trail, strict=True))
+        x, placed, made = images_of(model, (len(patches), 1, *patches.shape)), Placed(patches), {}
+        for name, block in sequence[:-1]:  # the head gives no map
+            x, placed = follower.run_block(block, x, placed)
+            made[name] = placed
     return [patches, *(placed.patches for placed in map(made.get, SHOWN) if placed is not None)]
 
 

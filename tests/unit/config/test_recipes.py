@@ -36,6 +36,7 @@ def test_the_recipes_that_readers_are_told_of_are_shipped() -> None:
     assert recipes.names() == [
         "argoneut",
         "microboone-full",
+        "microboone-lit",
         "microboone-raw",
         "microboone-raw-resnet50",
         "quickstart",
