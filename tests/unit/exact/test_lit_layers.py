@@ -179,6 +179,14 @@ def test_what_is_outside_the_map_makes_no_nan(layer: nn.Module) -> None:
     assert_lit_agrees(model, events(("track", "empty", "corner"), CHANNELS, 37, 41), 8)
 
 
+@pytest.mark.parametrize("counts", [False, True])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (4, 4), ((2, 5), (1, 2))])
+def test_average_pools_divide_by_the_pixels_of_their_place(kernel: int, stride: int, counts: bool) -> None:
+    pool = nn.AvgPool2d(kernel, stride, 1, ceil_mode=True, count_include_pad=counts)
+    model = nn.Sequential(nn.Conv2d(CHANNELS, CHANNELS, 3), pool).double()
+    assert_lit_agrees(model, events(("track", "empty"), CHANNELS, 39, 44), 8)
+
+
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("stride", [1, 2, 4, 8])
 def test_functions_may_work_in_place_on_the_result_of_any_convolution(stride: int, bias: bool) -> None:
