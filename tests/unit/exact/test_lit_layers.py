@@ -137,7 +137,6 @@ def lit_images(draw: st.DrawFn) -> Tensor:
     return image((shape[0], CHANNELS, *shape[1:])) * lit[:, None]
 
 
-@torch.no_grad()
 def runs(model: nn.Sequential, x: Tensor) -> bool:
     """Is every layer one that torch itself can run, and run right?"""
     try:
@@ -149,8 +148,10 @@ def runs(model: nn.Sequential, x: Tensor) -> bool:
             x = layer(x)
             if x.numel() == 0 or x.numel() > 400_000:
                 return False
+        x.sum().backward()  # which fails if a ReLU in place follows another
     except (RuntimeError, ValueError):
         return False
+    model.zero_grad()
     return True
 
 
