@@ -28,7 +28,7 @@ def network(name: str, norm: str, *, width: int = 4, stem_stride: tuple[int, int
 @pytest.mark.parametrize("norm", ["batch", "group", "layer"])
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_a_whole_resnet(name: str, norm: str) -> None:
-    model, x = network(name, norm), events(("track", "everywhere"), 2, *SIZE)
+    model, x = network(name, norm), events(("track", "edge"), 2, *SIZE)
     plan = assert_lit_agrees(model, x, 32, plain=precise(model), sparse=norm == "batch")
     assert plan.covered == len(plan.blocks)
 
@@ -81,8 +81,7 @@ def test_auto_runs_lit_what_has_few_lit_pixels_only() -> None:
     assert set(plan.shares(dark)) == {0.0} and set(plan.shares(bright)) == {1.0}
 
 
-@pytest.mark.parametrize("pixels", [16, 32, 64])
-@pytest.mark.parametrize("until", ["layer2_0", "auto"])
+@pytest.mark.parametrize(("pixels", "until"), [(16, "auto"), (32, "layer2_0"), (64, "auto"), (64, "pool")])
 def test_any_patch_and_until(pixels: int, until: str) -> None:
     assert_lit_agrees(network("resnet18", "batch"), events(("track", "empty", "edge"), 2, *SMALL), pixels, until)
 
