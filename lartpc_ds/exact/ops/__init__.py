@@ -1,1 +1,1 @@
-"""Each module says how a family of torch functions runs on a tile or a strip, or why it is refused."""
+"""Each module says how a family of torch functions runs on a tile, a strip or patches, or why it is refused."""

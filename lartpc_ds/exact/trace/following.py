@@ -1,10 +1,10 @@
 """`Following` is what all modes share that follow a model's calls of torch functions, module by module.
 
 A torch function mode sees every function that the model calls, in modules and in `forward` alike, so a convolution is
-met where it happens, whatever module or subclass calls it. Three modes follow: `Tracer` plans the calls of the whole
-image, `Replay` makes them on a tile, `Strips` makes them on a strip. Rejected: a table of module types (misses
-functions, and runs unknown subclasses on a tile) and tensor subclasses at run time (DeepSpeed's hooks and autograd
-functions lose them).
+met where it happens, whatever module or subclass calls it. Four modes follow: `Tracer` plans the calls of the whole
+image, `Replay` makes them on a tile, `Strips` on a strip and `Lit` on patches. Rejected: a table of module types
+(misses functions, and runs unknown subclasses on a tile) and tensor subclasses at run time (DeepSpeed's hooks and
+autograd functions lose them).
 """
 
 from collections.abc import Callable
