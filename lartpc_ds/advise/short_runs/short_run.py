@@ -142,7 +142,9 @@ def take_turns(
             timed = runs[name].steps({})[WARM_UP_STEPS:]
             for figure in figures:
                 samples[name][figure].append(statistics.median(line.get(figure, 0) for line in timed))
-            samples[name]["peak_bytes"].append(max(line["peak_bytes"] for line in runs[name].steps(PINNED)))
+            samples[name]["peak_bytes"].append(
+                max(line["peak_bytes"] for line in runs[name].steps(PINNED)[WARM_UP_STEPS:])
+            )
             seconds, peak_bytes = (samples[name][figure][-1] for figure in ("step_seconds", "peak_bytes"))
             mib = f"{peak_bytes / 2**20:.0f} MiB per rank"
             say(f"{repeat + 1}/{repeats} {name}: {seconds:.3f} s per step, at most {mib}")

@@ -37,7 +37,7 @@ def test_runs_take_turns_and_peaks_come_from_pinned_processes() -> None:
     samples = take_turns(runs, 2, told.append, ("step_seconds", "sent_bytes"))  # type: ignore[arg-type]
     assert [name for name, _ in calls] == ["a", "a", "b", "b", "b", "b", "a", "a"]
     assert [pinned for _, pinned in calls] == [False, True] * 4
-    # the median without the first step, and the last peak
+    # the median and the largest peak without the first step
     assert samples["a"] == {"step_seconds": [2.0, 8.0], "sent_bytes": [0, 0], "peak_bytes": [40.0, 100.0]}
     assert medians(samples, "step_seconds") == {"a": 5.0, "b": 5.0}
     assert by_figure(samples)["peak_bytes"] == {"a": [40.0, 100.0], "b": [60.0, 80.0]}
