@@ -15,7 +15,7 @@ if ((free_gib >= needed_gib)); then
     runs+=("runs/whole-event-$now")
     # a hundred events teach a network little: this shows what an event costs where only what is lit is computed
     .venv/bin/lartpc-ds train microboone-full --devices 1 --run-dir "${runs[1]}" --set data.simulate.events=125 \
-        --set train.max_steps=100 --set data.isolated=3 --set memory.lit_block=auto
+        --set train.max_steps=100 --set train.epochs=2 --set data.isolated=3 --set memory.lit_block=auto
 else
     echo "Skipped the whole MicroBooNE events: $free_gib GiB of memory are free, $needed_gib GiB are needed."
 fi

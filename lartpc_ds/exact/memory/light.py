@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lartpc_ds.exact.grid.cuts import Run
 from lartpc_ds.exact.grid.patches import Axis, Patches
 from lartpc_ds.exact.grid.tiles import Tiles
+from lartpc_ds.exact.kernels.host_memory import give_back, keep_few_kernels
 from lartpc_ds.exact.kernels.patches import repeat_edges
 from lartpc_ds.exact.memory.lit import Lit, Where
 from lartpc_ds.exact.memory.lit_plan import LitPlan
@@ -40,6 +41,7 @@ def light(model: nn.Module, plan: LitPlan, tiles: Tiles, lean: Mapping[Where, Ru
         lean: what runs in place of norms together with the ReLU after them, by (module, function); `convert` must have
             been told of lean norms.
     """
+    keep_few_kernels()
     lit = Lit(tiles, lean)
     for name, module in model.named_modules():
         if module is not model:
@@ -51,6 +53,8 @@ def light(model: nn.Module, plan: LitPlan, tiles: Tiles, lean: Mapping[Where, Ru
                 f"images: they must have {plan.rows.size} rows and {plan.cols.size} columns; they are "
                 f"{tuple(images.shape)}"
             )
+        if images.device.type == "cpu":
+            give_back()  # what the event before has left
         sequence = blocks(self)
         x, patches = cut(images, plan.rows, plan.cols)
         until = plan.until_of(patches.lit)
