@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lartpc_ds.exact.grid.cuts import Run
-from lartpc_ds.exact.grid.patches import Axis, Patches
+from lartpc_ds.exact.grid.patches import Bits, Patches
 from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.exact.kernels.host_memory import give_back, keep_few_kernels
 from lartpc_ds.exact.kernels.patches import repeat_edges
@@ -56,11 +56,14 @@ def light(model: nn.Module, plan: LitPlan, tiles: Tiles, lean: Mapping[Where, Ru
         if images.device.type == "cpu":
             give_back()  # what the event before has left
         sequence = blocks(self)
-        x, patches = cut(images, plan.rows, plan.cols)
-        until = plan.until_of(patches.lit)
+        images = images.coalesce() if images.is_sparse else images  # at once, unless a pixel comes in parts
+        pixels = lit_pixels(images)
+        until = plan.until_of(pixels)
         if until == sequence[0][0]:
-            whole = images.to_dense() if images.is_sparse else images
+            whole = images.permute(0, 2, 3, 1).to_dense().permute(0, 3, 1, 2) if images.is_sparse else images
             return lit.run(sequence, whole.contiguous(memory_format=torch.channels_last), None, None)
+        patches = Patches(pixels, plan.rows, plan.cols)
+        x = cut(images, patches)
         del images
         return lit.run(sequence, x, patches, until)
 
@@ -68,14 +71,24 @@ def light(model: nn.Module, plan: LitPlan, tiles: Tiles, lean: Mapping[Where, Ru
     return model
 
 
-def cut(images: Tensor, rows: Axis, cols: Axis) -> tuple[Tensor, Patches]:
-    """Return the distinct patches of images (events, channels, rows, columns), of which pixels other than 0 are lit.
+def lit_pixels(images: Tensor) -> Bits:
+    """(events, channels, rows, columns) -> (events, rows, columns): whether a pixel is not 0 in some channel.
 
-    Sparse images are never made dense.
+    Sparse images must be coalesced, and are never made dense.
     """
+    if not images.is_sparse:
+        return (images.detach() != 0).any(1).cpu().numpy()
+    event, _, row, col = images.indices().cpu().numpy()
+    lit = np.zeros((len(images), *images.shape[2:]), np.bool_)
+    lit[event, row, col] = True
+    return lit
+
+
+def cut(images: Tensor, patches: Patches) -> Tensor:
+    """Return the distinct patches of images (events, channels, rows, columns), which may be sparse."""
+    rows, cols = patches.rows, patches.cols
     if images.is_sparse:
-        return _cut_sparse(images, rows, cols)
-    patches = Patches((images.detach() != 0).any(1).cpu().numpy(), rows, cols)
+        return _cut_sparse(images, patches)
     # a patch that sticks out repeats the last row or column there, which nobody reads
     row, col = (
         torch.from_numpy(np.minimum(at[:, None] * axis.patch + np.arange(axis.patch), axis.size - 1))
@@ -83,20 +96,17 @@ def cut(images: Tensor, rows: Axis, cols: Axis) -> tuple[Tensor, Patches]:
     )
     at = torch.from_numpy(patches.event)[:, None, None], row[:, :, None], col[:, None, :]
     pixels = images.permute(0, 2, 3, 1)[tuple(index.to(images.device) for index in at)]
-    return pixels.permute(0, 3, 1, 2), patches
+    return pixels.permute(0, 3, 1, 2)
 
 
-def _cut_sparse(images: Tensor, rows: Axis, cols: Axis) -> tuple[Tensor, Patches]:
-    images = images.coalesce()  # a pixel may come in parts; this returns at once if none does
-    indices, values = images.indices(), images.values()
-    event, channel, row, col = indices.cpu().numpy()
-    lit = np.zeros((len(images), rows.size, cols.size), np.bool_)
-    lit[event, row, col] = True
-    patches = Patches(lit, rows, cols)
+def _cut_sparse(images: Tensor, patches: Patches) -> Tensor:
+    rows, cols = patches.rows, patches.cols
+    values = images.values()
+    event, channel, row, col = images.indices().cpu().numpy()
     patch = patches.index[event, row // rows.patch, col // cols.patch]
     pixel = (patch * rows.patch + row % rows.patch) * cols.patch + col % cols.patch
     channels = images.shape[1]
     flat = values.new_zeros(len(patches) * rows.patch * cols.patch * channels)
     flat[torch.from_numpy(pixel * channels + channel).to(values.device)] = values
     x = flat.view(len(patches), rows.patch, cols.patch, channels).permute(0, 3, 1, 2)
-    return repeat_edges(x, patches), patches
+    return repeat_edges(x, patches)
