@@ -1,4 +1,4 @@
-"""Ten steps of ResNet-18 with BatchNorm: one rank against tiles and data, ZeRO 0 to 3, and without DeepSpeed.
+"""Twenty steps of ResNet-18 with BatchNorm: one rank against tiles and data, ZeRO 0 to 3, and without DeepSpeed.
 
 Plain SGD at a small learning rate: Adam, momentum or larger rates would blow rounding up. The whole first loss is the
 scale. With BatchNorm, the one-rank reference of `data = 2` accumulates two micro-batches.
@@ -19,7 +19,7 @@ from lartpc_ds.models.build import build_model
 from lartpc_ds.training.engine import Engine, finish, start
 from tests.ranks import run_ranks
 
-STEPS, CLASSES, LEARNING_RATE = 10, 5, 1e-3
+STEPS, CLASSES, LEARNING_RATE = 20, 5, 1e-3
 IMAGE = (3, 324, 567)
 SETTINGS = [
     'ds.optimizer={type="SGD",params={lr=0.001}}',
@@ -98,7 +98,7 @@ def test_losses_agree_with_one_rank(stage: int, layout: Layout, one_rank: dict[i
     losses = engine_losses(stage, layout, accumulate=1)
     assert len(losses) == STEPS and max(expected) - min(expected) > 0.1, "the steps must differ for this to say much"
     difference = max(abs(a - b) for a, b in zip(losses, expected, strict=True))
-    assert difference <= 5e-5 * expected[0], difference
+    assert difference <= 1e-4 * expected[0], difference
 
 
 def losses_in_float64(layout: Layout) -> list[float]:
@@ -147,4 +147,4 @@ def accumulated_in_float64(layout: Layout) -> list[float]:
 def test_a_plain_loop_in_float64(layout: Layout) -> None:
     (expected,) = run_ranks(1, accumulated_in_float64, layout)
     for losses in run_ranks(layout.world_size, losses_in_float64, layout, timeout_seconds=300):
-        assert max(abs(a - b) for a, b in zip(losses, expected, strict=True)) <= 1e-12
+        assert max(abs(a - b) for a, b in zip(losses, expected, strict=True)) <= 1e-8
