@@ -29,6 +29,7 @@ from lartpc_ds.costs.operators import count_operators
 from lartpc_ds.data.dataset import EventDataset
 from lartpc_ds.exact.apply import apply
 from lartpc_ds.exact.grid.tiles import Alone, Tiles
+from lartpc_ds.exact.memory.light import lit_pixels
 from lartpc_ds.exact.memory.lit_plan import LitPlan
 from lartpc_ds.layout import Layout
 from lartpc_ds.training import session
@@ -73,7 +74,7 @@ def plain(folder: RunFolder) -> list[dict[str, Any]]:
         loss_value, seconds = loss.item(), time.perf_counter() - started
         lines.append({"loss": loss_value, "step_seconds": seconds, "peak_bytes": memory.peak_bytes()})
         if lit is not None:
-            lines[-1]["lit_share"] = lit.shares((images.to_dense() != 0).any(1).numpy())[0]
+            lines[-1]["lit_share"] = lit.shares(lit_pixels(images.coalesce()))[0]
         del images  # the loader makes the next ones beside them otherwise
         memory.reset()
         started = time.perf_counter()

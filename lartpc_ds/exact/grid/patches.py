@@ -145,11 +145,6 @@ class Patches:
         """The rows and columns of the map."""
         return self.rows.size, self.cols.size
 
-    @property
-    def share(self) -> float:
-        """The distinct patches as a share of all places."""
-        return len(self) / self.index.size
-
     @cached_property
     def sticking_out(self) -> list[tuple[int, int, Integers]]:
         """The dimension, the number of its rows (columns) inside the map, and the patches that stick out there."""

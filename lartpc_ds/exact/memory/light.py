@@ -26,7 +26,7 @@ from lartpc_ds.exact.memory.lit_plan import LitPlan
 from lartpc_ds.exact.trace.modules import wrap
 from lartpc_ds.models.build import blocks
 
-__all__ = ["light"]
+__all__ = ["light", "lit_pixels"]
 
 
 def light(model: nn.Module, plan: LitPlan, tiles: Tiles, lean: Mapping[Where, Run] | None = None) -> nn.Module:
