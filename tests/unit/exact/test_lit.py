@@ -3,6 +3,7 @@
 Sizes are no multiples of the patches, and planes, widths and depths are small.
 """
 
+import copy
 from collections import OrderedDict
 
 import pytest
@@ -10,7 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lartpc_ds.config.run import MemoryConfig
+from lartpc_ds.exact.apply import apply
+from lartpc_ds.exact.grid.tiles import Alone, Tiles
 from lartpc_ds.exact.memory.lit_plan import plan_lit
+from lartpc_ds.exact.spatialize import plan_tiles
+from lartpc_ds.layout import Layout
 from lartpc_ds.models.build import build_model
 from tests import vision
 from tests.lit_parity import KINDS, assert_lit_agrees, assert_same_numbers, events, lit, precise, ready
@@ -149,3 +155,16 @@ def test_timm(name: str, options: dict[str, object]) -> None:
     torch.manual_seed(2)
     net = timm.create_model(name, pretrained=False, in_chans=2, num_classes=5, **options)
     assert_lit_agrees(ready(nn.Sequential(OrderedDict(net=net))), events(("track", "everywhere"), 2, 161, 197), 32)
+
+
+@pytest.mark.parametrize("recompute", ["none", "block"])
+@pytest.mark.parametrize("norm", ["batch", "group", "layer"])
+def test_lean_norms(norm: str, recompute: str) -> None:
+    x = events(("track", "edge"), 2, *SMALL)
+    model, image = network("resnet18", norm), (2, *SMALL)
+    memory = MemoryConfig.model_validate({"lit_block": 32, "lean_norm": True, "recompute": recompute})
+    lean = copy.deepcopy(model)
+    tiles = plan_tiles(lean, Layout(), image, lean_norm=True)
+    assert norm == "layer" or tiles.lean_norms
+    apply(lean, memory, tiles, Tiles(1, 1, Alone(), Alone(), Alone()), None, plan_lit(lean, 32, "layer3_0", image))
+    assert_same_numbers(whole(lean, x), whole(precise(model), x), x)
