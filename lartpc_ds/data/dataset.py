@@ -1,5 +1,6 @@
 """Images as torch tensors: the one module of this package that imports torch."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,8 +27,9 @@ class EventDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
     `indices[k]` is the image's index in `source`; `rows` and `cols` bound this rank's tile, which is the whole image by
     default. A target of pixels is cut at `target_tile` where the network gives its scores at other bounds than it takes
     its images. An item with its `Place` is augmented, a bare position is not. A rank that needs no `images`, or no
-    `targets`, gets empty ones without making them. With `sparse` an image is a sparse tensor, and that of an event is
-    never made dense. A dataset is safe in worker processes, because sources open files where they read.
+    `targets`, gets empty ones without making them. With `sparse` an image is a sparse tensor where that is smaller, and
+    such an image of an event is never made dense. A dataset is safe in worker processes, because sources open files
+    where they read.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class EventDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
         if self._sparse and isinstance(self.source, EventSource):
             pixels, label = self.source.read_lit(index)
             sizes = self.source.image_shape[1:]
-            return _sparse(augmented_pixels(pixels, sizes, axes), self.source.image_shape), torch.as_tensor(label)
+            return _from_pixels(augmented_pixels(pixels, sizes, axes), self.source.image_shape), torch.as_tensor(label)
         if self.source.task != "pixels":
             image, target = augmented_read(self.source, index, *self._tile, axes)
             return self._image(image), torch.as_tensor(target)
@@ -95,14 +97,28 @@ class EventDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return self._image(image), _tensor(target, np.int64)
 
     def _image(self, pixels: NDArray[np.float32]) -> Tensor:
-        if self._sparse:
-            return _sparse(LitPixels.of(pixels), pixels.shape)
+        if self._sparse and _sparse_is_smaller(int(np.count_nonzero(pixels)), pixels.shape):
+            return _from_pixels(LitPixels.of(pixels), pixels.shape)
         return _tensor(pixels, np.float32)
 
 
-def _sparse(pixels: LitPixels, shape: tuple[int, ...]) -> Tensor:
-    indices, values = torch.from_numpy(pixels.indices), _tensor(pixels.values, np.float32)
-    return torch.sparse_coo_tensor(indices, values, shape, check_invariants=False)
+def _sparse_is_smaller(lit_pixels: int, shape: tuple[int, ...]) -> bool:
+    """Whether a sparse image takes less memory than a dense one of `shape`."""
+    bytes_of_value, bytes_of_place = 4, 8 * len(shape)
+    return lit_pixels * (bytes_of_value + bytes_of_place) < bytes_of_value * math.prod(shape)
+
+
+def _from_pixels(pixels: LitPixels, shape: tuple[int, ...]) -> Tensor:
+    """The image, sparse where that is smaller."""
+    values = _tensor(pixels.values, np.float32)
+    place = np.ravel_multi_index(tuple(pixels.indices), shape)
+    if not _sparse_is_smaller(len(place), shape):
+        image = torch.zeros(shape)
+        image.view(-1)[torch.from_numpy(place)] = values
+        return image
+    in_order = bool((place[1:] > place[:-1]).all())  # torch need not sort them, then
+    indices = torch.from_numpy(pixels.indices)
+    return torch.sparse_coo_tensor(indices, values, shape, check_invariants=False, is_coalesced=in_order)
 
 
 def _tensor(pixels: NDArray[Any], dtype: type) -> Tensor:

@@ -77,10 +77,10 @@ def collate(items: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> Any
     The engine takes images channels-last. Stacking them so at once makes one copy of a batch instead of two; with two,
     glibc gave the memory of both back after a step and had to fetch it again.
     """
-    if items[0][0].is_sparse:
+    if all(image.is_sparse for image, _, _ in items):
         images = _stacked([image for image, _, _ in items])
         return images, *default_collate([(label, position) for _, label, position in items])
-    rows = [(image.permute(1, 2, 0), label, position) for image, label, position in items]
+    rows = [(image.to_dense().permute(1, 2, 0), label, position) for image, label, position in items]
     images, labels, positions = default_collate(rows)
     return images.permute(0, 3, 1, 2), labels, positions
 
@@ -91,13 +91,16 @@ def _stacked(images: list[torch.Tensor]) -> torch.Tensor:
     indices = torch.cat([numbers[None], torch.cat([image._indices() for image in images], 1)])
     values = torch.cat([image._values() for image in images])
     shape = (len(images), *images[0].shape)
-    return torch.sparse_coo_tensor(indices, values, shape, check_invariants=False)
+    in_order = all(image.is_coalesced() for image in images)
+    return torch.sparse_coo_tensor(indices, values, shape, check_invariants=False, is_coalesced=in_order)
 
 
 def _read(
     dataset: EventDataset, items: Iterable[list[Any]], workers: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     workers = workers if dataset.reads else 0  # a rank that needs no pixels starts no processes
+    if workers:  # the check is off anyway; torch warns in a process that takes a sparse batch where nobody said so
+        torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
     loader = DataLoader(
         dataset,
         batch_sampler=items,  # computed as they are needed: a run may have millions of steps

@@ -74,7 +74,7 @@ def plain(folder: RunFolder) -> list[dict[str, Any]]:
         loss_value, seconds = loss.item(), time.perf_counter() - started
         lines.append({"loss": loss_value, "step_seconds": seconds, "peak_bytes": memory.peak_bytes()})
         if lit is not None:
-            lines[-1]["lit_share"] = lit.shares(lit_pixels(images.coalesce()))[0]
+            lines[-1]["lit_share"] = lit.shares(lit_pixels(images))[0]
         del images  # the loader makes the next ones beside them otherwise
         memory.reset()
         started = time.perf_counter()

@@ -56,7 +56,7 @@ def light(model: nn.Module, plan: LitPlan, tiles: Tiles, lean: Mapping[Where, Ru
         if images.device.type == "cpu":
             give_back()  # what the event before has left
         sequence = blocks(self)
-        images = images.coalesce() if images.is_sparse else images  # at once, unless a pixel comes in parts
+        images = images.coalesce() if images.is_sparse else images  # at once, if its pixels are in order
         pixels = lit_pixels(images)
         until = plan.until_of(pixels)
         if until == sequence[0][0]:
@@ -74,11 +74,11 @@ def light(model: nn.Module, plan: LitPlan, tiles: Tiles, lean: Mapping[Where, Ru
 def lit_pixels(images: Tensor) -> Bits:
     """(events, channels, rows, columns) -> (events, rows, columns): whether a pixel is not 0 in some channel.
 
-    Sparse images must be coalesced, and are never made dense.
+    Sparse images are never made dense, and all pixels that they name count.
     """
     if not images.is_sparse:
         return (images.detach() != 0).any(1).cpu().numpy()
-    event, _, row, col = images.indices().cpu().numpy()
+    event, _, row, col = images._indices().cpu().numpy()
     lit = np.zeros((len(images), *images.shape[2:]), np.bool_)
     lit[event, row, col] = True
     return lit

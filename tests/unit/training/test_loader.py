@@ -31,11 +31,10 @@ def event_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_events(tmp_path_factory.mktemp("loader") / "events.h5", EVENTS)
 
 
-def dataset(path: Path) -> EventDataset:
+def dataset(path: Path, *, sparse: bool = False) -> EventDataset:
     positions = np.arange(EVENTS)
-    return EventDataset(
-        EventSource(open_files([str(path)]), Preprocessing(SHAPE), positions), positions
-    )  # the label is the event
+    source = EventSource(open_files([str(path)]), Preprocessing(SHAPE), positions)  # the label is the event
+    return EventDataset(source, positions, sparse=sparse)
 
 
 def config(*, batch: int = 2, accumulate: int = 1, workers: int = 0, seed: int = 5) -> RunConfig:
@@ -58,7 +57,9 @@ def labels(steps: list[list[MicroBatch]]) -> list[list[int]]:
 
 def same(one: list[list[MicroBatch]], other: list[list[MicroBatch]]) -> bool:
     pairs = zip(itertools.chain(*one), itertools.chain(*other), strict=True)
-    return all(torch.equal(a, b) for first, second in pairs for a, b in zip(first, second, strict=True))
+    return all(
+        torch.equal(a.to_dense(), b.to_dense()) for first, second in pairs for a, b in zip(first, second, strict=True)
+    )
 
 
 def test_a_step_holds_its_micro_batches(event_file: Path) -> None:
@@ -191,12 +192,14 @@ def test_evaluation_takes_every_event_once(event_file: Path, ranks: int, batch: 
 
 
 @pytest.mark.slow
-def test_reader_processes_change_nothing(event_file: Path) -> None:
+@pytest.mark.parametrize("sparse", [False, True])
+def test_reader_processes_change_nothing(event_file: Path, sparse: bool) -> None:
     before = torch.random.get_rng_state()
+    data = dataset(event_file, sparse=sparse)
     alone, helped = (
-        read(training_steps(dataset(event_file), config(accumulate=2, workers=workers), groups(), 1, 4))
-        for workers in (0, 2)
+        read(training_steps(data, config(accumulate=2, workers=workers), groups(), 1, 4)) for workers in (0, 2)
     )
+    assert all(images.is_sparse == sparse for step in alone for images, _ in step)
     assert same(alone, helped)
     assert torch.equal(torch.random.get_rng_state(), before)
 
