@@ -199,7 +199,7 @@ class LayoutConfig(Section):
         return Layout.fit(devices, pipe=self.pipe, data=self.data, rows=self.rows, cols=self.cols, source=source)
 
 
-Recompute = Literal["none", "block"]
+Recompute = Literal["none", "block", "auto"]
 """Which parts of a network keep their inputs only and run once more in the backward pass."""
 
 
@@ -207,7 +207,8 @@ class MemoryConfig(Section):
     """Which activations of a step are kept; every combination gives the same numbers."""
 
     recompute: Recompute = "none"
-    """With `block` only the input of each block is kept, and the block runs once more in the backward pass."""
+    """With `block` only the input of each block is kept, and the block runs once more in the backward pass. `auto`
+    does so for the micro-batches that would not fit in memory otherwise, and needs `lit_block` (docs/lit.md)."""
     lean_norm: bool = False
     """Whether one map of every norm and ReLU is kept instead of two, and each choice of a pool in one byte."""
     stream_strips: Positive = 1
@@ -292,12 +293,27 @@ class RunConfig(Section):
                 f"{self.memory.stream_strips} computes all of it in strips; take one: set memory.lit_block = 0 or "
                 "memory.stream_strips = 1"
             )
+        if self.memory.recompute == "auto":
+            self._check_recomputed_now_and_then()
         if self.launch.stage_to is not None and self.data.target is not None:
             raise ValueError(
                 f"launch.stage_to = {self.launch.stage_to!r} copies event files, but data.target = "
                 f"{self.data.target!r} has none that are known; remove launch.stage_to"
             )
         return self
+
+    def _check_recomputed_now_and_then(self) -> None:
+        if self.memory.lit_block == 0:
+            raise ValueError(
+                "memory.recompute = 'auto' is for steps whose memory depends on their events; set memory.lit_block, or "
+                "memory.recompute = 'none' or 'block'"
+            )
+        if self.model.norm_scope == "all":
+            raise ValueError(
+                "memory.recompute = 'auto' with model.norm_scope = 'all': each rank decides for its own events, and "
+                "statistics of all ranks need the same blocks on each; set memory.recompute = 'none' or 'block', or "
+                "model.norm_scope = 'tiles'"
+            )
 
     @classmethod
     def parse(cls, tree: dict[str, Any], source: str) -> Self:

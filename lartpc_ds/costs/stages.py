@@ -34,11 +34,17 @@ def cut_rates() -> Rates:
 
 
 def check_zero(config: RunConfig, ds: DeepSpeedConfig, layout: Layout) -> None:
-    """Refuse what DeepSpeed's pipeline engine cannot do beside stages, or does wrong.
+    """Refuse what DeepSpeed cannot do beside stages, or does wrong, and what its ZeRO-3 would hang in.
 
     Raises:
-        UserError: ZeRO 2 or 3; parameters offloaded.
+        UserError: ZeRO 2 or 3, or parameters offloaded, with stages; ZeRO-3 where ranks decide what they recompute.
     """
+    if config.memory.recompute == "auto" and ds["zero_optimization"]["stage"] == 3:
+        raise UserError(
+            f"memory.recompute = 'auto' with train.ds_config = {config.train.ds_config!r}: each rank decides for its "
+            "own events, and ZeRO-3 gathers weights for every run of a block on all ranks; set memory.recompute = "
+            "'none' or 'block', or add --set ds.zero_optimization.stage=2"
+        )
     if layout.pipe == 1:
         return
     told = f"train.ds_config = {config.train.ds_config!r} with layout.pipe = {layout.pipe}"

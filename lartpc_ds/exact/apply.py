@@ -10,6 +10,7 @@ from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.exact.memory.light import light
 from lartpc_ds.exact.memory.lit_plan import LitPlan
 from lartpc_ds.exact.memory.recompute import recompute
+from lartpc_ds.exact.memory.spare import Spare
 from lartpc_ds.exact.memory.stream import stream
 from lartpc_ds.exact.memory.strip_plan import StripPlan
 from lartpc_ds.exact.spatialize import TilePlan, convert
@@ -29,11 +30,12 @@ def apply(
     """Change `model`; `plan` was made with `memory.lean_norm`, `strips` or `lit` with the keys that ask for them."""
     if strips is not None:
         stream(model, strips)
+    spare = Spare() if memory.recompute == "auto" else None
     if lit is not None:
-        light(model, lit, tiles, plan.lean_norms)
+        light(model, lit, tiles, plan.lean_norms, spare)
     convert(model, plan, tiles)
-    if memory.recompute == "block":
+    if memory.recompute != "none":
         # a streamed front keeps nothing, and modules that are made again keep their input only
         kept = [] if strips is None else [block for _, block in blocks(model)[: len(strips.front)]]
         remade = [] if lit is not None else plan.remade_at  # on patches a small input is not small
-        recompute(model, tiles, [*kept, *map(model.get_submodule, remade)])
+        recompute(model, tiles, [*kept, *map(model.get_submodule, remade)], spare)

@@ -97,6 +97,8 @@ def _kept(config: RunConfig) -> list[tuple[str, str]]:
     levers = []
     if config.memory.recompute == "block":
         levers.append("blocks keep their inputs and run once more in the backward pass")
+    if config.memory.recompute == "auto":
+        levers.append("blocks run once more in the backward pass where their maps would not fit in memory")
     if config.memory.lean_norm:
         levers.append("norms keep one map of two")
     return [("  activations", "; ".join(levers))] if levers else []

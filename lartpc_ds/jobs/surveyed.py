@@ -40,7 +40,7 @@ def surveyed_index(
     cost = np.array([_cost(lit, row) if mine else 0.0 for row, mine in zip(look.shares, used, strict=True)])
     ids = [who for who, mine in zip(index.ids, used, strict=True) if mine]
     sentences += describe_shares(look.shares[used], lit.maps, lit.cut.patch, ids)
-    sentences.append(_describe_cost(cost[used]))
+    sentences += [_describe_cost(cost[used]), _describe_memory(lit, look.shares[used], precision(ds))]
     return replace(index, cost=cost), tuple(sentences)
 
 
@@ -54,6 +54,17 @@ def _describe_cost(cost: NDArray[np.float64]) -> str:
     return (
         f"a step on the median event is predicted to cost {middle:.2g} of a step on whole maps ({most:.2g} for 90 % of "
         f"the events, {largest:.2g} for the dearest)"
+    )
+
+
+def _describe_memory(lit: LitPlan, shares: NDArray[np.float64], number: str) -> str:
+    itemsize = {"fp32": 4, "bf16": 2, "fp16": 2}[number]
+    kept = np.array([lit.kept_bytes(row[1:].tolist()) for row in shares]) * itemsize / 4
+    whole = sum(block.saved_bytes for block in lit.blocks) * itemsize / 4
+    middle, largest, whole = (size / 2**20 for size in (*np.quantile(kept, (0.5, 1)), whole))
+    return (
+        f"for the backward pass the median event is predicted to keep {middle:.0f} MiB of maps, and the brightest "
+        f"{largest:.0f} MiB; whole maps would be {whole:.0f} MiB, all without memory.lean_norm and memory.recompute"
     )
 
 

@@ -157,7 +157,7 @@ def make_job(
     strips = strips_of(config, layout, model.train(), image)
     if lit is None:
         lit_of(config, layout, model, image)
-    if config.memory.recompute == "block":
+    if config.memory.recompute != "none":
         front = [] if strips is None else [block for _, block in blocks(model)[: len(strips.front)]]
         check_blocks(model, image, [name for name, module in model.named_modules() if module in front] + plan.remade_at)
     if config.train.loss_target is not None:

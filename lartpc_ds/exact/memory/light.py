@@ -23,13 +23,20 @@ from lartpc_ds.exact.kernels.host_memory import give_back, keep_few_kernels
 from lartpc_ds.exact.kernels.patches import repeat_edges
 from lartpc_ds.exact.memory.lit import Lit, Where
 from lartpc_ds.exact.memory.lit_plan import LitPlan
+from lartpc_ds.exact.memory.spare import Spare
 from lartpc_ds.exact.trace.modules import wrap
 from lartpc_ds.models.build import blocks
 
 __all__ = ["light", "lit_pixels"]
 
 
-def light(model: nn.Module, plan: LitPlan, tiles: Tiles, lean: Mapping[Where, Run] | None = None) -> nn.Module:
+def light(
+    model: nn.Module,
+    plan: LitPlan,
+    tiles: Tiles,
+    lean: Mapping[Where, Run] | None = None,
+    spare: Spare | None = None,
+) -> nn.Module:
     """Let `model` compute only what is lit, as `plan` (from `plan_lit`) says; changes and returns `model`.
 
     Its images may be sparse. Apply it before `spatialize.convert` and before recomputation.
@@ -40,6 +47,7 @@ def light(model: nn.Module, plan: LitPlan, tiles: Tiles, lean: Mapping[Where, Ru
         tiles: the groups over which batch statistics run.
         lean: what runs in place of norms together with the ReLU after them, by (module, function); `convert` must have
             been told of lean norms.
+        spare: what is told, in training, how much of each micro-batch is kept.
     """
     keep_few_kernels()
     lit = Lit(tiles, lean)
@@ -58,6 +66,8 @@ def light(model: nn.Module, plan: LitPlan, tiles: Tiles, lean: Mapping[Where, Ru
         sequence = blocks(self)
         images = images.coalesce() if images.is_sparse else images  # at once, if its pixels are in order
         pixels = lit_pixels(images)
+        if spare is not None and torch.is_grad_enabled():
+            spare.look(_kept_bytes(plan, pixels, images.device), images.device)
         until = plan.until_of(pixels)
         if until == sequence[0][0]:
             whole = images.permute(0, 2, 3, 1).to_dense().permute(0, 3, 1, 2) if images.is_sparse else images
@@ -69,6 +79,13 @@ def light(model: nn.Module, plan: LitPlan, tiles: Tiles, lean: Mapping[Where, Ru
 
     model.forward = MethodType(forward, model)
     return model
+
+
+def _kept_bytes(plan: LitPlan, pixels: Bits, device: torch.device) -> float:
+    """What the events with these lit pixels keep for the backward pass, in the precision that is switched on."""
+    low = torch.is_autocast_enabled(device.type)
+    itemsize = (torch.get_autocast_dtype(device.type) if low else torch.float32).itemsize
+    return len(pixels) * plan.kept_bytes(plan.shares(pixels)) * itemsize / torch.float32.itemsize
 
 
 def lit_pixels(images: Tensor) -> Bits:

@@ -100,29 +100,39 @@ class LitPlan:
 
     def cost(self, shares: Sequence[float]) -> float:
         """Return the predicted cost of a step on events with these `shares`; a step on whole maps costs 1."""
-        names = [block.name for block in self.blocks]
-        until = {"auto": self._cheapest(shares), NEVER: len(names)}.get(self.until)
-        gained = self._gained(shares)[names.index(self.until) if until is None else until]
+        gained = self._gained(shares)[self._first_whole(shares)]
         return 1 + gained / sum(block.cost for block in self.blocks)
 
     def until_of(self, lit: Bits) -> str | None:
         """Return the first block that runs on whole maps for these events; None if there is none."""
         if self.until != "auto":
             return None if self.until == NEVER else self.until
-        best = self._cheapest(self.shares(lit))
-        return self.blocks[best].name if best < len(self.blocks) else None
+        first = self._first_whole(self.shares(lit))
+        return self.blocks[first].name if first < len(self.blocks) else None
+
+    def kept_bytes(self, shares: Sequence[float]) -> float:
+        """Return what is kept of an event with these `shares` for the backward pass, if its maps are float32."""
+        first = self._first_whole(shares)
+        return sum(block.saved_bytes * self._share(shares, number, first) for number, block in enumerate(self.blocks))
+
+    def _first_whole(self, shares: Sequence[float]) -> int:
+        """Return the number of the first block that runs on whole maps."""
+        if self.until == "auto":
+            return int(np.argmin(self._gained(shares)))  # where that is least dear
+        names = [block.name for block in self.blocks]
+        return len(names) if self.until == NEVER else names.index(self.until)
+
+    def _share(self, shares: Sequence[float], number: int, first_whole: int) -> float:
+        """Return the share of a block's patches that charge reaches, as far as it runs on patches."""
+        return shares[min(number, len(shares) - 1)] if number < first_whole and shares else 1.0
 
     def _gained(self, shares: Sequence[float]) -> list[float]:
-        """What is added to the cost of a step on whole maps if the first 0, 1, ... covered blocks run on patches."""
+        """Return what the cost of a step on whole maps gains if its first 0, 1, ... covered blocks run on patches."""
         gained = [0.0]
         for number, block in enumerate(self.blocks[: self.covered]):
-            share = shares[min(number, len(shares) - 1)] if shares else 1.0
+            share = self._share(shares, number, self.covered)
             gained.append(gained[-1] + (_DEAR * share - 1) * block.cost)
         return gained
-
-    def _cheapest(self, shares: Sequence[float]) -> int:
-        """Return the number of the first block that runs on whole maps, where that is least dear."""
-        return int(np.argmin(self._gained(shares)))
 
 
 def plan_lit(model: nn.Module, pixels: int, until: str, image: Image) -> LitPlan:

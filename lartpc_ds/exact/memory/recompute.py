@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.grid.cuts import tensors_of
 from lartpc_ds.exact.grid.tiles import Alone, Clock, Tiles
+from lartpc_ds.exact.memory.spare import Spare
 from lartpc_ds.exact.trace.dry_run import dry_run, shadow_of
 from lartpc_ds.exact.trace.imitation import TRACED_EVENTS, images_of
 from lartpc_ds.exact.trace.module_state import ModuleState
@@ -43,13 +44,14 @@ def check_blocks(model: nn.Module, image: tuple[int, int, int], leave_out: Itera
         shadow(images_of(shadow, (TRACED_EVENTS, *image)))
 
 
-def recompute(model: nn.Module, tiles: Tiles, leave_out: Iterable[nn.Module] = ()) -> None:
+def recompute(model: nn.Module, tiles: Tiles, leave_out: Iterable[nn.Module] = (), spare: Spare | None = None) -> None:
     """Let the blocks of `model` keep their inputs only; apply it after the model is converted to tiles.
 
     Args:
         model: a network with a list of blocks, see `models.build.blocks`.
         tiles: the tiles with which the model was converted.
         leave_out: a block that is or has one of these modules stays as it is.
+        spare: micro-batches whose maps fit in memory keep them; with None no micro-batch does.
 
     Raises:
         UserError: the model has no list of blocks; later, or in `check_blocks`, a block changes its input in place,
@@ -59,14 +61,15 @@ def recompute(model: nn.Module, tiles: Tiles, leave_out: Iterable[nn.Module] = (
     left = {*leave_out, last[1]}  # what the last block keeps is needed at once
     chosen = {module: name for name, module in sequence if not left & {*module.modules()}}  # some blocks are used twice
     for module, name in chosen.items():
-        wrap(name, module, _checkpointed(tiles))
+        wrap(name, module, _checkpointed(tiles, spare))
 
 
-def _checkpointed(tiles: Tiles) -> Around:
+def _checkpointed(tiles: Tiles, spare: Spare | None) -> Around:
     def around(name: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         inputs = tensors_of(args, kwargs)
         # an input that is not kept anyway, but made again, may be larger than all that the block keeps
-        if not torch.is_grad_enabled() or any(map(tiles.remade.holds, inputs)):
+        kept = spare is not None and spare.fits
+        if kept or not torch.is_grad_enabled() or any(map(tiles.remade.holds, inputs)):
             return forward(*args, **kwargs)
         versions = [tensor._version for tensor in inputs]
         state = ModuleState(module_of(forward))

@@ -225,3 +225,14 @@ def test_configuration_and_layout_import_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_recomputation_by_event_needs_events_that_differ_and_ranks_that_may():
+    memory = {"recompute": "auto", "lit_block": 32}
+    assert RunConfig.parse({"memory": memory, "train": {"epochs": 1}}, "x").memory.recompute == "auto"
+    for tree, words in (
+        ({"memory": memory | {"lit_block": 0}}, r"memory\.recompute = 'auto'.*set memory\.lit_block, or"),
+        ({"memory": memory, "model": {"norm_scope": "all"}}, r"model\.norm_scope = 'all': each rank decides"),
+    ):
+        with pytest.raises(UserError, match=words):
+            RunConfig.parse(tree | {"train": {"epochs": 1}}, "x")

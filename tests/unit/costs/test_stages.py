@@ -148,6 +148,13 @@ def test_zero_2_and_3_do_not_go_with_stages() -> None:
         check_zero(config(Layout(2)), offloaded, Layout(2))
 
 
+def test_ranks_that_decide_what_they_recompute_do_not_go_with_zero_3() -> None:
+    run = config(Layout(), memory={"lit_block": 32, "recompute": "auto"})
+    check_zero(run, ds_config.read("zero2_bf16"), Layout())
+    with pytest.raises(UserError, match=r"memory\.recompute = 'auto'.*--set ds\.zero_optimization\.stage=2"):
+        check_zero(run, ds_config.read("zero3_bf16"), Layout())
+
+
 def test_a_model_without_blocks() -> None:
     with pytest.raises(UserError, match=r"UNet has no blocks\(\).*layout\.pipe > 1"):
         planned(UNet(3, 4), Layout(2))

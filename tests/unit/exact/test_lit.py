@@ -13,13 +13,12 @@ from torch.nn import functional as F
 
 from lartpc_ds.config.run import MemoryConfig
 from lartpc_ds.exact.apply import apply
-from lartpc_ds.exact.grid.tiles import Alone, Tiles
 from lartpc_ds.exact.memory.lit_plan import plan_lit
 from lartpc_ds.exact.spatialize import plan_tiles
 from lartpc_ds.layout import Layout
 from lartpc_ds.models.build import build_model
 from tests import vision
-from tests.lit_parity import KINDS, assert_lit_agrees, assert_same_numbers, events, lit, precise, ready
+from tests.lit_parity import ALONE, KINDS, assert_lit_agrees, assert_same_numbers, events, lit, precise, ready
 from tests.tile_parity import TOLERANCE, whole
 
 SIZE = (333, 517)
@@ -55,6 +54,22 @@ def test_any_event_alone_with_recomputation_or_without(norm: str) -> None:
         reference = whole(model, x)
         for recomputed in (False, True):
             assert_same_numbers(whole(lit(model, plan, recomputed=recomputed), x), reference, x)
+
+
+def test_only_micro_batches_that_would_not_fit_run_their_blocks_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, image = network("resnet18", "group"), (2, *SMALL)
+    memory = MemoryConfig(lit_block=32, recompute="auto")
+    plan, net = plan_lit(model, 32, "layer3_0", image), copy.deepcopy(model)
+    apply(net, memory, plan_tiles(net, Layout(), image), ALONE, None, plan)
+    runs: list[None] = []
+    next(net.get_submodule("layer1_0").children()).register_forward_hook(lambda *_: runs.append(None))
+    dark, bright = events(("corner",), 2, *SMALL), events(("everywhere",), 2, *SMALL)
+    keeps = [plan.kept_bytes(plan.shares((x != 0).any(1).numpy())) for x in (dark, bright)]
+    monkeypatch.setattr("lartpc_ds.exact.memory.spare.free_bytes", lambda device: 1.5 * sum(keeps) / 2)
+    for x, times in ((dark, 1), (bright, 2), (dark, 1)):
+        runs.clear()
+        assert_same_numbers(whole(net, x), whole(model, x), x)
+        assert len(runs) == times
 
 
 def test_a_batch_may_run_before_another_one_goes_back() -> None:
@@ -166,5 +181,5 @@ def test_lean_norms(norm: str, recompute: str) -> None:
     lean = copy.deepcopy(model)
     tiles = plan_tiles(lean, Layout(), image, lean_norm=True)
     assert norm == "layer" or tiles.lean_norms
-    apply(lean, memory, tiles, Tiles(1, 1, Alone(), Alone(), Alone()), None, plan_lit(lean, 32, "layer3_0", image))
+    apply(lean, memory, tiles, ALONE, None, plan_lit(lean, 32, "layer3_0", image))
     assert_same_numbers(whole(lean, x), whole(precise(model), x), x)

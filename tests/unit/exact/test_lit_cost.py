@@ -8,10 +8,10 @@ from lartpc_ds.exact.grid.patches import Axis
 from lartpc_ds.exact.memory.lit_plan import LitBlock, LitPlan
 
 BLOCKS = (
-    LitBlock("stem", Reach(1, 2, 1, 2), 40.0, 0),
-    LitBlock("layer1", Reach(9, 9, 9, 9), 30.0, 0),
-    LitBlock("layer2", Reach(90, 90, 90, 90), 20.0, 0),
-    LitBlock("head", None, 10.0, 0),
+    LitBlock("stem", Reach(1, 2, 1, 2), 40.0, 400),
+    LitBlock("layer1", Reach(9, 9, 9, 9), 30.0, 300),
+    LitBlock("layer2", Reach(90, 90, 90, 90), 20.0, 200),
+    LitBlock("head", None, 10.0, 100),
 )
 
 
@@ -30,6 +30,13 @@ def plan(until: str, covered: int = 4) -> LitPlan:
 )
 def test_blocks_on_patches_cost_their_share(until, cost):
     assert plan(until).cost([0.1, 0.4, 0.9]) == pytest.approx(cost)
+
+
+@pytest.mark.parametrize(
+    ("until", "kept"), [("layer1", 40 + 600), ("never", 40 + 120 + 180 + 90), ("auto", 40 + 120 + 300)]
+)
+def test_blocks_on_patches_keep_their_share(until, kept):
+    assert plan(until).kept_bytes([0.1, 0.4, 0.9]) == pytest.approx(kept)
 
 
 def test_auto_is_the_cheapest_of_all_choices():
