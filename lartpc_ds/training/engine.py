@@ -9,7 +9,7 @@ import datetime
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, wraps
 from typing import Any
 
@@ -18,6 +18,7 @@ import deepspeed.ops
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
+from deepspeed.comm import comm
 from deepspeed.runtime import compiler
 from deepspeed.utils import safe_get_local_fp32_param, safe_set_local_fp32_param
 from torch import nn
@@ -28,6 +29,7 @@ from lartpc_ds.exact.grid.tiles import Tiles
 from lartpc_ds.layout import Layout
 from lartpc_ds.training.loss_scale import LossScale, attach
 from lartpc_ds.training.losses import Loss, cross_entropy, mean
+from lartpc_ds.training.step_clock import PhaseSeconds, StepClock, Timed
 
 __all__ = ["Engine", "StepResult", "averaged_buffers", "channels_last", "finish", "inference", "start"]
 
@@ -77,6 +79,8 @@ class StepResult:
     """Bytes that this rank has sent to other tiles."""
     wait_seconds: float = 0.0
     """Time that this rank has waited for other tiles."""
+    seconds: PhaseSeconds = field(default_factory=PhaseSeconds)
+    """What the step has taken, by its phases."""
     skipped: bool = False
     """Whether gradients were not finite, so that no weight has changed; the same on every rank."""
     hopeless: bool = False
@@ -107,6 +111,8 @@ class Engine:
             model=model, model_parameters=list(model.parameters()), config=dict(ds), dist_init_required=False
         )
         _clear_padding(self.deepspeed)
+        self.clock = StepClock(device, self._tiles.traffic)
+        self.clock.watch(comm.cdb)
         self.precision = precision(ds)
         self._loss_scale = LossScale.of(self.precision)
         attach(self._loss_scale, self.deepspeed, groups.pipe)
@@ -145,7 +151,9 @@ class Engine:
         self._result = result = StepResult()
         before = replace(self._tiles.traffic)
         self._tiles.clock.step = self.deepspeed.global_steps
-        self._micro_batches(micro_batches)
+        self.clock.start()
+        self._micro_batches(Timed(iter(micro_batches), self.clock))
+        result.seconds = self.clock.stop()
         result.skipped = bool(self.deepspeed.optimizer.overflow)
         helped = self._loss_scale.update(overflowed=result.skipped, dynamic=self.precision == "fp16")
         result.hopeless = result.skipped and not helped
@@ -160,11 +168,14 @@ class Engine:
             self._tiles.clock.micro_batch = part * self.groups.layout.data + self.groups.data_rank
             images, targets = channels_last(micro_batch[0], self.device), micro_batch[1].to(self.device)
             del micro_batch  # the host's images would stay beside the device's through the whole step
-            mine = self.loss.mine(self.deepspeed(images))
-            del images  # autograd has kept what it needs, in the precision that it needs
-            total, weight = self.loss(mine, targets)
-            self.deepspeed.backward(mean(total, weight))
-            self.deepspeed.step()
+            with self.clock.phase("forward"):
+                mine = self.loss.mine(self.deepspeed(images))
+                del images  # autograd has kept what it needs, in the precision that it needs
+                total, weight = self.loss(mine, targets)
+            with self.clock.phase("backward"):
+                self.deepspeed.backward(mean(total, weight))
+            with self.clock.phase("update"):
+                self.deepspeed.step()
             self._count(mine.detach(), targets, total.detach(), weight.detach())
 
     def _count(self, mine: torch.Tensor, targets: torch.Tensor, total: torch.Tensor, weight: torch.Tensor) -> None:

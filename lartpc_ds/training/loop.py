@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import NamedTuple
 
 from lartpc_ds.costs.memory import PeakMemory
@@ -15,6 +15,7 @@ from lartpc_ds.training.evaluation import Predictions, evaluate_dataset
 from lartpc_ds.training.loader import step_positions, training_steps
 from lartpc_ds.training.nonfinite import blame
 from lartpc_ds.training.prepare import Run
+from lartpc_ds.training.step_clock import PhaseSeconds
 
 __all__ = ["Stopped", "fit"]
 
@@ -85,7 +86,7 @@ def _check_finite(
 
 
 class _AllRanks(NamedTuple):
-    """One step of all ranks: sums of what each has counted, then the largest value that any rank has."""
+    """One step of all ranks: sums of what each has counted, the largest value that any rank has, then seconds."""
 
     loss_sum: float
     correct: int
@@ -96,16 +97,25 @@ class _AllRanks(NamedTuple):
     wait_seconds: float
     stop: bool
     """Whether any rank was asked to stop."""
+    seconds: PhaseSeconds
+    """The mean over the ranks."""
+    straggler_factor: float
+    """What the slowest rank spends on its own work, over the mean; messages and waiting do not count."""
 
 
 def _over_ranks(engine: Engine, result: StepResult, peak_bytes: int, stop: bool) -> _AllRanks:
     """Combine what the ranks know of a step, by one small collective."""
     counts = [result.loss_sum, result.correct, result.scored, result.events]
     limits = [peak_bytes, result.sent_bytes, result.wait_seconds, float(stop)]
-    rows = engine.groups.gather_rows([*counts, *limits], engine.device)
+    rows = engine.groups.gather_rows([*counts, *limits, *result.seconds.as_row()], engine.device)
     loss_sum, correct, scored, events = rows[:, :4].sum(0).tolist()
-    peak, sent, waited, any_stop = rows[:, 4:].amax(0).tolist()
-    return _AllRanks(loss_sum, int(correct), int(scored), int(events), int(peak), int(sent), waited, bool(any_stop))
+    peak, sent, waited, any_stop = rows[:, 4:8].amax(0).tolist()
+    sums = int(correct), int(scored), int(events)
+    seconds = [PhaseSeconds(*row) for row in rows[:, 8:].tolist()]
+    busy = [one.busy for one in seconds]
+    straggler = max(busy) * len(busy) / max(sum(busy), 1e-9)
+    mean = PhaseSeconds(*rows[:, 8:].mean(0).tolist())
+    return _AllRanks(loss_sum, *sums, int(peak), int(sent), waited, bool(any_stop), mean, straggler)
 
 
 def _log_step(engine: Engine, run: Run, progress: Progress, total: _AllRanks, lr: float, step_seconds: float) -> None:
@@ -114,6 +124,8 @@ def _log_step(engine: Engine, run: Run, progress: Progress, total: _AllRanks, lr
     if total.scored:
         line["accuracy"] = total.correct / total.scored
     line |= {"lr": lr, "events": progress.events, "step_seconds": step_seconds, "peak_bytes": total.peak_bytes}
+    line |= {f"{name}_seconds": value for name, value in asdict(total.seconds).items()}
+    line |= {"straggler_factor": total.straggler_factor}
     if run.job.layout.tiles > 1:
         line |= {"sent_bytes": total.sent_bytes, "wait_seconds": total.wait_seconds}
     if engine.precision == "fp16":

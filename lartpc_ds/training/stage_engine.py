@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from deepspeed.runtime.pipe import schedule
 from torch import nn
 
 from lartpc_ds.config.ds_config import CompletedConfig
@@ -20,8 +21,23 @@ from lartpc_ds.layout import Bounds
 from lartpc_ds.models.build import blocks
 from lartpc_ds.training.engine import Engine, averaged_buffers, channels_last
 from lartpc_ds.training.losses import Loss, mean
+from lartpc_ds.training.step_clock import Phase
 
 __all__ = ["StageEngine"]
+
+_PHASES: dict[type, Phase] = {
+    schedule.LoadMicroBatch: "other",  # reading has its own clock
+    schedule.ForwardPass: "forward",
+    schedule.BackwardPass: "backward",
+    schedule.OptimizerStep: "update",
+    schedule.ReduceGrads: "reduce",
+    schedule.ReduceTiedGrads: "reduce",
+    schedule.SendActivation: "stage",
+    schedule.RecvActivation: "stage",
+    schedule.SendGrad: "stage",
+    schedule.RecvGrad: "stage",
+}
+"""The phase of each instruction of DeepSpeed's schedule."""
 
 
 class StageEngine(Engine):
@@ -44,6 +60,10 @@ class StageEngine(Engine):
         module = pipeline_module(self._stage, groups.layout, self._mean_loss)
         super().__init__(module, ds, groups, device, loss, tiles or groups.tiles())
         # DeepSpeed receives maps and gradients in one buffer, of the type of whichever came first
+        self.deepspeed._INSTRUCTION_MAP = {
+            kind: self.clock.timed(_PHASES[kind], instruction)
+            for kind, instruction in type(self.deepspeed)._INSTRUCTION_MAP.items()
+        }
         self.deepspeed._allocate_or_extend_buffers = lambda _, shape, dtype: torch.zeros(
             shape, dtype=dtype, device=device
         )

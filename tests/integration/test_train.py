@@ -68,6 +68,9 @@ def test_metrics_have_a_line_for_each_step(trained: tuple[RunFolder, Finished]) 
     for line in training:
         assert {"step", "loss", "lr", "events", "step_seconds", "peak_bytes"} <= line.keys()
         assert line["loss"] > 0 and line["lr"] > 0 and line["step_seconds"] > 0
+        for phase in ("read", "forward", "backward", "update", "reduce"):
+            assert 0 < line[f"{phase}_seconds"] < line["step_seconds"], phase
+        assert 1 <= line["straggler_factor"] <= 2  # there are two ranks
         assert line["peak_bytes"] > 2**20 and isinstance(line["peak_bytes"], int)
     assert [line["step"] for line in lines if "evaluation" in line] == [2, 4]
 

@@ -79,6 +79,8 @@ def test_stages_train_and_evaluate_as_one_rank(tmp_path: Path, case: str, layout
             if "loss" in line:
                 assert line["loss"] == pytest.approx(other["loss"], abs=2e-6)
                 assert line["events"] == other["events"] and line.get("accuracy") == other.get("accuracy")
+                assert line["stage_seconds"] > 0 and (line["halo_seconds"] > 0) == (layout.rows > 1)
+                assert other["stage_seconds"] == other["halo_seconds"] == 0
             else:
                 figures, others = line["evaluation"], other["evaluation"]
                 assert figures["loss"] == pytest.approx(others["loss"], abs=5e-6)
