@@ -114,7 +114,7 @@ def bench_handmade(
 
 @bench_app.command("cosmictagger")
 def bench_cosmictagger(as_json: AsJson = False) -> None:
-    """Compare the planner's model of messages with public rates of CosmicTagger on up to 1700 GPUs; runs nothing."""
+    """Fit the planner's model of large jobs on half of CosmicTagger's public rates, predict the rest; runs nothing."""
     from lartpc_ds.advise.bench.cosmictagger import bench
 
     _print_result(bench(), as_json)

@@ -28,6 +28,7 @@ _PRESETS = Path(__file__).parent / "presets"
 
 Rate = Annotated[float, Field(gt=0)]
 Seconds = Annotated[float, Field(ge=0)]
+PerSecond = Annotated[float, Field(ge=0)]
 Precision = Literal["fp32", "bf16", "fp16"]
 Way = Literal["forward", "input", "weight"]
 _SMALLEST_MAP = 4 << 20
@@ -135,6 +136,10 @@ class Hardware(Section):
     """The part of a device's memory that no tensor can have, such as a CUDA context."""
     overlaps: bool
     """Do messages travel while the device computes? On a CPU the same cores copy them."""
+    delays_per_second: PerSecond = 0.0
+    """How often a rank that computes is held up at random, by a stalled read or the system; a step waits for it."""
+    delay_seconds: Seconds = 0.0
+    """How long such a delay is in the mean; 0, like no delays, says that all ranks are always equally fast."""
     rates: tuple[Rates, ...]
     within: Links
     """Messages between ranks of one machine."""
@@ -145,6 +150,12 @@ class Hardware(Section):
     def _has_rates(self) -> Self:
         if not self.rates:
             raise ValueError("rates must not be empty; write the file with `lartpc-ds calibrate`")
+        return self
+
+    @model_validator(mode="after")
+    def _delays_have_a_length(self) -> Self:
+        if bool(self.delays_per_second) != bool(self.delay_seconds):
+            raise ValueError("delays_per_second and delay_seconds go together; give both, or none for no delays")
         return self
 
     def shared_by(self, ranks: int) -> Rates:

@@ -95,6 +95,7 @@ class TimeParts:
     """The seconds of an optimizer step, by what they are spent on."""
 
     compute: float
+    """The time of the fullest rank's computation, and the wait for whichever rank is delayed."""
     halo: float
     """The time of messages and statistics of tiles that no computation hides."""
     reduction: float

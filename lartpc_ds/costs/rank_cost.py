@@ -11,6 +11,7 @@ from lartpc_ds.costs.roofline import send_seconds
 from lartpc_ds.costs.schedule import step_ns
 from lartpc_ds.costs.stage_trace import Partition, StageTrace, trace_stages
 from lartpc_ds.costs.stages import check_zero, cut_rates, plan_stages
+from lartpc_ds.costs.stragglers import late_share, slowest_delay_seconds
 from lartpc_ds.costs.zero import FLOAT_BYTES, reduction_seconds, states_of, updating_ranks
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.memory.strip_plan import plan_strips
@@ -124,8 +125,10 @@ def _time(
     waited = candidate.accumulate * slowest.exposed_seconds
     update = max(stage.update_seconds for stage in stages) / updating_ranks(candidate)
     rates = hardware.shared_by(min(ranks_per_node, candidate.layout.world_size))
+    busy = computed + update + rates.step_seconds
+    late = late_share(hardware.delays_per_second, busy)
     return TimeParts(
-        compute=computed + update + rates.step_seconds,
+        compute=busy + slowest_delay_seconds(candidate.layout.world_size, late, hardware.delay_seconds),
         halo=waited,
         reduction=max(
             reduction_seconds(problem.ds, candidate, stage.parameters, hardware, ranks_per_node) for stage in stages

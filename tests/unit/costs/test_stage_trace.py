@@ -1,6 +1,7 @@
 """What a rank does and has, traced: against counts by hand, and the ways to run one network against each other."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from lartpc_ds.costs.hardware import Hardware
 from lartpc_ds.costs.problem import Candidate, Problem
 from lartpc_ds.costs.rank_cost import Costs, cost
 from lartpc_ds.costs.stage_trace import Partition, StageTrace, trace_stages
+from lartpc_ds.costs.stragglers import late_share, slowest_delay_seconds
 from lartpc_ds.costs.zero import states_of
 from lartpc_ds.exact.spatialize import plan_tiles
 from lartpc_ds.layout import Layout
@@ -161,6 +163,16 @@ def test_a_step_is_put_together() -> None:
     assert several.events_per_second > four.events_per_second  # one sum of gradients for two micro-batches
     assert piped.time.bubble > 0
     assert piped.time.compute < one.time.compute * 2
+
+
+def test_a_step_waits_for_the_rank_that_is_delayed() -> None:
+    asked, cost, four = problem(), Costs(), Candidate(Layout(data=4))
+    prompt = cost(asked, four, machine(), 4)
+    delayed = cost(asked, four, machine().model_copy(update={"delays_per_second": 0.1, "delay_seconds": 2.0}), 4)
+    late = late_share(0.1, prompt.time.compute)
+    assert delayed.time.compute == prompt.time.compute + slowest_delay_seconds(4, late, 2.0)
+    assert delayed.time.compute > prompt.time.compute
+    assert replace(delayed.time, compute=prompt.time.compute) == prompt.time and delayed.memory == prompt.memory
 
 
 def test_group_norms_are_in_float32_on_cuda_only() -> None:
