@@ -8,6 +8,7 @@ Rejected: a fitted bandwidth between nodes, which comes out as infinite; five po
 """
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -114,16 +115,14 @@ def _least_squares(terms: NDArray[np.float64], wanted: NDArray[np.float64]) -> t
     The best factors are those of some of the columns alone, the others being zero, and there are few columns.
     """
     columns = range(terms.shape[1])
-    best, least = [0.0] * len(columns), float(np.sqrt(np.mean(wanted**2)))
-    for count in range(1, len(columns) + 1):
-        for kept in itertools.combinations(columns, count):
-            factors = np.linalg.lstsq(terms[:, kept], wanted, rcond=None)[0]
-            error = float(np.sqrt(np.mean((terms[:, kept] @ factors - wanted) ** 2)))
-            if min(factors) >= 0 and error < least:
-                best, least = [0.0] * len(columns), error
-                for column, factor in zip(kept, factors, strict=True):
-                    best[column] = float(factor)
-    return best, least
+    best, least = np.zeros(len(columns)), math.inf
+    for kept in itertools.chain(*(itertools.combinations(columns, count + 1) for count in columns)):
+        factors = np.linalg.lstsq(terms[:, kept], wanted, rcond=None)[0]
+        error = math.sqrt(np.mean((terms[:, kept] @ factors - wanted) ** 2))
+        if min(factors) >= 0 and error < least:
+            best, least = np.zeros(len(columns)), error
+            best[list(kept)] = factors
+    return best.tolist(), least
 
 
 def _ratio(gpus: int, known: Fit) -> float:
