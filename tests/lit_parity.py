@@ -75,7 +75,8 @@ def precise(model: nn.Module) -> nn.Module:
 
 def lit(model: nn.Module, plan: LitPlan, *, recomputed: bool = False) -> nn.Module:
     """A copy of the model that computes only what is lit."""
-    net = light(copy.deepcopy(model), plan, ALONE)
+    net = copy.deepcopy(model)
+    light(net, plan, ALONE)
     if recomputed:
         recompute(net, ALONE)
     return net

@@ -7,7 +7,7 @@ from torch import nn
 
 from lartpc_ds.config.run import MemoryConfig
 from lartpc_ds.exact.grid.tiles import Tiles
-from lartpc_ds.exact.memory.light import light
+from lartpc_ds.exact.memory.light import RunBlocks, light
 from lartpc_ds.exact.memory.lit_plan import LitPlan
 from lartpc_ds.exact.memory.recompute import recompute
 from lartpc_ds.exact.memory.spare import Spare
@@ -26,16 +26,20 @@ def apply(
     tiles: Tiles,
     strips: StripPlan | None = None,
     lit: LitPlan | None = None,
-) -> None:
-    """Change `model`; `plan` was made with `memory.lean_norm`, `strips` or `lit` with the keys that ask for them."""
+) -> RunBlocks | None:
+    """Change `model`; `plan` was made with `memory.lean_norm`, `strips` or `lit` with the keys that ask for them.
+
+    Returns:
+        What a first pipeline stage must run its blocks with; None means one after the other.
+    """
     if strips is not None:
         stream(model, strips)
     spare = Spare() if memory.recompute == "auto" else None
-    if lit is not None:
-        light(model, lit, tiles, plan.lean_norms, spare)
+    run = None if lit is None else light(model, lit, tiles, plan.lean_norms, spare)
     convert(model, plan, tiles)
     if memory.recompute != "none":
         # a streamed front keeps nothing, and modules that are made again keep their input only
         kept = [] if strips is None else [block for _, block in blocks(model)[: len(strips.front)]]
         remade = [] if lit is not None else plan.remade_at  # on patches a small input is not small
         recompute(model, tiles, [*kept, *map(model.get_submodule, remade)], spare)
+    return run

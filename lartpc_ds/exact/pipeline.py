@@ -16,6 +16,7 @@ from deepspeed.pipe import PipelineModule
 from deepspeed.runtime.pipe.topology import ProcessTopology
 from torch import Tensor, nn
 
+from lartpc_ds.exact.memory.light import RunBlocks
 from lartpc_ds.layout import Bounds, Layout
 
 __all__ = ["Names", "Stage", "cut_stage", "pipeline_module"]
@@ -27,10 +28,19 @@ class Stage(nn.Module):
     A message must be contiguous and our maps are channels-last, so they travel as (N, H, W, C), which is a view.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], *, first: bool, last: bool, tick: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        sequence: Sequence[tuple[str, nn.Module]],
+        *,
+        first: bool,
+        last: bool,
+        tick: Callable[[], None],
+        run: RunBlocks | None = None,
+    ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self._first, self._last, self._tick = first, last, tick
+        self._names = [name for name, _ in sequence]
+        self.blocks = nn.ModuleList(block for _, block in sequence)
+        self._first, self._last, self._tick, self._run = first, last, tick, run or one_by_one
 
     def forward(self, x: Tensor) -> Tensor:
         """Take images (N, planes, H, W) on the first stage, and return the model's output on the last."""
@@ -38,11 +48,17 @@ class Stage(nn.Module):
             self._tick()
         if not self._first and x.ndim == 4:
             x = x.permute(0, 3, 1, 2)
-        for block in self.blocks:
-            x = block(x)
+        x = self._run(list(zip(self._names, self.blocks, strict=True)), x)
         if self._last:
             return x
         return (x.permute(0, 2, 3, 1) if x.ndim == 4 else x).contiguous()
+
+
+def one_by_one(sequence: Sequence[tuple[str, nn.Module]], x: Tensor) -> Tensor:
+    """Run blocks one after the other."""
+    for _, block in sequence:
+        x = block(x)
+    return x
 
 
 @dataclass(frozen=True)
@@ -62,7 +78,12 @@ class Names:
 
 
 def cut_stage(
-    model: nn.Module, sequence: Sequence[tuple[str, nn.Module]], bounds: Bounds, number: int, tick: Callable[[], None]
+    model: nn.Module,
+    sequence: Sequence[tuple[str, nn.Module]],
+    bounds: Bounds,
+    number: int,
+    tick: Callable[[], None],
+    run: RunBlocks | None = None,
 ) -> tuple[Stage, Names]:
     """Take stage `number` out of a model; the stage keeps nothing else of the model alive.
 
@@ -72,9 +93,10 @@ def cut_stage(
         bounds: stage s has the blocks [B_s, B_s+1).
         number: the index of the stage.
         tick: a function that is called before the forward pass of every micro-batch in training.
+        run: what the stage runs its blocks with; None means one after the other.
     """
     start, stop = bounds[number], bounds[number + 1]
-    stage = Stage([block for _, block in sequence[start:stop]], first=start == 0, last=stop == len(sequence), tick=tick)
+    stage = Stage(sequence[start:stop], first=start == 0, last=stop == len(sequence), tick=tick, run=run)
     own = {id(value): name for name, value in stage.state_dict(keep_vars=True).items()}
     in_blocks = {id(value) for _, block in sequence for value in block.state_dict(keep_vars=True).values()}
     whole = model.state_dict(keep_vars=True)

@@ -137,10 +137,11 @@ def _lit(config: RunConfig, job: Job) -> list[tuple[str, str]]:
 
 def _stages(config: RunConfig, ds: CompletedConfig, job: Job) -> list[tuple[str, str]]:
     """The blocks of each pipeline stage, and the time and memory that a model predicts for it."""
+    on = " on whole maps" if config.memory.lit_block != 0 else ""
     return [
         (
             f"  stage {number}",
-            f"{share.first} to {share.last} ({share.blocks} blocks), about {share.time:.0%} of the time, "
+            f"{share.first} to {share.last} ({share.blocks} blocks), about {share.time:.0%} of the time{on}, "
             f"{share.bytes / 2**20:.0f} MiB a rank with the activations of {share.copies} micro-batch(es)",
         )
         for number, share in enumerate(stages_of(config, ds, job))

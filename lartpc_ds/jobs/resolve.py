@@ -73,7 +73,7 @@ def resolve(
     if not config.data.files and config.data.target is None:
         config = simulated_events(config, folder.simulated_file, console)
     source = open_source(config)
-    lit = lit_before(config, layout, source)
+    lit = lit_before(config, ds, layout, source)
     index, findings = surveyed_index(config, ds, source, console, lit) if look else (index_events(config, source), ())
     job = make_job(config, ds, layout, source, index, lit)
     return ResolvedRun(config, ds_config.complete(ds, config, layout, job.max_steps), job, index, findings)

@@ -7,7 +7,7 @@ cannot work. The run folder carries the job and the table of events to the ranks
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -155,8 +155,9 @@ def make_job(
             f"targets at {plan.bounds}; only classes of pixels follow the output, so set layout.rows = layout.cols = 1"
         )
     strips = strips_of(config, layout, model.train(), image)
+    stages = plan_stages(config, ds, layout, model, image, plan, cut_rates())
     if lit is None:
-        lit_of(config, layout, model, image)
+        lit_of(config, layout, model, image, stages)
     if config.memory.recompute != "none":
         front = [] if strips is None else [block for _, block in blocks(model)[: len(strips.front)]]
         check_blocks(model, image, [name for name, module in model.named_modules() if module in front] + plan.remade_at)
@@ -167,22 +168,24 @@ def make_job(
         check_weights(model, Path(config.model.weights), "model.weights")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     steps = max_steps(config, layout, len(index.positions("train")))
-    stages = plan_stages(config, ds, layout, model, image, plan, cut_rates())
     return Job(layout, steps, image[0], source.recorded_shape, index.class_names, parameters, source.task, stages)
 
 
-def lit_before(config: RunConfig, layout: Layout, source: Source) -> LitPlan | None:
+def lit_before(config: RunConfig, ds: DeepSpeedConfig, layout: Layout, source: Source) -> LitPlan | None:
     """How a run will compute only what is lit, if it does; known before anyone has looked at its events.
 
     Raises:
-        UserError: the model cannot take the images, or as `lit_of`.
+        UserError: the model cannot take the images or cannot be cut into stages, or as `lit_of`.
     """
     if config.memory.lit_block == 0:
         return None
     model = built_without_memory(lambda: make_model(config, source.image_shape[0], len(source.classes)))
-    images = torch.empty(config.data.batch, *source.image_shape, device="meta")
-    _scores(config, model, images, source.task, len(source.classes))
-    return lit_of(config, layout, model.train(), source.image_shape)
+    image = source.image_shape
+    _scores(config, model, torch.empty(config.data.batch, *image, device="meta"), source.task, len(source.classes))
+    stages: Bounds = ()
+    if layout.pipe > 1:
+        stages = plan_stages(config, ds, layout, model, image, plan_of(config, layout, model, image), cut_rates())
+    return lit_of(config, layout, model.train(), image, stages)
 
 
 def _name(config: RunConfig) -> str:
@@ -255,8 +258,10 @@ def strips_of(config: RunConfig, layout: Layout, model: nn.Module, image: tuple[
     return plan_strips(model, strips, config.memory.stream_until, image)
 
 
-def lit_of(config: RunConfig, layout: Layout, model: nn.Module, image: tuple[int, int, int]) -> LitPlan | None:
-    """How a run's model computes only what is lit, if it does.
+def lit_of(
+    config: RunConfig, layout: Layout, model: nn.Module, image: tuple[int, int, int], stages: Bounds = ()
+) -> LitPlan | None:
+    """How a run's model computes only what is lit, if it does; of pipeline `stages` only the first one does.
 
     Raises:
         UserError: as `plan_lit`, or the layout does not allow it.
@@ -269,17 +274,26 @@ def lit_of(config: RunConfig, layout: Layout, model: nn.Module, image: tuple[int
             f"memory.lit_block = {pixels!r} with layout.rows = {layout.rows}, cols = {layout.cols}: a tile would wait "
             "for the tile with most of the charge; take one: set memory.lit_block = 0, or layout.rows = layout.cols = 1"
         )
-    if layout.pipe > 1:
+    plan = plan_lit(model, AUTO_PIXELS if pixels == "auto" else pixels, config.memory.lit_until, image)
+    return plan if layout.pipe == 1 else _in_first_stage(plan, layout, stages[1])
+
+
+def _in_first_stage(plan: LitPlan, layout: Layout, cut: int) -> LitPlan:
+    """The same plan for at most the first `cut` blocks; raises UserError if whole maps begin later."""
+    names = [block.name for block in plan.blocks]
+    if plan.until not in ("auto", *names[1 : cut + 1]):
+        later = f", or name in layout.cuts a second stage that begins at {plan.until} or later"
         raise UserError(
-            f"memory.lit_block = {pixels!r} with layout.pipe = {layout.pipe}: what is lit and the rest of the network "
-            "share a device; set memory.lit_block = 0 or layout.pipe = 1"
+            f"memory.lit_until = {plan.until!r} with layout.pipe = {layout.pipe}: only the first stage runs on "
+            f"patches, and the second begins at {names[cut]}; set memory.lit_until to one of auto, "
+            f"{', '.join(names[1 : cut + 1])}{later if plan.until in names else ''}, or set layout.pipe = 1"
         )
-    return plan_lit(model, AUTO_PIXELS if pixels == "auto" else pixels, config.memory.lit_until, image)
+    return replace(plan, covered=min(plan.covered, cut))
 
 
 def job_lit(config: RunConfig, job: Job) -> LitPlan | None:
     """How a checked run computes only what is lit, if it does."""
-    return lit_of(config, job.layout, *without_data(config, job))
+    return lit_of(config, job.layout, *without_data(config, job), job.stages)
 
 
 def tile_shares(config: RunConfig, job: Job, precision: str) -> list[TileShare]:

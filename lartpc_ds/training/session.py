@@ -30,6 +30,7 @@ from lartpc_ds.data.staging import stage
 from lartpc_ds.exact.apply import apply
 from lartpc_ds.exact.grid.groups import Groups
 from lartpc_ds.exact.grid.tiles import Clock, Tiles
+from lartpc_ds.exact.memory.light import RunBlocks
 from lartpc_ds.exact.spatialize import TilePlan
 from lartpc_ds.training import checkpoint, engine
 from lartpc_ds.training.checkpoint_files import latest
@@ -73,12 +74,12 @@ def train(folder: RunFolder, *, resume: bool, stop_requested: Callable[[], bool]
     for monitor in (ds.get("tensorboard"), ds.get("csv_monitor")):
         if monitor is not None:  # a relative path means the run folder, wherever the launcher was started
             monitor["output_path"] = str(folder.path / monitor.get("output_path", ""))
-    plan, tiles = _on_tiles(model, run, groups)
+    plan, tiles, run_blocks = _on_tiles(model, run, groups)
     # random numbers that no key decides are still the same on all tiles of an event
     torch.manual_seed(run.config.train.seed + groups.data_rank)
     loss = make_loss(run.config, run.job, plan, run.index, tiles)
     if run.job.stages:
-        trainer: engine.Engine = StageEngine(model, run.job.stages, ds, groups, device, loss, tiles)
+        trainer: engine.Engine = StageEngine(model, run.job.stages, ds, groups, device, loss, tiles, run_blocks)
         del model  # it holds the blocks of other stages
     else:
         trainer = engine.Engine(model.to(device), ds, groups, device, loss, tiles)
@@ -125,7 +126,7 @@ def evaluate(folder: RunFolder, request: EvaluationRequest) -> None:
     groups, device = engine.start(job.layout, run.config.launch.timeout_minutes)
     model = make_model(config, job.planes, len(job.classes))
     load_weights(model, request.checkpoint / "model.pt", "checkpoint")
-    plan, tiles = _on_tiles(model.to(device), run, groups)
+    plan, tiles, _ = _on_tiles(model.to(device), run, groups)
     forward = engine.inference(model, ds, device)
     positions = np.array(request.positions, np.int64)
     dataset = _dataset(run, reopen_source(config, index, job.image_shape, job.task), positions, plan, groups)
@@ -138,20 +139,20 @@ def evaluate(folder: RunFolder, request: EvaluationRequest) -> None:
     engine.finish()
 
 
-def _on_tiles(model: nn.Module, run: Run, groups: Groups) -> tuple[TilePlan, Tiles]:
-    """Make `model` run on this rank's tile, or in strips.
+def _on_tiles(model: nn.Module, run: Run, groups: Groups) -> tuple[TilePlan, Tiles, RunBlocks | None]:
+    """Make `model` run on this rank's tile, in strips, or on what is lit; also return what `apply` returns.
 
-    Both are planned on the plain model; what is applied first stands innermost.
+    All are planned on the plain model; what is applied first stands innermost.
     """
     config = run.config
     image = (run.job.planes, *preprocessing(config, run.job.image_shape).shape)
     plan = plan_of(config, run.job.layout, model, image)
     strips = strips_of(config, run.job.layout, model, image)
-    lit = lit_of(config, run.job.layout, model, image)
+    first = groups.layout.coordinates(groups.rank).pipe == 0  # later stages have whole maps only
+    lit = lit_of(config, run.job.layout, model, image, run.job.stages) if first else None
     clock = Clock(config.train.seed)
     tiles = groups.tiles(norm_scope=config.model.norm_scope, overlap=config.layout.overlap, clock=clock)
-    apply(model, config.memory, plan, tiles, strips, lit)
-    return plan, tiles
+    return plan, tiles, apply(model, config.memory, plan, tiles, strips, lit)
 
 
 def _dataset(run: Run, source: Source, positions: NDArray[np.int64], plan: TilePlan, groups: Groups) -> EventDataset:

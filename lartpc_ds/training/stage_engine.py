@@ -16,6 +16,7 @@ from torch import nn
 from lartpc_ds.config.ds_config import CompletedConfig
 from lartpc_ds.exact.grid.groups import Groups
 from lartpc_ds.exact.grid.tiles import Tiles
+from lartpc_ds.exact.memory.light import RunBlocks
 from lartpc_ds.exact.pipeline import cut_stage, pipeline_module
 from lartpc_ds.layout import Bounds
 from lartpc_ds.models.build import blocks
@@ -41,7 +42,10 @@ _PHASES: dict[type, Phase] = {
 
 
 class StageEngine(Engine):
-    """The engine of this rank's stage of `model`, which is cut at `bounds` after it was converted with `tiles`."""
+    """The engine of this rank's stage of `model`, which is cut at `bounds` after it was converted with `tiles`.
+
+    The stage runs its blocks with `run`, which `exact.apply` has returned.
+    """
 
     def __init__(
         self,
@@ -52,11 +56,12 @@ class StageEngine(Engine):
         device: torch.device,
         loss: Loss | None = None,
         tiles: Tiles | None = None,
+        run: RunBlocks | None = None,
     ) -> None:
         self._at = groups.layout.coordinates(groups.rank).pipe
         self._part = 0
         self._trains = True
-        self._stage, self._names = cut_stage(model, blocks(model), bounds, self._at, self._tick)
+        self._stage, self._names = cut_stage(model, blocks(model), bounds, self._at, self._tick, run)
         module = pipeline_module(self._stage, groups.layout, self._mean_loss)
         super().__init__(module, ds, groups, device, loss, tiles or groups.tiles())
         # DeepSpeed receives maps and gradients in one buffer, of the type of whichever came first

@@ -9,7 +9,7 @@ equal whatever the weights are. Rejected: sparse convolutions, which are another
 which changes every norm.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MethodType
 
 import numpy as np
@@ -27,7 +27,10 @@ from lartpc_ds.exact.memory.spare import Spare
 from lartpc_ds.exact.trace.modules import wrap
 from lartpc_ds.models.build import blocks
 
-__all__ = ["light", "lit_pixels"]
+__all__ = ["RunBlocks", "light", "lit_pixels"]
+
+RunBlocks = Callable[[Sequence[tuple[str, nn.Module]], Tensor], Tensor]
+"""A function that runs named blocks, of which the first takes images."""
 
 
 def light(
@@ -36,8 +39,8 @@ def light(
     tiles: Tiles,
     lean: Mapping[Where, Run] | None = None,
     spare: Spare | None = None,
-) -> nn.Module:
-    """Let `model` compute only what is lit, as `plan` (from `plan_lit`) says; changes and returns `model`.
+) -> RunBlocks:
+    """Let `model` compute only what is lit, as `plan` (from `plan_lit`) says; changes `model`.
 
     Its images may be sparse. Apply it before `spatialize.convert` and before recomputation.
 
@@ -48,6 +51,9 @@ def light(
         lean: what runs in place of norms together with the ReLU after them, by (module, function); `convert` must have
             been told of lean norms.
         spare: what is told, in training, how much of each micro-batch is kept.
+
+    Returns:
+        What the model runs its blocks with from now on; a pipeline stage runs the first of them with it.
     """
     keep_few_kernels()
     lit = Lit(tiles, lean)
@@ -55,7 +61,7 @@ def light(
         if module is not model:
             wrap(name, module, lit.around)
 
-    def forward(self: nn.Module, images: Tensor) -> Tensor:
+    def run(sequence: Sequence[tuple[str, nn.Module]], images: Tensor) -> Tensor:
         if tuple(images.shape[2:]) != (plan.rows.size, plan.cols.size):
             raise ValueError(
                 f"images: they must have {plan.rows.size} rows and {plan.cols.size} columns; they are "
@@ -63,7 +69,6 @@ def light(
             )
         if images.device.type == "cpu":
             give_back()  # what the event before has left
-        sequence = blocks(self)
         images = images.coalesce() if images.is_sparse else images  # at once, if its pixels are in order
         pixels = lit_pixels(images)
         if spare is not None and torch.is_grad_enabled():
@@ -77,8 +82,8 @@ def light(
         del images
         return lit.run(sequence, x, patches, until)
 
-    model.forward = MethodType(forward, model)
-    return model
+    model.forward = MethodType(lambda self, images: run(blocks(self), images), model)
+    return run
 
 
 def _kept_bytes(plan: LitPlan, pixels: Bits, device: torch.device) -> float:
