@@ -8,10 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from lartpc_ds.exact.grid.tiles import Imagined, Tiles
+from lartpc_ds.exact.memory.light import RunBlocks, light
+from lartpc_ds.exact.memory.lit_plan import plan_lit
 from lartpc_ds.exact.pipeline import Names, Stage, cut_stage
 from lartpc_ds.exact.spatialize import convert, plan_tiles
 from lartpc_ds.layout import Bounds, Layout
 from lartpc_ds.models.build import blocks, build_model
+from tests.lit_parity import ALONE, assert_same_numbers, events, precise, ready
+from tests.tile_parity import Numbers, image, whole
 
 
 def model(name: str, planes: str = "stacked") -> nn.Module:
@@ -19,8 +23,9 @@ def model(name: str, planes: str = "stacked") -> nn.Module:
     return build_model(name, planes=3, num_classes=5, width=4, plane_mode=planes).double()
 
 
-def stages_of(net: nn.Module, bounds: Bounds) -> list[tuple[Stage, Names]]:
-    return [cut_stage(net, blocks(net), bounds, number, lambda: None) for number in range(len(bounds) - 1)]
+def stages_of(net: nn.Module, bounds: Bounds, run: RunBlocks | None = None) -> list[tuple[Stage, Names]]:
+    runs = [run, *[None] * (len(bounds) - 2)]
+    return [cut_stage(net, blocks(net), bounds, number, lambda: None, runs[number]) for number in range(len(runs))]
 
 
 def passed_on(x: Tensor) -> Tensor:
@@ -61,6 +66,21 @@ def test_stages_compute_the_model(name: str, planes: str, bounds: Bounds) -> Non
     state = whole.state_dict()
     assert set(together) == set(state) == set(stages[0][1].order)
     assert all(torch.equal(together[key], value) for key, value in state.items())
+
+
+@pytest.mark.parametrize(("bounds", "until"), [((0, 4, 7, 11), "layer2_0"), ((0, 5, 11), "layer1_1")])
+def test_a_first_stage_that_computes_only_what_is_lit(bounds: Bounds, until: str) -> None:
+    net, x = ready(model("resnet18")), events(("track", "edge"), 3, 77, 101)
+    reference = whole(precise(net), x)
+    stages = stages_of(net, bounds, light(net, plan_lit(net, 16, until, (3, 77, 101)), ALONE))
+    x.requires_grad_()
+    y = x
+    for stage, _ in stages:
+        y = stage(y)
+    (y * image(y.shape, seed=99)).sum().backward()
+    gradients = {name: value.grad for name, value in net.named_parameters() if value.grad is not None}
+    assert x.grad is not None
+    assert_same_numbers(Numbers(y, x.grad, gradients, dict(net.named_buffers())), reference, x)
 
 
 def test_other_stages_are_let_go() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lartpc_ds.config import ds_config
+from lartpc_ds.config.ds_config import DeepSpeedConfig
 from lartpc_ds.config.run import RunConfig
 from lartpc_ds.data.event_index import EventIndex
 from lartpc_ds.data.larcv3 import Larcv3Writer
@@ -19,6 +20,8 @@ from lartpc_ds.training.prepare import (
     Job,
     absolute_paths,
     class_weights,
+    job_lit,
+    lit_before,
     make_job,
     make_model,
     max_steps,
@@ -48,9 +51,9 @@ def config(path: Path | str, **sections: Any) -> RunConfig:
     return RunConfig.parse({"data": data, "model": model, "train": train, **sections}, "test")
 
 
-def job_of(run: RunConfig, layout: Layout = Layout()) -> Job:  # noqa: B008  # frozen
+def job_of(run: RunConfig, layout: Layout = Layout(), ds: DeepSpeedConfig = DS) -> Job:  # noqa: B008  # frozen
     source = open_source(run)
-    return make_job(run, DS, layout, source, index_events(run, source))
+    return make_job(run, ds, layout, source, index_events(run, source))
 
 
 def test_a_job_says_what_the_ranks_need(event_file: Path) -> None:
@@ -184,3 +187,18 @@ def test_patterns_hold_from_any_folder(tmp_path: Path, monkeypatch: pytest.Monke
     assert found == ("/runs/mine/events/*.h5", "/runs/a.h5", "/data/b.h5", "/home/physicist/c.h5")
     assert absolute_paths(run, Path("/runs/mine")).model == run.model
     assert run.data.files[0] == "events/*.h5"
+
+
+@pytest.mark.parametrize("until", ["auto", "layer2_0", "layer2_1", "never"])
+def test_what_is_lit_lies_in_the_first_stage(event_file: Path, until: str) -> None:
+    zero1, layout = ds_config.read("zero1_fp32"), Layout(pipe=2)
+    run = config(event_file, memory={"lit_block": 32, "lit_until": until}, layout={"pipe": 2, "cuts": ["layer2_0"]})
+    if until in ("auto", "layer2_0"):
+        plans = lit_before(run, zero1, layout, open_source(run)), job_lit(run, job_of(run, layout, zero1))
+        assert [None if plan is None else plan.covered for plan in plans] == [4, 4]
+        return
+    allowed = r"set memory\.lit_until to one of auto, pool, layer1_0, layer1_1, layer2_0, or "
+    fix = r"name in layout\.cuts .* begins at layer2_1 or later" if until == "layer2_1" else r"set layout\.pipe = 1$"
+    told = rf"memory\.lit_until = '{until}' with layout\.pipe = 2: .* second begins at layer2_0; {allowed}{fix}"
+    with pytest.raises(UserError, match=told):
+        lit_before(run, zero1, layout, open_source(run))
