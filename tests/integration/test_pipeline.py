@@ -9,11 +9,14 @@ import torch
 
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.models.build import build_model
+from lartpc_ds.training import session
 from tests.integration.cli import overrides, run_cli, started, steps
-from tests.small_runs import write_events, write_run_toml
+from tests.ranks import run_ranks
+from tests.small_runs import prepared, write_events, write_run_toml
 
 SETTINGS = ['train.ds_config="zero1_bf16"', "layout.pipe=2", "train.accumulate=4", "train.eval_every=5"]
 SETTINGS += ['ds.scheduler={type="constant",params={}}']  # else a step would depend on how many there are
+SGD = 'ds.optimizer={type="SGD",params={lr=0.005,momentum=0.9}}'
 STEPS = 40
 
 
@@ -76,3 +79,26 @@ def test_whoever_evaluates_needs_no_stages(work: Path, straight: RunFolder) -> N
 def test_the_monitor_reports_losses_of_training(work: Path, straight: RunFolder) -> None:
     written = {path.stem: path.read_text().splitlines() for path in (work / "csv").rglob("*.csv")}
     assert all("eval" not in name for name in written) and any("loss" in name for name in written)
+
+
+def train_one_rank(path: Path) -> None:
+    session.train(RunFolder(path), resume=False, stop_requested=lambda: False)
+
+
+def test_a_first_stage_that_computes_only_what_is_lit(work: Path) -> None:
+    """Norms of groups, because events are dealt into other micro-batches by their costs."""
+    both = ["train.ds_config=zero1_fp32", "train.max_steps=4", "train.eval_every=2", "model.norm=group", SGD]
+    lit = ["memory.lit_block=32", "memory.lit_until=layer2_0", 'layout.cuts=["layer2_0"]']
+    finished = run_cli(work, *training(*both, *lit, run_dir="lit"))
+    assert finished.code == 0 and finished.err == "", finished.out + finished.err
+    told = " ".join(finished.out.split())
+    assert "in at most stem to layer1_1; whole maps from layer2_0" in told and "of the time on whole maps, " in told
+    assert (work / "lit" / "events.csv").read_text().splitlines()[0].endswith(",cost")
+    plain = prepared(work / "plain", work / "run.toml", [*SETTINGS, *both, "layout.pipe=1"])
+    run_ranks(1, train_one_rank, plain.path)
+    found, expected = (
+        [(line["step"], line.get("evaluation", line)["loss"]) for line in run.metrics()]
+        for run in (RunFolder(work / "lit"), plain)
+    )
+    assert [step for step, _ in found] == [1, 2, 2, 3, 4, 4]
+    assert found == [(step, pytest.approx(loss, abs=5e-6)) for step, loss in expected]
