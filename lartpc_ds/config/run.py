@@ -221,7 +221,7 @@ class MemoryConfig(Section):
     0 whole maps are computed; `auto` is 32. It must be a multiple of the network's strides (docs/lit.md)."""
     lit_until: str = "auto"
     """The name of the first block that computes whole maps, `never`, or `auto`: the cheapest one for each
-    micro-batch."""
+    micro-batch. With pipeline stages it lies in the first stage, or is the first block of the second."""
 
 
 class TrainConfig(Section):
