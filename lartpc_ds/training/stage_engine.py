@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from deepspeed.runtime.pipe import schedule
 from torch import nn
 
 from lartpc_ds.config.ds_config import CompletedConfig
@@ -26,17 +25,17 @@ from lartpc_ds.training.step_clock import Phase
 
 __all__ = ["StageEngine"]
 
-_PHASES: dict[type, Phase] = {
-    schedule.LoadMicroBatch: "other",  # reading has its own clock
-    schedule.ForwardPass: "forward",
-    schedule.BackwardPass: "backward",
-    schedule.OptimizerStep: "update",
-    schedule.ReduceGrads: "reduce",
-    schedule.ReduceTiedGrads: "reduce",
-    schedule.SendActivation: "stage",
-    schedule.RecvActivation: "stage",
-    schedule.SendGrad: "stage",
-    schedule.RecvGrad: "stage",
+_PHASES: dict[str, Phase] = {
+    "LoadMicroBatch": "other",  # reading has its own clock
+    "ForwardPass": "forward",
+    "BackwardPass": "backward",
+    "OptimizerStep": "update",
+    "ReduceGrads": "reduce",
+    "ReduceTiedGrads": "reduce",
+    "SendActivation": "stage",
+    "RecvActivation": "stage",
+    "SendGrad": "stage",
+    "RecvGrad": "stage",
 }
 """The phase of each instruction of DeepSpeed's schedule."""
 
@@ -66,7 +65,7 @@ class StageEngine(Engine):
         super().__init__(module, ds, groups, device, loss, tiles or groups.tiles())
         # DeepSpeed receives maps and gradients in one buffer, of the type of whichever came first
         self.deepspeed._INSTRUCTION_MAP = {
-            kind: self.clock.timed(_PHASES[kind], instruction)
+            kind: self.clock.timed(_PHASES[kind.__name__], instruction)
             for kind, instruction in type(self.deepspeed)._INSTRUCTION_MAP.items()
         }
         self.deepspeed._allocate_or_extend_buffers = lambda _, shape, dtype: torch.zeros(
