@@ -24,6 +24,7 @@ from lartpc_ds.commands.options import (
     RunArgument,
 )
 from lartpc_ds.commands.plan import plan_app
+from lartpc_ds.commands.scale import scale_app
 from lartpc_ds.errors import UserError
 from lartpc_ds.lazy_compiler import defer_compiler
 
@@ -40,6 +41,7 @@ hostfile_app = typer.Typer(
     no_args_is_help=True, help="Write and check the list of hosts for a job on several machines.", rich_markup_mode=None
 )
 app.add_typer(plan_app)
+app.add_typer(scale_app)
 app.add_typer(config_app, name="config")
 app.add_typer(hostfile_app, name="hostfile")
 app.add_typer(bench_app, name="bench")

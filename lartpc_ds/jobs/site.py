@@ -21,6 +21,7 @@ __all__ = [
     "Site",
     "apply_file_locking",
     "crossings",
+    "first_slots",
     "forwarded",
     "here",
     "of_hostfile",
@@ -97,14 +98,34 @@ def of_hostfile(path: Path, include: str, exclude: str, launcher: str | None) ->
             f"{option}: chooses devices inside a host, which --launcher {site.launcher} ignores; name whole hosts, or "
             "take --launcher pdsh"
         )
+    _check_equal_slots(site)
+    return site
+
+
+def _check_equal_slots(site: Site) -> None:
     slots = {host.name: host.slots for host in site.hosts}
-    if launcher == "slurm" and len(set(slots.values())) > 1:
+    if site.launcher == "slurm" and len(set(slots.values())) > 1:
         listed = ", ".join(f"{name} {number}" for name, number in slots.items())
         raise UserError(
             "--launcher slurm: srun starts the same number of ranks on every host, but the slots differ: "
             f"{listed}; give every host the same number in the hostfile, or take --launcher pdsh"
         )
-    return site
+
+
+def first_slots(site: Site, ranks: int) -> Site:
+    """A site of the first so many slots, for a job of its own.
+
+    Raises:
+        UserError: the launcher starts the same number of ranks on every host, and these are not.
+    """
+    assert 0 < ranks <= site.world_size, (ranks, site)
+    hosts: list[Host] = []
+    for host in site.hosts:
+        if devices := host.devices[: ranks - sum(taken.slots for taken in hosts)]:
+            hosts.append(Host(host.name, devices))
+    first = Site(tuple(hosts), site.launcher)
+    _check_equal_slots(first)
+    return first
 
 
 def forwarded(variables: Mapping[str, str]) -> dict[str, str]:

@@ -20,15 +20,14 @@ from lartpc_ds.advise.tune.tune_job import run_trial
 from lartpc_ds.advise.tune.tune_trials import Trial, make_trials, parse_stages
 from lartpc_ds.advise.tune.tune_winner import write_winner
 from lartpc_ds.config import recipes
-from lartpc_ds.config.run import RunConfig
 from lartpc_ds.costs.hardware import Hardware, load
 from lartpc_ds.costs.problem import Problem
 from lartpc_ds.costs.rank_cost import Costs
 from lartpc_ds.errors import UserError
-from lartpc_ds.jobs.embedded import simulated_events
 from lartpc_ds.jobs.site import apply_file_locking, here, with_environment
 from lartpc_ds.jobs.supervise.command import check_devices, default_devices
 from lartpc_ds.jobs.supervise.stops import RESUMABLE, stoppable
+from lartpc_ds.report.say import say
 from lartpc_ds.report.tuning import TrialResult, draw_results, fastest, print_results, reason, write_table
 from lartpc_ds.training.prepare import absolute_paths
 
@@ -71,7 +70,7 @@ def tune(
     """
     folder = TuneFolder((out or recipes.fresh_path(run, "tune-")).absolute())
     # between trials; while one runs, its job has the signals
-    with stoppable(lambda: _how_to_go_on(folder), (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)):
+    with stoppable(lambda: folder.how_to_go_on, (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)):
         zero_stages = parse_stages(stages)
         config, ds = recipes.load(run, overrides)
         config = absolute_paths(config, Path.cwd())
@@ -91,16 +90,10 @@ def tune(
                 machine = _machine(hardware, folder, devices, console)
                 problem, cost = problem_of(config, ds), cost_of or Costs()
                 trials = _planned(problem, machine, devices, cost, layouts, zero_stages, console)
-                files = _events(config, folder, console)
+                files = folder.events(config, console)
                 folder.write_plan(asked, files, trials)
         with folder.locked():
             return _run(run, steps, trials, files, folder, console)
-
-
-def _how_to_go_on(folder: TuneFolder) -> str:
-    if not folder.plan_file.exists():
-        return "stopped before the first trial; give the same command again"
-    return f"stopped; what has ended is kept: go on with the same command and: --out {folder.path} --resume"
 
 
 def _machine(hardware: str | None, folder: TuneFolder, devices: int, console: Console) -> Hardware:
@@ -124,15 +117,8 @@ def _planned(
         problem, plan, machine, layouts=layouts, stages=stages, ranks_per_node=devices, cost=cost
     )
     for told in left_out:
-        _say(console, f"left out: {told}")
+        say(console, f"left out: {told}")
     return trials
-
-
-def _events(config: RunConfig, folder: TuneFolder, console: Console) -> tuple[str, ...]:
-    """The event files of all trials."""
-    if config.data.files or config.data.target is not None:
-        return config.data.files
-    return simulated_events(config, folder.simulated_file, console).data.files
 
 
 def _run(
@@ -142,9 +128,9 @@ def _run(
     for number, trial in enumerate(trials, start=1):
         told = f"trial {number} of {len(trials)}: {trial.name}"
         if trial.key in done:
-            _say(console, f"{told}: known")
+            say(console, f"{told}: known")
             continue
-        _say(
+        say(
             console,
             f"{told}: predicted {trial.predicted_step_seconds:.3g} s a step, "
             f"{trial.predicted_peak_bytes / _GIB:.2f} GiB a rank",
@@ -152,11 +138,11 @@ def _run(
         result = run_trial(trial, files, steps, folder.run_folder(number), console)
         if result is None:
             _report(list(done.values()), run, folder, console)
-            _say(console, _how_to_go_on(folder))
+            say(console, folder.how_to_go_on)
             return RESUMABLE
         folder.append(trial, result)
         done[trial.key] = result
-        _say(console, _outcome(result))
+        say(console, _outcome(result))
     results = [done[trial.key] for trial in trials]
     _report(results, run, folder, console)
     return _conclude(run, trials, results, folder, console)
@@ -173,7 +159,7 @@ def _report(results: Sequence[TrialResult], run: str, folder: TuneFolder, consol
         print_results(console, results)
         write_table(folder.table_file, results)
         draw_results(folder.plot_file, f"{recipes.stem_of(run)}: predicted and measured", results)
-        _say(console, f"table: {folder.table_file}\nplot: {folder.plot_file}")
+        say(console, f"table: {folder.table_file}\nplot: {folder.plot_file}")
 
 
 def _conclude(
@@ -189,12 +175,8 @@ def _conclude(
         return 1
     (winner,) = [trial for trial, result in zip(trials, results, strict=True) if result is best]
     toml_path, json_path = write_winner(winner, run, folder.path)
-    _say(console, reason(best, results))
-    _say(console, f"DeepSpeed JSON: {json_path}\nrun TOML: {toml_path}")
+    say(console, reason(best, results))
+    say(console, f"DeepSpeed JSON: {json_path}\nrun TOML: {toml_path}")
     devices = str(winner.layout.world_size)
-    _say(console, f"train with: {shlex.join(['lartpc-ds', 'train', str(toml_path), '--devices', devices])}")
+    say(console, f"train with: {shlex.join(['lartpc-ds', 'train', str(toml_path), '--devices', devices])}")
     return 0
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

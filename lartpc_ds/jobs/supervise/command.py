@@ -25,6 +25,7 @@ __all__ = [
     "check_devices",
     "command_of",
     "default_devices",
+    "shared_cores",
     "write_hostfile",
 ]
 
@@ -50,6 +51,11 @@ def default_devices() -> int:
     """The number of ranks without `--devices`: one per GPU of this machine, or one CPU rank."""
     accelerator = get_accelerator()
     return 1 if accelerator.device_name() == "cpu" else int(accelerator.device_count())
+
+
+def shared_cores() -> int | None:
+    """The number of cores that the ranks of this machine share; None if each computes on a device of its own."""
+    return len(os.sched_getaffinity(0)) if get_accelerator().device_name() == "cpu" else None
 
 
 def check_devices(devices: int, ds: DeepSpeedConfig) -> None:

@@ -1,0 +1,1 @@
+"""`lartpc-ds scale`: how the rate of a run grows with its ranks."""

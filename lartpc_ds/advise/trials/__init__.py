@@ -1,0 +1,1 @@
+"""Trials: short real jobs through the launcher, and the folder that keeps what came of them."""
