@@ -39,8 +39,8 @@ class Point:
     layout: Layout
     batch: int
     accumulate: int
-    threads_per_rank: str
-    """Empty where ranks compute on devices of their own."""
+    threads_per_rank: int | None
+    """None where ranks compute on devices of their own."""
 
     @property
     def global_batch(self) -> int:
@@ -133,12 +133,12 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 def print_rows(console: Console, rows: Sequence[Row]) -> None:
     """Print a table per network; below it the reasons of points that have not trained."""
     for model in dict.fromkeys(row.point.model for row in rows):
-        table = Table(title=f"scaling of {model}", title_justify="left", title_style="bold")
-        table.add_column("series")
-        for heading in ("ranks", "events\na step", "s per step\n[range]", "events/s", "effi-\nciency"):
-            table.add_column(heading, justify="right")
-        for heading in ("GiB per\nrank", "stragg-\nler"):
-            table.add_column(heading, justify="right")
+        table = Table(title=f"scaling of {model}", title_justify="left", title_style="bold", box=None, pad_edge=False)
+        table.add_column("series", no_wrap=True)
+        for heading in ("ranks", "events\n/step", "s per\nstep", "range", "events/s", "effi-\nciency"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for heading in ("GiB\n/rank", "strag-\ngler"):
+            table.add_column(heading, justify="right", no_wrap=True)
         own = [row for row in rows if row.point.model == model]
         for row in own:
             table.add_row(*_cells(row))
@@ -152,11 +152,12 @@ def _cells(row: Row) -> list[str]:
     point, figures = row.point, row.figures
     known = [f"{point.mode}, {point.scaling}", str(point.ranks), str(point.global_batch)]
     if not figures:
-        return known + ["-"] * 5
+        return known + ["-"] * 6
     low, high = figures["step_seconds_low"], figures["step_seconds_high"]
     return [
         *known,
-        f"{figures['step_seconds']:.3g} [{low:.3g}, {high:.3g}]",
+        f"{figures['step_seconds']:.3g}",
+        f"{low:.3g}-{high:.3g}",
         f"{figures['events_per_second']:.3g}",
         f"{figures['efficiency']:.0%}",
         f"{figures['peak_bytes'] / _GIB:.2f}",

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from lartpc_ds.advise.scale.scale_folder import ScaleFolder
 from lartpc_ds.advise.scale.scale_points import (
+    THREADS,
     ScaleTrial,
     chosen_scalings,
     make_trials,
@@ -38,8 +39,6 @@ from lartpc_ds.report.scaling_plot import draw_rows
 from lartpc_ds.training.prepare import absolute_paths
 
 __all__ = ["ScaleRequest", "scale"]
-
-_THREADS = "OMP_NUM_THREADS"
 
 
 @dataclass(frozen=True)
@@ -141,16 +140,23 @@ def _sizes(request: ScaleRequest) -> tuple[tuple[int, ...], Site]:
     return ranks, here(ranks[-1])
 
 
-def _threads(config: RunConfig, ranks_of_a_host: int) -> str:
-    """The threads of every rank at every size; empty where ranks have devices of their own.
+def _threads(config: RunConfig, ranks_of_a_host: int) -> int | None:
+    """The threads of every rank at every size; None where ranks have devices of their own.
 
     Hosts are taken to have as many cores as this machine, because nobody has asked them yet.
+
+    Raises:
+        UserError: the user has chosen something else than a number.
     """
     cores = shared_cores()
     if cores is None:
-        return ""
-    chosen = config.launch.environment.get(_THREADS) or os.environ.get(_THREADS)
-    return chosen or str(max(1, cores // ranks_of_a_host))
+        return None
+    chosen = config.launch.environment.get(THREADS) or os.environ.get(THREADS)
+    if chosen is None:
+        return max(1, cores // ranks_of_a_host)
+    if not chosen.isdecimal() or int(chosen) == 0:
+        raise UserError(f"{THREADS} = {chosen!r}: must be a whole number above 0, or be left out, to compare sizes")
+    return int(chosen)
 
 
 def _run(study: _Study) -> int:
@@ -176,7 +182,7 @@ def _run(study: _Study) -> int:
         folder.keep(key, done[key])
         if end.failure:
             failed.add(trial.key)
-        say(console, f"  {end.failure or f'''{done[key].figures['step_seconds']:.3g} s per step'''}")
+        say(console, f"  {end.failure}" if end.failure else f"  {done[key].figures['step_seconds']:.3g} s per step")
     rows = _report(study, done)
     if not any(row.figures for row in rows):
         print(f"no point ran to its end; the logs are in {folder.path}", file=sys.stderr)
@@ -204,14 +210,17 @@ def _sample(trial: ScaleTrial, repeat: int, end: TrialEnd) -> Sample:
 
 def _notes(study: _Study) -> list[str]:
     """What must be known to read the figures of a CPU."""
-    threads = study.trials[0].point.threads_per_rank
-    if not threads:
+    threads, cores = study.trials[0].point.threads_per_rank, shared_cores()
+    if threads is None or cores is None:
         return []
     notes = [f"threads per rank: {threads}, the same at every size"]
-    cores = shared_cores()
-    if study.site.launcher is None and cores is not None:
+    if study.site.launcher is None:
         ranks = sorted({trial.point.ranks for trial in study.trials})
-        notes += [f"{size} ranks share {cores} core(s): oversubscribed" for size in ranks if size > cores]
+        notes += [
+            f"{size} ranks of {threads} thread(s) share {cores} core(s): oversubscribed"
+            for size in ranks
+            if size * threads > cores
+        ]
     return notes
 
 

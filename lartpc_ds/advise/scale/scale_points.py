@@ -21,8 +21,19 @@ from lartpc_ds.layout import Layout
 from lartpc_ds.models.build import MODELS
 from lartpc_ds.report.scaling import Mode, Point, Scaling
 
-__all__ = ["ScaleTrial", "chosen_scalings", "grid_of", "make_trials", "parse_models", "parse_modes", "parse_ranks"]
+__all__ = [
+    "THREADS",
+    "ScaleTrial",
+    "chosen_scalings",
+    "grid_of",
+    "make_trials",
+    "parse_models",
+    "parse_modes",
+    "parse_ranks",
+]
 
+THREADS = "OMP_NUM_THREADS"
+"""The environment variable that gives ranks their number of threads."""
 _MODES: tuple[Mode, ...] = get_args(Mode)
 
 
@@ -152,7 +163,7 @@ def make_trials(
     modes: Sequence[Mode],
     scalings: Sequence[Scaling],
     ranks: Sequence[int],
-    threads: str,
+    threads: int | None,
 ) -> list[ScaleTrial]:
     """The points of all series, with the configurations of their jobs.
 
@@ -163,10 +174,10 @@ def make_trials(
         modes: what more ranks share.
         scalings: what is fixed; tiles and stages have no weak series.
         ranks: the sizes, smallest first.
-        threads: the threads of every rank; empty: what the launcher gives them.
+        threads: the threads of every rank; None: those that it has anyway.
     """
-    if threads:
-        launch = {"environment": {**config.launch.environment, "OMP_NUM_THREADS": threads}}
+    if threads is not None and THREADS not in config.launch.forward:
+        launch = {"environment": {**config.launch.environment, THREADS: str(threads)}}
         config = config.model_copy(update={"launch": config.launch.model_copy(update=launch)})
     trials = []
     for model in models:
@@ -188,7 +199,7 @@ def _trial(
     scaling: Scaling,
     size: int,
     ranks: Sequence[int],
-    threads: str,
+    threads: int | None,
 ) -> ScaleTrial:
     layout, accumulate = _shared(mode, scaling, size, ranks, config.train.accumulate)
     point = Point(model, mode, scaling, size, layout, config.data.batch, accumulate, threads)

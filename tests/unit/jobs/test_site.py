@@ -5,7 +5,7 @@ import pytest
 from lartpc_ds.config.launch import LaunchConfig
 from lartpc_ds.errors import UserError
 from lartpc_ds.jobs.hosts.hostfile import Host
-from lartpc_ds.jobs.site import Site, crossings, here, of_hostfile, placement_advice, with_environment
+from lartpc_ds.jobs.site import Site, crossings, first_slots, here, of_hostfile, placement_advice, with_environment
 from lartpc_ds.layout import Layout
 
 
@@ -55,6 +55,18 @@ def test_a_launcher_that_ignores_a_choice_of_devices_is_refused(hostfile: Path, 
 def test_srun_wants_even_slots(hostfile: Path) -> None:
     with pytest.raises(UserError, match=r"--launcher slurm: .*alpha 4, beta 4, gamma 2"):
         of_hostfile(hostfile, "", "", "slurm")
+
+
+def test_the_first_slots_fill_host_after_host(hostfile: Path) -> None:
+    whole = of_hostfile(hostfile, "", "", "pdsh")
+    for ranks, slots in ((1, [1]), (4, [4]), (6, [4, 2]), (10, [4, 4, 2])):
+        first = first_slots(whole, ranks)
+        assert [host.slots for host in first.hosts] == slots
+        assert first.launcher == "pdsh" and first.job != whole.job
+    even = of_hostfile(hostfile, "alpha@beta", "", "slurm")
+    assert first_slots(even, 8).world_size == 8
+    with pytest.raises(UserError, match=r"--launcher slurm: .*alpha 4, beta 2"):
+        first_slots(even, 6)
 
 
 def test_an_unknown_launcher_names_those_there_are(hostfile: Path) -> None:
