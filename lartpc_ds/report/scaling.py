@@ -133,7 +133,9 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 def print_rows(console: Console, rows: Sequence[Row]) -> None:
     """Print a table per network; below it the reasons of points that have not trained."""
     for model in dict.fromkeys(row.point.model for row in rows):
-        table = Table(title=f"scaling of {model}", title_justify="left", title_style="bold", box=None, pad_edge=False)
+        table = Table(
+            title=f"scaling of {model}", title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0)
+        )
         table.add_column("series", no_wrap=True)
         for heading in ("ranks", "events\n/step", "s per\nstep", "range", "events/s", "effi-\nciency"):
             table.add_column(heading, justify="right", no_wrap=True)
@@ -157,7 +159,7 @@ def _cells(row: Row) -> list[str]:
     return [
         *known,
         f"{figures['step_seconds']:.3g}",
-        f"{low:.3g}-{high:.3g}",
+        f"{low:.2g}-{high:.2g}",
         f"{figures['events_per_second']:.3g}",
         f"{figures['efficiency']:.0%}",
         f"{figures['peak_bytes'] / _GIB:.2f}",

@@ -62,7 +62,7 @@ def draw_rows(path: Path, title: str, rows: Sequence[Row], notes: Sequence[str])
 def _told(rows: Sequence[Row], notes: Sequence[str]) -> list[str]:
     lost = [f"{row.point.mode}, {row.point.scaling}, {row.point.ranks} rank(s)" for row in rows if not row.figures]
     repeats = max(row.repeats for row in rows)
-    told = [f"median of {repeats} repeat(s)", "bars from the smallest to the largest", *notes]
+    told = [f"median of {repeats} repeat(s)", "vertical bars from the smallest to the largest", *notes]
     return [*told, f"did not run: {' and '.join(lost)}"] if lost else told
 
 

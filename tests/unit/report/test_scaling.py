@@ -82,7 +82,7 @@ def test_the_table_fits_a_terminal_and_has_the_reasons_below() -> None:
     console = Console(width=80, record=True, file=io.StringIO())
     print_rows(console, ROWS)
     lines = console.export_text().splitlines()
-    assert ["data,", "weak", "2", "4", "1.25", "1.25-1.25", "3.2", "80%", "1.00", "1.10"] in [
+    assert ["data,", "weak", "2", "4", "1.25", "1.2-1.2", "3.2", "80%", "1.00", "1.10"] in [
         line.split() for line in lines
     ]
     assert lines[-1] == "pipe, strong, 2 rank(s): out of memory: a rank"
