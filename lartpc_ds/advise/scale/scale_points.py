@@ -96,7 +96,7 @@ def parse_ranks(text: str | None, available: int, most: int | None, source: str)
         ranks = ()
     if not ranks or ranks[0] < 1 or (most is not None and ranks[-1] > most):
         allowed = "from 1 up" if most is None else f"from 1 to {most}, as {source}"
-        raise UserError(f"--ranks {text!r}: must be numbers of ranks between commas, {allowed}, such as 1,2,4")
+        raise UserError(f"--ranks {text!r}: must be numbers of ranks between commas, {allowed}, such as 1,2")
     return ranks
 
 

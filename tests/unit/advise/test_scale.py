@@ -1,5 +1,6 @@
 """A scaling study without its jobs: its points, its options, the order of its jobs, and how it is resumed."""
 
+import csv
 import io
 import json
 from collections.abc import Callable
@@ -111,7 +112,7 @@ def test_ranks_have_the_same_threads_at_every_size() -> None:
 
 @pytest.mark.parametrize("text", ["0", "a", "", "1,,2", "1.5", "-1", "1;2", "1,9"])
 def test_ranks_that_are_none(text: str) -> None:
-    with pytest.raises(UserError, match=r"--ranks .*from 1 to 8, as the file has 8 slots, such as 1,2,4"):
+    with pytest.raises(UserError, match=r"--ranks .*from 1 to 8, as the file has 8 slots, such as 1,2"):
         parse_ranks(text, 8, 8, "the file has 8 slots")
 
 
@@ -235,6 +236,20 @@ class TestStudy:
         console = Console(file=io.StringIO(), record=True, width=200)
         scale(replace(request_of, modes="data"), console)
         assert "2 ranks of 1 thread(s) share 1 core(s): oversubscribed" in console.export_text()
+
+    def test_ranks_share_the_cores_by_the_largest_size(
+        self,
+        request_of: ScaleRequest,
+        play: Callable[..., list[Layout]],
+        monkeypatch: pytest.MonkeyPatch,
+        work: Path,
+    ) -> None:
+        play()
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        monkeypatch.setattr("lartpc_ds.advise.scale.scale.shared_cores", lambda: 8)
+        scale(replace(request_of, modes="data"), Console(file=io.StringIO()))
+        with (work / "out" / "scale.csv").open(newline="") as stream:
+            assert [row["threads_per_rank"] for row in csv.DictReader(stream)] == 4 * ["4"]
 
     def test_refuses_what_cannot_be_compared(self, request_of: ScaleRequest, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("OMP_NUM_THREADS", "many")
