@@ -22,7 +22,6 @@ from lartpc_ds.config.run import RunConfig
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.costs.stages import StageShare, block_costs, check_zero, cut_rates, plan_stages, stage_shares
 from lartpc_ds.data.event_index import EventIndex
-from lartpc_ds.data.lit_shares import AUTO_PIXELS
 from lartpc_ds.data.source import Source
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.grid.tiles import Tiles
@@ -274,7 +273,7 @@ def lit_of(config: RunConfig, layout: Layout, model: nn.Module, image: tuple[int
             f"memory.lit_block = {pixels!r} with layout.pipe = {layout.pipe}: what is lit and the rest of the network "
             "share a device; set memory.lit_block = 0 or layout.pipe = 1"
         )
-    return plan_lit(model, AUTO_PIXELS if pixels == "auto" else pixels, config.memory.lit_until, image)
+    return plan_lit(model, pixels, config.memory.lit_until, image)
 
 
 def job_lit(config: RunConfig, job: Job) -> LitPlan | None:

@@ -47,7 +47,8 @@ def light(model: nn.Module, plan: LitPlan, tiles: Tiles, lean: Mapping[Where, Ru
         if module is not model:
             wrap(name, module, lit.around)
 
-    def forward(self: nn.Module, images: Tensor) -> Tensor:
+    def forward(self: nn.Module, images: Tensor, pixels: Bits | None = None) -> Tensor:
+        # a trace gives the lit pixels, because its images have no values
         if tuple(images.shape[2:]) != (plan.rows.size, plan.cols.size):
             raise ValueError(
                 f"images: they must have {plan.rows.size} rows and {plan.cols.size} columns; they are "
@@ -57,7 +58,7 @@ def light(model: nn.Module, plan: LitPlan, tiles: Tiles, lean: Mapping[Where, Ru
             give_back()  # what the event before has left
         sequence = blocks(self)
         images = images.coalesce() if images.is_sparse else images  # at once, unless a pixel comes in parts
-        pixels = lit_pixels(images)
+        pixels = lit_pixels(images) if pixels is None else pixels
         until = plan.until_of(pixels)
         if until == sequence[0][0]:
             whole = images.permute(0, 2, 3, 1).to_dense().permute(0, 3, 1, 2) if images.is_sparse else images
