@@ -112,9 +112,7 @@ def _memory(problem: Problem, candidate: Candidate, hardware: Hardware, stage: S
     )
 
 
-def _time(
-    problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int, stages: Stages
-) -> TimeParts:
+def _time(problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int, stages: Stages) -> TimeParts:
     """The schedule gives the time of the passes; all stages then sum gradients and update weights at once."""
     near = candidate.layout.world_size <= ranks_per_node
     links = hardware.within if near else hardware.across
