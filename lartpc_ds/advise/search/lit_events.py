@@ -74,12 +74,12 @@ def with_lit_events(problem: Problem, told: str | None, console: Console) -> Pro
         )
     data = problem.config.data
     if data.files or data.target is not None:
-        return replace(problem, lit=_looked_at(problem.config, plan, "of the run"))
+        return replace(problem, lit=_looked_at(problem.config, plan, "events of the run"))
     few = data.simulate.model_copy(update={"events": min(data.simulate.events, _SIMULATED)})
     config = problem.config.model_copy(update={"data": data.model_copy(update={"simulate": few})})
     with TemporaryDirectory(prefix="lartpc-ds-plan-") as folder:
         config = simulated_events(config, Path(folder) / "simulated.h5", console)
-        return replace(problem, lit=_looked_at(config, plan, "that are simulated"))
+        return replace(problem, lit=_looked_at(config, plan, "simulated events"))
 
 
 def _looked_at(config: RunConfig, plan: LitPlan, which: str) -> LitEvents:
@@ -99,7 +99,7 @@ def _looked_at(config: RunConfig, plan: LitPlan, which: str) -> LitEvents:
 
     order = np.argsort([plan.cost(plan.shares(pixels(position))) for position in range(len(chosen))], kind="stable")
     median, brightest = (pixels(int(order[at])) for at in (len(order) // 2, -1))
-    return LitEvents(plan, median, brightest, f"{len(chosen)} events {which}")
+    return LitEvents(plan, median, brightest, f"{len(chosen)} {which}")
 
 
 def tracks(plan: LitPlan, share: float) -> Bits:
