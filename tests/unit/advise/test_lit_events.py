@@ -1,38 +1,42 @@
 """A plan of a run that computes only what is lit: where its events come from, and what it says of them."""
 
-import json
+import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from rich.console import Console
+from torch import nn
 
 from lartpc_ds.advise.search.candidates import choices
 from lartpc_ds.advise.search.lit_events import parse_shares, tracks, with_lit_events
+from lartpc_ds.advise.search.plan_report import tree_of
 from lartpc_ds.advise.search.planner import plan, problem_of
-from lartpc_ds.advise.search.search import search
+from lartpc_ds.advise.search.search import Plan, search
 from lartpc_ds.advise.tune.tune import tune
 from lartpc_ds.config import recipes
 from lartpc_ds.costs.problem import Problem
 from lartpc_ds.costs.rank_cost import Costs
 from lartpc_ds.data.lit_shares import Cells
 from lartpc_ds.errors import UserError
-from lartpc_ds.exact.memory.lit_plan import plan_lit
-from lartpc_ds.layout import Layout
 from tests.machine import machine
 from tests.small_runs import write_events, write_run_toml
 
 QUIET = Console(quiet=True)
-SMALL = ("data.downsample=[2,4]", "model.width=8", "data.batch=1")
-LIT = (*SMALL, "memory.lit_block=auto")
+LIT = "memory.lit_block=auto"
+IMAGE = (3, 500, 900)
+
+
+def network() -> nn.Module:
+    """Blocks without many layers, of which a plan on patches is quickly made."""
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(16, 4))
+    return nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, 2, 1), head)
 
 
 def problem(*overrides: str, told: str | None = None) -> Problem:
     config, ds = recipes.load("quickstart", overrides)
-    return with_lit_events(problem_of(config, ds), told, QUIET)
+    return with_lit_events(Problem(config, ds, IMAGE, network), told, QUIET)
 
 
 @pytest.mark.parametrize("told", ["0", "1.5", "-0.1", "abc", "", "0.2,0.1", "0.1,0.2,0.3", "0.1,1.1", "nan"])
@@ -48,10 +52,9 @@ def test_one_share_stands_for_all_events() -> None:
 
 
 def test_tracks_light_the_share_that_they_are_asked_for() -> None:
-    with torch.device("meta"):
-        network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 2, 1), torch.nn.Conv2d(4, 4, 3, 1, 1))
-    lit = plan_lit(network, 32, "never", (3, 500, 900))
-    patches = 16 * 29
+    asked = problem(LIT, told="0.1").lit
+    assert asked is not None
+    lit, patches = asked.plan, 16 * 29
     before = np.zeros((1, 500, 900), np.bool_)
     for share in (1e-6, 0.02, 0.3, 1.0):
         pixels = tracks(lit, share)
@@ -65,7 +68,8 @@ def test_events_of_files_are_looked_at(tmp_path: Path) -> None:
     config, ds = recipes.load(str(toml), ["memory.lit_block=32"])
     lit = with_lit_events(problem_of(config, ds), None, QUIET).lit
     assert lit is not None and lit.origin == "40 events of the run"
-    assert 0 < lit.median.sum() < lit.brightest.sum()
+    median, brightest = (lit.plan.cost(lit.plan.shares(pixels)) for pixels in (lit.median, lit.brightest))
+    assert 0 < median <= brightest and lit.median.shape == lit.brightest.shape == (1, 33, 49)
     (tmp_path / "events.h5").unlink()
     named = config.model_copy(update={"data": config.data.model_copy(update={"detector": "argoneut"})})
     with pytest.raises(UserError, match=r"events\.h5.*; to plan without these events, say --lit-share"):
@@ -73,16 +77,16 @@ def test_events_of_files_are_looked_at(tmp_path: Path) -> None:
 
 
 def test_a_run_with_lit_blocks_has_them_on_whole_events_only() -> None:
-    offered = choices(problem(*LIT, told="0.05"), machine(), 4, 4)
+    offered = choices(problem(LIT, "data.batch=8", told="0.05"), machine(), 4, 4)
     assert {bool(one.memory.lit_block) for one in offered.candidates} == {True, False}
     for one in offered.candidates:
         assert bool(one.memory.lit_block) == (one.layout.tiles == one.layout.pipe == 1)
-        assert one.memory.stream_strips == 1 and (not one.memory.lit_block or one.batch <= 4)
+        assert one.memory.stream_strips == 1 and (not one.memory.lit_block or one.batch in (1, 2, 4, 8))
     assert any("neither goes with memory.lit_block" in told for told in offered.refused)
 
 
 def test_a_share_offers_lit_as_one_more_lever() -> None:
-    without, offered = (choices(problem(*SMALL, told=told), machine(), 1, 4).candidates for told in (None, "0.05"))
+    without, offered = (choices(problem(told=told), machine(), 1, 4).candidates for told in (None, "0.05"))
     assert not any(one.memory.lit_block for one in without)
     assert [one for one in offered if not one.memory.lit_block] == without
     assert {one.memory.lit_block for one in offered} == {0, "auto"}
@@ -90,58 +94,47 @@ def test_a_share_offers_lit_as_one_more_lever() -> None:
 
 @pytest.mark.slow
 def test_a_brightest_event_that_does_not_fit_is_not_recommended() -> None:
-    asked, costs = problem(*LIT, "memory.lit_until=never", told="0.02,0.9"), Costs()
+    asked = problem(LIT, "memory.lit_until=never", told="0.02,0.9")
     assert asked.lit is not None
     typical = replace(asked, lit=replace(asked.lit, brightest=asked.lit.median))
-    low, high = (
-        min(
-            cost(one, candidate, machine(), 1).memory.total
-            for candidate in choices(one, machine(), 1, 1).candidates
-            if candidate.batch == 1 and candidate.zero == 0
-        )
-        for one, cost in ((typical, Costs()), (asked, costs))
-    )
-    assert low < high
-    between = (low + high) // 2
-    assert search(typical, machine(), 1, between, 1, cost=Costs()).recommended is not None
-    found = search(asked, machine(), 1, between, 1, cost=costs, budget_seconds=1)
-    assert found.recommended is None and found.rows[0].cost.memory.total == high
 
+    def planned(one: Problem, memory_bytes: int) -> Plan:
+        return search(one, machine(), 1, memory_bytes, 1, cost=Costs())
 
-def planned(capsys: pytest.CaptureFixture[str], *overrides: str, **options: Any) -> dict[str, Any]:
-    plan("quickstart", QUIET, devices=2, overrides=overrides, budget_seconds=1, as_json=True, **options)
-    tree: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
-    return tree
+    least = [min(row.cost.memory.total for row in planned(one, 1 << 34).rows) for one in (typical, asked)]
+    between = sum(least) // 2
+    assert least[0] < between < least[1]
+    assert planned(typical, between).recommended is not None
+    found = planned(asked, between)
+    assert found.recommended is None and found.rows and not any(row.fits for row in found.rows)
 
 
 @pytest.mark.slow
 def test_without_files_events_are_simulated(capsys: pytest.CaptureFixture[str]) -> None:
-    tree = planned(capsys, *LIT)
+    overrides = [LIT, "data.downsample=[4,4]", "model.width=8", "data.isolated=3"]
+    plan("microboone-full", Console(width=200), devices=2, overrides=overrides, budget_seconds=1)
+    text = capsys.readouterr().out
+    assert "s on the brightest" in text and "s on median events and" in text
+    assert re.search(r"the median and on the brightest of 20 simulated events, which light .* % and .* % of the", text)
+    assert "the memory is that of the brightest" in text
+
+
+def test_programs_are_told_both_times_and_the_shares() -> None:
+    asked = problem(LIT, told="0.02,0.2")
+    tree = tree_of(search(asked, machine(), 1, 1 << 34, 1, cost=Costs()), machine(), asked, 1)
     events, best = tree["lit_events"], tree["recommended"]
-    assert events["origin"] == "20 simulated events"
-    assert 0 < events["median_share"] < events["brightest_share"] < 1
+    assert events["origin"] == "events of straight tracks (--lit-share 0.02,0.2)" and events["patch"] == (32, 32)
+    assert (events["median_share"], events["brightest_share"]) == pytest.approx((0.02, 0.2), abs=1e-3)
     assert best["memory"]["lit_block"] == "auto"
     assert best["step_seconds"] < best["brightest_step_seconds"]
 
 
-@pytest.mark.slow
-def test_the_report_says_both_times_and_whose_memory_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    console = Console(width=200, record=True)
-    plan("quickstart", console, devices=2, overrides=LIT, budget_seconds=1, lit_share="0.02,0.2", hardware="cpu")
-    text = console.export_text()
-    assert "s on the brightest" in text and "on median events and" in text
-    assert "of events of straight tracks (--lit-share 0.02,0.2), which light 2" in text
-    assert "the memory is that of the brightest" in text
-
-
 def test_tuning_refuses_it_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"memory\.lit_block = 'auto': tune looks at no event.*set memory\.lit_block"):
-        tune("quickstart", QUIET, steps=1, overrides=LIT, out=tmp_path / "tuned", devices=1)
+        tune("quickstart", QUIET, steps=1, overrides=[LIT], out=tmp_path / "tuned", devices=1)
 
 
-def test_a_network_without_blocks_cannot_be_lit() -> None:
-    asked = problem(*SMALL)
-    alone = replace(asked, make_model=lambda: torch.nn.Conv2d(3, 2, 3))
-    with pytest.raises(UserError):
+def test_a_network_without_blocks_is_refused() -> None:
+    alone = replace(problem(), make_model=lambda: nn.Conv2d(3, 2, 3))
+    with pytest.raises(UserError, match="blocks"):
         with_lit_events(alone, "0.1", QUIET)
-    assert asked.lit is None and Layout().tiles == 1
