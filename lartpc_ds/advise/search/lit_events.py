@@ -72,25 +72,29 @@ def with_lit_events(problem: Problem, told: str | None, console: Console) -> Pro
         return replace(
             problem, lit=LitEvents(plan, median, brightest, f"events of straight tracks (--lit-share {told})")
         )
-    data = problem.config.data
+    try:
+        return replace(problem, lit=_of_events(problem.config, plan, console))
+    except UserError as error:
+        raise UserError(f"{error}; to plan without looking at events, say --lit-share") from None
+
+
+def _of_events(config: RunConfig, plan: LitPlan, console: Console) -> LitEvents:
+    """Look at the events of a run, or at simulated ones where it has none."""
+    data = config.data
     if data.files or data.target is not None:
-        return replace(problem, lit=_looked_at(problem.config, plan, "events of the run"))
+        return _looked_at(config, plan, "events of the run")
     few = data.simulate.model_copy(update={"events": min(data.simulate.events, _SIMULATED)})
-    config = problem.config.model_copy(update={"data": data.model_copy(update={"simulate": few})})
+    config = config.model_copy(update={"data": data.model_copy(update={"simulate": few})})
     with TemporaryDirectory(prefix="lartpc-ds-plan-") as folder:
-        config = simulated_events(config, Path(folder) / "simulated.h5", console)
-        return replace(problem, lit=_looked_at(config, plan, "simulated events"))
+        return _looked_at(simulated_events(config, Path(folder) / "simulated.h5", console), plan, "simulated events")
 
 
 def _looked_at(config: RunConfig, plan: LitPlan, which: str) -> LitEvents:
     """Read events of a run, evenly spaced, and take those of median and of largest predicted cost."""
-    try:
-        source = open_source(config, needs_every_class=False)
-    except UserError as error:
-        raise UserError(f"{error}; to plan without these events, say --lit-share") from None
+    source = open_source(config, needs_every_class=False)
     used = np.arange(len(source)) if source.labels is None else np.flatnonzero(source.labels >= 0)
     if len(used) == 0:
-        raise UserError("data.classes: no event has one of these classes; to plan without events, say --lit-share")
+        raise UserError("data.classes: no event has one of these classes")
     chosen = used[np.linspace(0, len(used) - 1, min(len(used), _LOOKED_AT)).astype(np.int64)]
     images = EventDataset(source, chosen, sparse=True)
 

@@ -16,11 +16,12 @@ from lartpc_ds.advise.search.planner import plan, problem_of
 from lartpc_ds.advise.search.search import Plan, search
 from lartpc_ds.advise.tune.tune import tune
 from lartpc_ds.config import recipes
-from lartpc_ds.costs.problem import Problem
+from lartpc_ds.costs.hardware import Hardware
+from lartpc_ds.costs.problem import Candidate, Cost, MemoryParts, Problem, TimeParts
 from lartpc_ds.costs.rank_cost import Costs
 from lartpc_ds.data.lit_shares import Cells
 from lartpc_ds.errors import UserError
-from tests.machine import machine
+from tests.machine import GIB, machine
 from tests.small_runs import write_events, write_run_toml
 
 QUIET = Console(quiet=True)
@@ -72,7 +73,7 @@ def test_events_of_files_are_looked_at(tmp_path: Path) -> None:
     assert 0 < median <= brightest and lit.median.shape == lit.brightest.shape == (1, 33, 49)
     (tmp_path / "events.h5").unlink()
     named = config.model_copy(update={"data": config.data.model_copy(update={"detector": "argoneut"})})
-    with pytest.raises(UserError, match=r"events\.h5.*; to plan without these events, say --lit-share"):
+    with pytest.raises(UserError, match=r"events\.h5.*; to plan without looking at events, say --lit-share"):
         with_lit_events(problem_of(named, ds), None, QUIET)
 
 
@@ -109,12 +110,18 @@ def test_a_brightest_event_that_does_not_fit_is_not_recommended() -> None:
     assert found.recommended is None and found.rows and not any(row.fits for row in found.rows)
 
 
-@pytest.mark.slow
+def cheap(problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int) -> Cost:
+    """Lit steps take a half of the time of others, and twice as long on the brightest event."""
+    lit = bool(candidate.memory.lit_block)
+    time = TimeParts(0.5 if lit else 1.0, 0, 0, 0)
+    return Cost(MemoryParts(GIB, 0, 0, GIB, 0, 0), time, candidate.global_batch, 1.0 if lit else None)
+
+
 def test_without_files_events_are_simulated(capsys: pytest.CaptureFixture[str]) -> None:
     overrides = [LIT, "data.downsample=[4,4]", "model.width=8", "data.isolated=3"]
-    plan("microboone-full", Console(width=200), devices=2, overrides=overrides, budget_seconds=1)
+    plan("microboone-full", Console(width=200), devices=2, overrides=overrides, cost=cheap)
     text = capsys.readouterr().out
-    assert "s on the brightest" in text and "s on median events and" in text
+    assert "s on the brightest" in text and "a step takes 0.5 s on median events and 1 s on the brightest" in text
     assert re.search(r"the median and on the brightest of 20 simulated events, which light .* % and .* % of the", text)
     assert "the memory is that of the brightest" in text
 
