@@ -29,7 +29,7 @@ class LitEvents:
     brightest: Bits
     """Those of the event that costs most."""
     origin: str
-    """A sentence that says what these events are."""
+    """What they were chosen from, such as "20 simulated events"."""
 
     @property
     def shares(self) -> tuple[float, float]:

@@ -22,7 +22,7 @@ __all__ = ["STRIPS", "Choices", "choices", "grids", "simplicity"]
 STRIPS = (4, 8, 12, 16)
 _BATCHES = (1, 2, 4, 8, 16, 32)
 _LARGEST_LIT = 4
-"""The most events of a micro-batch of which only what is lit is computed."""
+"""The most lit events of a micro-batch: a trace finds the patches of each, and more would take too long."""
 _SMALLEST_TILE = 32
 """The fewest pixels per side: below it, halos are most of a tile at the first layers already."""
 _MICRO_BATCHES = 4
@@ -194,7 +194,10 @@ def _useful(states: Sequence[tuple[int, bool]], layout: Layout) -> list[tuple[in
 def _about_lit(problem: Problem) -> list[str]:
     if problem.lit is None:
         return []
-    refused = [f"micro-batches of more than {_LARGEST_LIT} lit events are not offered, but for your own data.batch"]
+    refused = [
+        f"micro-batches of more than {_LARGEST_LIT} lit events are not offered, unless your data.batch is one, because "
+        "the patches of each event must be found"
+    ]
     if problem.config.memory.lit_block:
         refused.append(
             "strips are not offered, and tiles and pipeline stages compute whole maps, because neither goes with "

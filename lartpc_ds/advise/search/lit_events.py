@@ -27,7 +27,7 @@ from lartpc_ds.training.sources import open_source
 __all__ = ["parse_shares", "tracks", "with_lit_events"]
 
 _LOOKED_AT = 50
-"""The most events that are read; it takes a tenth of a second each."""
+"""The most events that are read."""
 _SIMULATED = 20
 
 

@@ -1,8 +1,8 @@
 """`lartpc-ds plan`: which layout, levers and ZeRO stage to take for so many devices of so much memory.
 
-It answers on a login node or a laptop: no device, and no event files where `data.detector` is named and either whole
-maps are computed or `--lit-share` says what is lit. Rejected as the
-default machine: this one, because a plan is made where one waits, not where one trains.
+It answers on a login node or a laptop: no device, and no event files where `data.detector` is named, unless the run
+computes only what is lit and `--lit-share` does not say how much that is. Rejected as the default machine: this one,
+because a plan is made where one waits, not where one trains.
 """
 
 import json
