@@ -26,12 +26,11 @@ def has_no_data(x: Tensor) -> bool:
 def rows_at_once(x: Tensor, row_bytes: int, cpu_bytes: int = CACHED_BYTES) -> int:
     """Return how many rows of `row_bytes` each to work on at once.
 
-    Of a map without data it is an eighth at least, because its trace counts bytes and not seconds.
+    Of a map without data it is an eighth, because its trace counts bytes and not seconds.
     """
-    traced = has_no_data(x)
-    at_once = cpu_bytes if traced or x.device == torch.device("cpu") else _DEVICE_BYTES
-    if traced:
-        at_once = max(at_once, -(-x.nbytes // 8))
+    if has_no_data(x):
+        return max(1, -(-x.nbytes // max(1, 8 * row_bytes)))
+    at_once = cpu_bytes if x.device == torch.device("cpu") else _DEVICE_BYTES
     return max(1, at_once // max(1, row_bytes))
 
 

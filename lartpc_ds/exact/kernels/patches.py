@@ -245,7 +245,8 @@ def _weight_gradient(
     total = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
     pixels, patches = _pixels(x), reading.shape[0]
     patch_bytes = max(gradient.nbytes // patches, x.shape[1] * reading.window * x.element_size())
-    at_once = rows_at_once(gradient, patch_bytes, _READ_BYTES)
+    # a trace would take an eighth of the gradient, which may be far less than a run reads at once
+    at_once = max(rows_at_once(gradient, patch_bytes, _READ_BYTES), _READ_BYTES // patch_bytes)
     with in_pieces():
         for first in range(0, patches, at_once):
             last = min(first + at_once, patches)
