@@ -85,12 +85,13 @@ def print_report(
 
 
 def _about(lit: LitEvents) -> str:
-    median, brightest = (f"{100 * share:.2g} %" for share in lit.shares)
+    median, brightest = (f"{100 * share:.3g} %" for share in lit.shares)
     height, width = lit.plan.cut.patch
     return (
         f"Lit steps are traced on the median and on the brightest of {lit.origin}, which light {median} and "
         f"{brightest} of the image's patches of {height} x {width} pixels. Time and events/s are those of the median "
-        "event, the memory is that of the brightest. Ranks wait for the one with the brightest events."
+        "event, the memory is that of the brightest. Ranks wait for the one with the brightest events, and the time in "
+        "which a processor finds the patches is not counted."
     )
 
 
