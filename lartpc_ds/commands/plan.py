@@ -24,6 +24,13 @@ def plan(
         str | None, typer.Option(help="A file of `calibrate`, or a preset (default: a100-nvlink).")
     ] = None,
     global_batch: Annotated[int | None, typer.Option(min=1, help="Exact number of events per optimizer step.")] = None,
+    lit_share: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE[,SHARE]",
+            help="Share of patches that charge lights in the median and the brightest event; offers memory.lit_block.",
+        ),
+    ] = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
     write: Annotated[bool, typer.Option("--write", help="Also write the run TOML and the DeepSpeed JSON.")] = False,
@@ -42,6 +49,7 @@ def plan(
         per_node=per_node,
         hardware=hardware,
         global_batch=global_batch,
+        lit_share=lit_share,
         overrides=overrides or [],
         write=out if write else None,
         as_json=as_json,

@@ -8,16 +8,39 @@ from torch import nn
 
 from lartpc_ds.config.ds_config import DeepSpeedConfig
 from lartpc_ds.config.run import MemoryConfig, RunConfig
+from lartpc_ds.data.lit_shares import Cells
+from lartpc_ds.exact.grid.patches import Bits
+from lartpc_ds.exact.memory.lit_plan import LitPlan
 from lartpc_ds.layout import Layout
 
-__all__ = ["Candidate", "Cost", "MemoryParts", "Problem", "TimeParts", "trace_key"]
+__all__ = ["Candidate", "Cost", "LitEvents", "MemoryParts", "Problem", "TimeParts", "trace_key"]
 
 _NO_LEVERS = MemoryConfig()
 
 
+@dataclass(frozen=True, eq=False)
+class LitEvents:
+    """The two events by which the planner knows what a run pays that computes only what is lit."""
+
+    plan: LitPlan
+    """How the network runs on what is lit."""
+    median: Bits
+    """The lit pixels of an event of median cost, (1, rows, columns)."""
+    brightest: Bits
+    """Those of the event that costs most."""
+    origin: str
+    """What they were chosen from, such as "20 simulated events"."""
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """The shares of the image's patches that the two light."""
+        median, brightest = (self.plan.cut.shares(Cells.of_bits(lit))[0] for lit in (self.median, self.brightest))
+        return median, brightest
+
+
 @dataclass(frozen=True)
 class Problem:
-    """A run as the user wrote it, without its events."""
+    """A run as the user wrote it, without its events, but for those two on which a lit step is traced."""
 
     config: RunConfig
     ds: DeepSpeedConfig
@@ -26,6 +49,8 @@ class Problem:
     """The image that the network sees: (planes, rows, columns)."""
     make_model: Callable[[], nn.Module]
     """Makes the network of one device; it is called where weights have no memory (`exact.trace.dry_run`)."""
+    lit: LitEvents | None = None
+    """None where no candidate computes only what is lit."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +136,17 @@ class TimeParts:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a candidate takes in memory and time."""
+    """What a candidate takes in memory and time.
+
+    Where only what is lit is computed, the memory is that of micro-batches of the brightest event, and the time that of
+    micro-batches of the median one.
+    """
 
     memory: MemoryParts
     time: TimeParts
     global_batch: int
+    brightest_seconds: float | None = None
+    """The time of a step on the brightest event, where the step depends on its events and was traced."""
 
     @property
     def events_per_second(self) -> float:

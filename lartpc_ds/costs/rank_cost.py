@@ -4,6 +4,9 @@ Activations, scratch and time come from a run of the converted model (`stage_tra
 DeepSpeed keeps (`states`), the order of a pipeline from `schedule`.
 """
 
+from dataclasses import replace
+
+from lartpc_ds.config.run import Recompute
 from lartpc_ds.costs.applied import applied
 from lartpc_ds.costs.hardware import Hardware
 from lartpc_ds.costs.problem import Candidate, Cost, MemoryParts, Problem, TimeParts, trace_key
@@ -13,13 +16,15 @@ from lartpc_ds.costs.stage_trace import Partition, StageTrace, trace_stages
 from lartpc_ds.costs.stages import check_zero, cut_rates, plan_stages
 from lartpc_ds.costs.stragglers import late_share, slowest_delay_seconds
 from lartpc_ds.costs.zero import FLOAT_BYTES, reduction_seconds, states_of, updating_ranks
-from lartpc_ds.errors import UserError
 from lartpc_ds.exact.memory.strip_plan import plan_strips
 from lartpc_ds.exact.spatialize import plan_tiles
 from lartpc_ds.exact.trace.dry_run import built_without_memory
 from lartpc_ds.models.build import blocks
 
 __all__ = ["Costs", "cost"]
+
+Stages = list[StageTrace]
+"""The traces of all stages of a pipeline."""
 
 
 def cost(problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int) -> Cost:
@@ -34,8 +39,8 @@ def cost(problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_n
     Raises:
         UserError: the network cannot run so.
     """
-    stages = _traced(problem, candidate, hardware, ranks_per_node)
-    return _put_together(problem, candidate, hardware, ranks_per_node, stages)
+    traces = _traced(problem, candidate, hardware, ranks_per_node)
+    return _put_together(problem, candidate, hardware, ranks_per_node, traces)
 
 
 class Costs:
@@ -45,7 +50,7 @@ class Costs:
     """
 
     def __init__(self) -> None:
-        self._traces: dict[tuple[object, ...], list[StageTrace]] = {}
+        self._traces: dict[tuple[object, ...], list[Stages]] = {}
 
     def __call__(self, problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int) -> Cost:
         """Predict what a candidate costs; an object serves one problem and one machine."""
@@ -55,15 +60,30 @@ class Costs:
         return _put_together(problem, candidate, hardware, ranks_per_node, self._traces[key])
 
 
-def _traced(problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int) -> list[StageTrace]:
-    return trace_stages(problem, candidate, hardware, ranks_per_node, _partition(problem, candidate))
+def _traced(problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int) -> list[Stages]:
+    """The traces of the median and of the brightest event, or of any event where all are alike."""
+    partition = _partition(problem, candidate)
+    if not candidate.memory.lit_block:
+        return [trace_stages(problem, candidate, hardware, ranks_per_node, partition)]
+    assert problem.lit is not None and candidate.layout.tiles == candidate.layout.pipe == 1
+    kind = candidate.memory.recompute
+    # a run recomputes what would not fit, so memory must hold what recomputation leaves of the brightest event
+    kinds: tuple[Recompute, Recompute] = ("none", "block") if kind == "auto" else (kind, kind)
+    traces = []
+    for pixels, recompute in zip((problem.lit.median, problem.lit.brightest), kinds, strict=True):
+        memory = candidate.memory.model_copy(update={"recompute": recompute})
+        one = replace(candidate, memory=memory)
+        traces.append(trace_stages(problem, one, hardware, ranks_per_node, partition, pixels))
+    return traces
 
 
 def _put_together(
-    problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int, stages: list[StageTrace]
+    problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int, traces: list[Stages]
 ) -> Cost:
-    memory = max((_memory(problem, candidate, hardware, stage) for stage in stages), key=lambda parts: parts.total)
-    return Cost(memory, _time(problem, candidate, hardware, ranks_per_node, stages), candidate.global_batch)
+    times = [_time(problem, candidate, hardware, ranks_per_node, stages) for stages in traces]
+    memory = [_memory(problem, candidate, hardware, stage) for stages in traces for stage in stages]
+    fullest = max(memory, key=lambda parts: parts.total)
+    return Cost(fullest, times[0], candidate.global_batch, times[1].total if len(times) > 1 else None)
 
 
 def _partition(problem: Problem, candidate: Candidate) -> Partition:
@@ -74,14 +94,9 @@ def _partition(problem: Problem, candidate: Candidate) -> Partition:
     model = built_without_memory(problem.make_model).train()
     tiles = plan_tiles(model, layout, image, candidate.gather_at, config.model.norm_scope, memory.lean_norm)
     strips = None
-    if memory.lit_block:
-        raise UserError(
-            f"memory.lit_block = {memory.lit_block!r}: what a lit step costs depends on its event, and a plan knows no "
-            "events; set memory.lit_block = 0 to plan, or measure with lartpc-ds bench lit"
-        )
     if memory.stream_strips > 1:
         strips = plan_strips(model, memory.stream_strips, memory.stream_until, image)
-    if memory.recompute == "block":
+    if memory.recompute != "none":
         blocks(model)
     return Partition(tiles, strips, plan_stages(config, ds, layout, model, image, tiles, cut_rates()))
 
@@ -108,9 +123,7 @@ def _memory(problem: Problem, candidate: Candidate, hardware: Hardware, stage: S
     )
 
 
-def _time(
-    problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int, stages: list[StageTrace]
-) -> TimeParts:
+def _time(problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int, stages: Stages) -> TimeParts:
     """The schedule gives the time of the passes; all stages then sum gradients and update weights at once."""
     near = candidate.layout.world_size <= ranks_per_node
     links = hardware.within if near else hardware.across

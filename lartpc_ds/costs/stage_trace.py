@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -22,6 +23,7 @@ from lartpc_ds.costs.meter import Meter, Peak, traced_autocast
 from lartpc_ds.costs.peers import ImaginedPeers
 from lartpc_ds.costs.problem import Candidate, Problem
 from lartpc_ds.exact.apply import apply
+from lartpc_ds.exact.grid.patches import Bits
 from lartpc_ds.exact.grid.tiles import Alone, Group, Tiles
 from lartpc_ds.exact.memory.strip_plan import StripPlan
 from lartpc_ds.exact.spatialize import TilePlan
@@ -60,9 +62,17 @@ class StageTrace:
 
 
 def trace_stages(
-    problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_node: int, partition: Partition
+    problem: Problem,
+    candidate: Candidate,
+    hardware: Hardware,
+    ranks_per_node: int,
+    partition: Partition,
+    pixels: Bits | None = None,
 ) -> list[StageTrace]:
-    """Trace the fullest tile of each stage, in order."""
+    """Trace the fullest tile of each stage, in order.
+
+    `pixels` are the lit ones of the event that all micro-batches consist of, where only what is lit is computed.
+    """
     layout = candidate.layout
     number = precision(problem.ds)
     row, col = _fullest(partition.tiles, layout)
@@ -73,7 +83,8 @@ def trace_stages(
         peers = ImaginedPeers(layout.tiles, row * layout.cols + col, hardware, ranks_per_node, Meter(rates))
         norm, whole_norm = _norm_groups(problem, layout, peers)
         tiles = Tiles(layout.rows, layout.cols, peers, norm, whole_norm, candidate.overlap)
-        apply(model, candidate.memory, partition.tiles, tiles, partition.strips)
+        lit = problem.lit.plan if problem.lit is not None and pixels is not None else None
+        apply(model, candidate.memory, partition.tiles, tiles, partition.strips, lit)
         if hardware.device == "cuda" and number != "fp32":
             _norms_in_float32(model)
         sequence = [block for _, block in blocks(model)] if partition.bounds else [model]
@@ -81,10 +92,11 @@ def trace_stages(
         (top, bottom), (left, right) = partition.tiles.tile(row, col)
         shape: Any = (candidate.batch, problem.image[0], bottom - top, right - left)
         received: tuple[Sequence[int], torch.dtype] = shape, torch.float32
+        events = None if pixels is None else np.repeat(pixels, candidate.batch, 0)
         for stage, (start, stop) in enumerate(pairwise(bounds)):
             meter = Meter(rates)
             peers.meter = meter
-            run = _StageRun(sequence[start:stop], meter, peers, received, number, stage, len(bounds) - 1)
+            run = _StageRun(sequence[start:stop], meter, peers, received, number, stage, len(bounds) - 1, events)
             with locating_errors(model):
                 traces.append(run.step(candidate.accumulate, problem.ds))
             received = run.sent
@@ -131,10 +143,11 @@ class _StageRun:
         precision: str,
         stage: int,
         stages: int,
+        pixels: Bits | None,
     ) -> None:
         self._modules = nn.ModuleList(sequence)
         self._meter, self._peers, self._received, self._precision = meter, peers, received, precision
-        self._stage, self._stages = stage, stages
+        self._stage, self._stages, self._pixels = stage, stages, pixels
         self._in_flight: list[tuple[Tensor | None, Tensor]] = []
         self._message: Tensor | None = None
         self._gradient: Tensor | None = None
@@ -168,7 +181,10 @@ class _StageRun:
         shape, dtype = self._received
         first, last = self._stage == 0, self._stage == self._stages - 1
         kept = None
-        if self._stages == 1:
+        pixels = () if self._pixels is None else (self._pixels,)
+        if pixels:
+            x = torch.empty((), dtype=dtype).expand(shape)  # a run has lists of lit pixels, which are small
+        elif self._stages == 1:
             x = _map(shape, dtype)
         elif first:
             kept = _map(shape, dtype)
@@ -182,7 +198,7 @@ class _StageRun:
                 register_multi_grad_hook((x,), lambda gradients: None)
         with traced_autocast(self._precision):
             for module in self._modules:
-                x = module(x)
+                x = module(x, *pixels)
         if not last:
             x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.contiguous()
         self.sent = tuple(x.shape), x.dtype

@@ -22,7 +22,6 @@ from lartpc_ds.config.run import RunConfig
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.costs.stages import StageShare, block_costs, check_zero, cut_rates, plan_stages, stage_shares
 from lartpc_ds.data.event_index import EventIndex
-from lartpc_ds.data.lit_shares import AUTO_PIXELS
 from lartpc_ds.data.source import Source
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.grid.tiles import Tiles
@@ -274,7 +273,7 @@ def lit_of(
             f"memory.lit_block = {pixels!r} with layout.rows = {layout.rows}, cols = {layout.cols}: a tile would wait "
             "for the tile with most of the charge; take one: set memory.lit_block = 0, or layout.rows = layout.cols = 1"
         )
-    plan = plan_lit(model, AUTO_PIXELS if pixels == "auto" else pixels, config.memory.lit_until, image)
+    plan = plan_lit(model, pixels, config.memory.lit_until, image)
     return plan if layout.pipe == 1 else _in_first_stage(plan, layout, stages[1])
 
 

@@ -21,6 +21,8 @@ __all__ = ["STRIPS", "Choices", "choices", "grids", "simplicity"]
 
 STRIPS = (4, 8, 12, 16)
 _BATCHES = (1, 2, 4, 8, 16, 32)
+_LARGEST_LIT = 4
+"""The most lit events of a micro-batch: a trace finds the patches of each, and more would take too long."""
 _SMALLEST_TILE = 32
 """The fewest pixels per side: below it, halos are most of a tile at the first layers already."""
 _MICRO_BATCHES = 4
@@ -55,12 +57,14 @@ def choices(
     refused += more
     states = {pipe: list(_states(problem, hardware, pipe)) for pipe in (1, 2)}
     refused += _about_states(problem, hardware, stages)
+    refused += _about_lit(problem)
     found = [
         Candidate(layout, batch, accumulate, zero, offload, memory, *_kept(problem))
         for layout in grids
         for batch, accumulate in _batches(problem, layout, global_batch)
         for zero, offload in _useful(states[min(layout.pipe, 2)], layout)
         for memory in _levers(problem, layout, stages > 0)
+        if not memory.lit_block or batch <= _LARGEST_LIT or batch == problem.config.data.batch
     ]
     if not found and global_batch is not None:
         raise UserError(
@@ -187,13 +191,33 @@ def _useful(states: Sequence[tuple[int, bool]], layout: Layout) -> list[tuple[in
     return [*states[:1], *(state for state in states if state[1])][:2]
 
 
+def _about_lit(problem: Problem) -> list[str]:
+    if problem.lit is None:
+        return []
+    refused = [
+        f"micro-batches of more than {_LARGEST_LIT} lit events are not offered, unless your data.batch is one, because "
+        "the patches of each event must be found"
+    ]
+    if problem.config.memory.lit_block:
+        refused.append(
+            "strips are not offered, and tiles and pipeline stages compute whole maps, because neither goes with "
+            "memory.lit_block"
+        )
+    return refused
+
+
 def _levers(problem: Problem, layout: Layout, has_blocks: bool) -> list[MemoryConfig]:
     kinds: tuple[Recompute, ...] = ("none", "block") if has_blocks else ("none",)
-    found = [MemoryConfig(recompute=kind, lean_norm=lean) for kind, lean in product(kinds, (False, True))]
-    if has_blocks and layout.tiles == layout.pipe == 1:
+    mine, alone = problem.config.memory, layout.tiles == layout.pipe == 1
+    whole = [MemoryConfig(recompute=kind, lean_norm=lean) for kind, lean in product(kinds, (False, True))]
+    wanted = {"lit_block": mine.lit_block or "auto", "lit_until": mine.lit_until}
+    lit = [one.model_copy(update=wanted) for one in whole] if alone and problem.lit is not None else []
+    if mine.lit_block:
+        return lit or whole
+    found = [*whole, *lit]
+    if has_blocks and alone:
         found += [MemoryConfig(stream_strips=strips) for strips in STRIPS]
-    mine = problem.config.memory
-    return found if mine in found or (mine.stream_strips > 1 and layout.tiles * layout.pipe > 1) else [*found, mine]
+    return found if mine in found or (mine.stream_strips > 1 and not alone) else [*found, mine]
 
 
 def simplicity(candidate: Candidate, problem: Problem) -> tuple[int, ...]:
@@ -202,7 +226,7 @@ def simplicity(candidate: Candidate, problem: Problem) -> tuple[int, ...]:
     mine = as_written(problem.config, problem.ds, layout)
     return (
         sum(axis > 1 for axis in (layout.pipe, layout.rows, layout.cols)),
-        int(memory.stream_strips > 1) + int(memory.recompute != "none"),
+        int(memory.stream_strips > 1) + int(memory.recompute != "none") + int(memory.lit_block != 0),
         int(candidate.offload),
         int(memory.lean_norm),
         candidate.zero,

@@ -12,7 +12,7 @@ from lartpc_ds.advise.search.search import HEADROOM, Plan, Row
 from lartpc_ds.advise.search.sizes import gib
 from lartpc_ds.config.ds_config import precision
 from lartpc_ds.costs.hardware import Hardware
-from lartpc_ds.costs.problem import Candidate, Problem
+from lartpc_ds.costs.problem import Candidate, LitEvents, Problem
 
 __all__ = ["print_report", "tree_of"]
 
@@ -21,7 +21,7 @@ _MEMORY = ("weights", "gradients", "optimizer", "activations", "halos", "workspa
 _TIME = ("compute", "halo", "reduction", "bubble")
 
 
-def tree_of(plan: Plan, hardware: Hardware, devices: int) -> dict[str, Any]:
+def tree_of(plan: Plan, hardware: Hardware, problem: Problem, devices: int) -> dict[str, Any]:
     """Everything that was found, as plain data for programs."""
     rows = [_tree(row) for row in plan.rows]
     return {
@@ -29,11 +29,17 @@ def tree_of(plan: Plan, hardware: Hardware, devices: int) -> dict[str, Any]:
         "memory_bytes": plan.memory_bytes,
         "usable_bytes": plan.limit_bytes,
         "hardware": hardware.name,
+        "lit_events": None if problem.lit is None else _tree_of_events(problem.lit),
         "recommended": None if plan.recommended is None else _tree(plan.recommended),
         "candidates": rows,
         "reason": reason(plan),
         "refused": plan.refused,
     }
+
+
+def _tree_of_events(lit: LitEvents) -> dict[str, Any]:
+    median, brightest = lit.shares
+    return {"origin": lit.origin, "patch": lit.plan.cut.patch, "median_share": median, "brightest_share": brightest}
 
 
 def _tree(row: Row) -> dict[str, Any]:
@@ -43,6 +49,7 @@ def _tree(row: Row) -> dict[str, Any]:
         "peak_bytes": cost.memory.total,
         "memory_parts": asdict(cost.memory),
         "step_seconds": cost.time.total,
+        "brightest_step_seconds": cost.brightest_seconds,
         "time_parts": asdict(cost.time),
         "events_per_second": cost.events_per_second,
         "global_batch": cost.global_batch,
@@ -71,8 +78,21 @@ def print_report(
     _say(console, "> recommended   * Pareto front: none is as fast and much smaller")
     console.print()
     _say(console, reason(plan))
+    if problem.lit is not None:
+        _say(console, _about(problem.lit))
     for told in plan.refused:
         _say(console, f"- {told}")
+
+
+def _about(lit: LitEvents) -> str:
+    median, brightest = (f"{100 * share:.3g} %" for share in lit.shares)
+    height, width = lit.plan.cut.patch
+    return (
+        f"Lit steps are traced on the median and on the brightest of {lit.origin}, which light {median} and "
+        f"{brightest} of the image's patches of {height} x {width} pixels. Time and events/s are those of the median "
+        "event, the memory is that of the brightest. Ranks wait for the one with the brightest events, and the time in "
+        "which a processor finds the patches is not counted."
+    )
 
 
 def _say(console: Console, text: str) -> None:
@@ -89,7 +109,10 @@ def _shown(plan: Plan) -> list[Row]:
 
 
 def _choices(plan: Plan, rows: Sequence[Row]) -> Table:
-    table = _table("", "", "layout", "batch", "ZeRO", "levers", "GiB a rank", "s a step", "events/s", "global batch")
+    spread = any(row.cost.brightest_seconds is not None for row in rows)
+    more = ["s on the brightest"] if spread else []
+    steps = "s a step", *more, "events/s", "global batch"
+    table = _table("", "", "layout", "batch", "ZeRO", "levers", "GiB a rank", *steps)
     for number, row in enumerate(rows, start=1):
         candidate, cost = row.candidate, row.cost
         mark = ">" if row is plan.recommended else "*" if row.pareto else ""
@@ -102,6 +125,7 @@ def _choices(plan: Plan, rows: Sequence[Row]) -> Table:
             _levers(candidate),
             gib(cost.memory.total),
             _three(cost.time.total),
+            *([_three(cost.brightest_seconds or cost.time.total)] if spread else []),
             _three(cost.events_per_second),
             str(cost.global_batch),
         )

@@ -1,7 +1,8 @@
 """`lartpc-ds plan`: which layout, levers and ZeRO stage to take for so many devices of so much memory.
 
-It answers on a login node or a laptop: no device, and no event files where `data.detector` is named. Rejected as the
-default machine: this one, because a plan is made where one waits, not where one trains.
+It answers on a login node or a laptop: no device, and no event files where `data.detector` is named, unless the run
+computes only what is lit and `--lit-share` does not say how much that is. Rejected as the default machine: this one,
+because a plan is made where one waits, not where one trains.
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lartpc_ds.advise.search.lit_events import with_lit_events
 from lartpc_ds.advise.search.plan_files import check_free, write_plan
 from lartpc_ds.advise.search.plan_report import print_report, tree_of
 from lartpc_ds.advise.search.search import BUDGET_SECONDS, CostOf, search
@@ -39,6 +41,7 @@ def plan(
     per_node: int | None = None,
     hardware: str | None = None,
     global_batch: int | None = None,
+    lit_share: str | None = None,
     overrides: Sequence[str] = (),
     write: Path | None = None,
     as_json: bool = False,
@@ -55,6 +58,7 @@ def plan(
         per_node: how many devices a machine has; None: as the hardware file says.
         hardware: a file or a preset; None: `DEFAULT_HARDWARE`.
         global_batch: events of an optimizer step, exactly; None: any number.
+        lit_share: the shares of patches that charge lights, as `parse_shares` reads them; None: as the events say.
         overrides: the `--set`s.
         write: the folder to write the chosen configurations to; None: write nothing.
         as_json: print one line of JSON instead of tables.
@@ -70,8 +74,8 @@ def plan(
     memory_bytes = memory_of(machine, memory, min(ranks_per_node, devices))
     if write is not None:
         check_free(run, write)
-    problem = problem_of(absolute_paths(config, Path.cwd()), ds)
     progress = Console(stderr=True)
+    problem = with_lit_events(problem_of(absolute_paths(config, Path.cwd()), ds), lit_share, progress)
     with progress.status("looking at the network") as status:
         found = search(
             problem,
@@ -92,7 +96,7 @@ def plan(
         command = write_plan(run, overrides, config, ds, found.recommended.candidate, ranks_per_node, write)
         (progress if as_json else console).print(command, markup=False, highlight=False, soft_wrap=True)
     if as_json:
-        print(json.dumps(tree_of(found, machine, devices)))
+        print(json.dumps(tree_of(found, machine, problem, devices)))
     return 0
 
 

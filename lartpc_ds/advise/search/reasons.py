@@ -2,7 +2,7 @@
 
 from lartpc_ds.advise.search.search import Plan, Row
 from lartpc_ds.advise.search.sizes import gib
-from lartpc_ds.costs.problem import Candidate, TimeParts
+from lartpc_ds.costs.problem import Candidate, Cost, TimeParts
 
 __all__ = ["levers_of", "reason"]
 
@@ -16,7 +16,8 @@ def levers_of(candidate: Candidate) -> str:
     """Name a candidate's levers on activations in a word or two; empty where it has none."""
     memory = candidate.memory
     words = [f"{memory.stream_strips} strips"] if memory.stream_strips > 1 else []
-    words += ["recompute"] if memory.recompute == "block" else []
+    words += ["lit"] if memory.lit_block else []
+    words += {"none": [], "block": ["recompute"], "auto": ["recompute bright events"]}[memory.recompute]
     return " + ".join([*words, *(["lean norms"] if memory.lean_norm else [])])
 
 
@@ -58,9 +59,16 @@ def _price(row: Row) -> str:
     spent += [f"summing gradients takes {_share(time.reduction, time)}"] if layout.data * layout.tiles > 1 else []
     spent += [f"waiting for other stages takes {_share(time.bubble, time)}"] if layout.pipe > 1 else []
     if not spent:
-        return f"a step takes {time.total:.3g} s"
+        return _step(row.cost)
     *rest, last = spent
-    return f"{', '.join(rest)} and {last} of a step" if rest else f"{last} of a step"
+    shares = f"{', '.join(rest)} and {last} of a step" if rest else f"{last} of a step"
+    return shares if row.cost.brightest_seconds is None else f"{_step(row.cost)}, where {shares}"
+
+
+def _step(cost: Cost) -> str:
+    if cost.brightest_seconds is None:
+        return f"a step takes {cost.time.total:.3g} s"
+    return f"a step takes {cost.time.total:.3g} s on median events and {cost.brightest_seconds:.3g} s on the brightest"
 
 
 def _share(seconds: float, time: TimeParts) -> str:

@@ -141,6 +141,7 @@ def _possible(offered: Choices, base: References) -> list[Candidate]:
         one
         for one in offered.candidates
         if not ("streaming" in base.refused and one.memory.stream_strips > 1)
+        and not ("lit" in base.refused and one.memory.lit_block)
         and not ("recomputation" in base.refused and one.memory.recompute != "none")
     ]
 

@@ -41,7 +41,7 @@ class References:
     whole: dict[MemoryConfig, Cost]
     """The cost with each set of levers; the plain network is always among them."""
     refused: dict[str, str]
-    """Why there is no `streaming` or `recomputation`: the network's own refusal."""
+    """Why there is no `streaming`, `lit` or `recomputation`: the network's own refusal."""
 
     @property
     def sentences(self) -> list[str]:
@@ -58,7 +58,7 @@ def references(trace: Trace, devices: int, levers: list[MemoryConfig]) -> Refere
     alone = Layout(data=devices)  # as many ranks as the job has share each machine, which counts on a CPU
     whole, refused = {PLAIN: trace(Candidate(alone))}, {}
     for memory in levers:
-        axis = "streaming" if memory.stream_strips > 1 else "recomputation"
+        axis = "streaming" if memory.stream_strips > 1 else "lit" if memory.lit_block else "recomputation"
         try:
             whole[memory] = trace(Candidate(alone, memory=memory))
         except UserError as error:
@@ -197,4 +197,4 @@ def _ratio(traced: float, guessed: float) -> float:
 def _group(candidate: Candidate) -> tuple[object, ...]:
     """Candidates of one group are like each other in what a guess leaves out."""
     memory, layout = candidate.memory, candidate.layout
-    return layout.pipe, layout.tiles, memory.stream_strips, memory.lean_norm, memory.recompute
+    return layout.pipe, layout.tiles, memory.stream_strips, memory.lean_norm, memory.recompute, memory.lit_block

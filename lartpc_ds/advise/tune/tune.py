@@ -74,6 +74,11 @@ def tune(
         zero_stages = parse_stages(stages)
         config, ds = recipes.load(run, overrides)
         config = absolute_paths(config, Path.cwd())
+        if config.memory.lit_block:
+            raise UserError(
+                f"memory.lit_block = {config.memory.lit_block!r}: tune looks at no event, on which the time of such a "
+                "step depends; set memory.lit_block = 0, or use plan and bench lit"
+            )
         devices = default_devices() if devices is None else devices
         check_devices(devices, ds)
         apply_file_locking(with_environment(here(devices), config.launch))

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lartpc_ds.exact.grid.patches import Integers, Patches
+from lartpc_ds.exact.grid.pieces import has_no_data
 
 __all__ = ["Bags", "EventReading", "PatchReading", "PixelReading", "Reading", "TapReading"]
 
@@ -37,9 +38,16 @@ class Bags(NamedTuple):
         offsets = np.arange(len(rows) + 1) if sizes is None else np.concatenate([[0], np.cumsum(sizes.reshape(-1))])
         return cls(*(torch.from_numpy(values.astype(np.int32)) for values in (rows, offsets)))
 
+    @classmethod
+    def without_values(cls, rows: int, bags: int) -> "Bags":
+        """Return lists of these sizes alone, for a trace, which has only sizes anyway."""
+        return cls(torch.empty(rows, dtype=torch.int32), torch.empty(bags + 1, dtype=torch.int32))
+
     def of_rows(self, first: int, last: int) -> "Bags":
         """Return the bags [first, last)."""
         offsets = self.offsets[first : last + 1]
+        if has_no_data(offsets):
+            return Bags(self.rows[first:last], offsets)
         start, stop = int(offsets[0]), int(offsets[-1])
         return Bags(self.rows[start:stop], offsets - start)
 
@@ -65,6 +73,23 @@ class Reading:
     def home(self) -> Bags:
         """The rows of the result that have read each row."""
         raise NotImplementedError
+
+    @property
+    def ones(self) -> int:
+        """How many ones the matrix has, at most."""
+        return self.results
+
+    # A trace counts the bytes of lists, which live as long as the reading, and need not make them.
+
+    @cached_property
+    def traced_bags(self) -> Bags:
+        """`bags` without their values."""
+        return Bags.without_values(self.ones, self.results)
+
+    @cached_property
+    def traced_home(self) -> Bags:
+        """`home` without its values."""
+        return Bags.without_values(self.ones, self.rows)
 
 
 class PatchReading(Reading):
@@ -100,6 +125,11 @@ class EventReading(Reading):
 
     def __init__(self, patches: Patches) -> None:
         self._event, self.rows, self.results = patches.event, len(patches), patches.events
+
+    @property
+    def ones(self) -> int:
+        """One for each patch."""
+        return self.rows
 
     @cached_property
     def bags(self) -> Bags:

@@ -38,14 +38,20 @@ def _sums(rows: Tensor, bags: Bags) -> Tensor:
 def _read(rows: Tensor, reading: Reading) -> Tensor:
     """(rows, D) -> (rows of the result, D)."""
     assert len(rows) == reading.rows
-    return rows.new_empty(reading.results, rows.shape[1]) if has_no_data(rows) else _sums(rows, reading.bags)
+    if rows.is_meta:
+        return rows.new_empty(reading.results, rows.shape[1])
+    return _sums(rows, _bags(rows, reading))
+
+
+def _bags(rows: Tensor, reading: Reading) -> Bags:
+    return reading.traced_bags if has_no_data(rows) else reading.bags
 
 
 def _brought_home(gradient: Tensor, reading: Reading) -> Tensor:
     """(rows of the result, D) -> (rows, D)."""
-    if has_no_data(gradient):
+    if gradient.is_meta:
         return gradient.new_empty(reading.rows, gradient.shape[1])
-    return _sums(gradient.contiguous(), reading.home)
+    return _sums(gradient.contiguous(), reading.traced_home if has_no_data(gradient) else reading.home)
 
 
 class _Read(torch.autograd.Function):
@@ -239,14 +245,15 @@ def _weight_gradient(
     total = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
     pixels, patches = _pixels(x), reading.shape[0]
     patch_bytes = max(gradient.nbytes // patches, x.shape[1] * reading.window * x.element_size())
-    at_once = rows_at_once(gradient, patch_bytes, _READ_BYTES)
+    # a trace would take an eighth of the gradient, which may be far less than a run reads at once
+    at_once = max(rows_at_once(gradient, patch_bytes, _READ_BYTES), _READ_BYTES // patch_bytes)
     with in_pieces():
         for first in range(0, patches, at_once):
             last = min(first + at_once, patches)
             read = (
                 pixels.new_empty((last - first) * reading.window, pixels.shape[1])
-                if has_no_data(pixels)
-                else _sums(pixels, reading.bags.of_rows(first * reading.window, last * reading.window))
+                if pixels.is_meta
+                else _sums(pixels, _bags(pixels, reading).of_rows(first * reading.window, last * reading.window))
             )
             _, part = how.backward(gradient[first:last], _windows(read, reading), weight, (False, True))
             total += part

@@ -61,7 +61,8 @@ def light(
         if module is not model:
             wrap(name, module, lit.around)
 
-    def run(sequence: Sequence[tuple[str, nn.Module]], images: Tensor) -> Tensor:
+    def run(sequence: Sequence[tuple[str, nn.Module]], images: Tensor, pixels: Bits | None = None) -> Tensor:
+        # a trace gives the lit pixels, because its images have no values
         if tuple(images.shape[2:]) != (plan.rows.size, plan.cols.size):
             raise ValueError(
                 f"images: they must have {plan.rows.size} rows and {plan.cols.size} columns; they are "
@@ -70,7 +71,7 @@ def light(
         if images.device.type == "cpu":
             give_back()  # what the event before has left
         images = images.coalesce() if images.is_sparse else images  # at once, if its pixels are in order
-        pixels = lit_pixels(images)
+        pixels = lit_pixels(images) if pixels is None else pixels
         if spare is not None and torch.is_grad_enabled():
             spare.look(_kept_bytes(plan, pixels, images.device), images.device)
         until = plan.until_of(pixels)
@@ -82,7 +83,7 @@ def light(
         del images
         return lit.run(sequence, x, patches, until)
 
-    model.forward = MethodType(lambda self, images: run(blocks(self), images), model)
+    model.forward = MethodType(lambda self, images, pixels=None: run(blocks(self), images, pixels), model)
     return run
 
 

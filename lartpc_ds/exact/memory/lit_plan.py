@@ -10,14 +10,14 @@ the same numbers. Rejected: one choice for a run, which is wrong for its brighte
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lartpc_ds.data.lit_shares import Cells, Cut, Reach
+from lartpc_ds.data.lit_shares import AUTO_PIXELS, Cells, Cut, Reach
 from lartpc_ds.errors import UserError
 from lartpc_ds.exact.grid.cuts import numbers_of, tensors_of
 from lartpc_ds.exact.grid.patches import Axis, Bits, Patches
@@ -135,13 +135,13 @@ class LitPlan:
         return gained
 
 
-def plan_lit(model: nn.Module, pixels: int, until: str, image: Image) -> LitPlan:
+def plan_lit(model: nn.Module, pixels: int | Literal["auto"], until: str, image: Image) -> LitPlan:
     """Plan and check a model for images of (channels, rows, columns), as its modes are and in evaluation.
 
     Args:
         model: any nn.Module of one device that has blocks (`models.build.blocks`); it is not changed.
         pixels: the side of a patch of the image, on the axis with the smaller stride of the first block; on the other
-            axis it is larger by the ratio of the strides.
+            axis it is larger by the ratio of the strides; "auto" is `AUTO_PIXELS`.
         until: the first block that runs on whole maps, "never", or "auto": the one that is cheapest for each event.
         image: the size of the whole image.
 
@@ -163,7 +163,7 @@ def plan_lit(model: nn.Module, pixels: int, until: str, image: Image) -> LitPlan
     with both_modes(shadow) as modes:
         for _ in modes:
             any_stride = _trace(shadow, sequence, image, (_ANY_STRIDE, _ANY_STRIDE))
-            patch = _patch(any_stride, pixels)
+            patch = _patch(any_stride, AUTO_PIXELS if pixels == "auto" else pixels)
             found = _trace(shadow, sequence, image, patch)
             error = _different(any_stride.notes, found) or found.error
             error = _different(_notes_of_whole(shadow, sequence, image), found) or error

@@ -16,7 +16,8 @@ HOSTS = ("--hostfile", "--launcher", "--include", "--exclude")
 OPTIONS = {
     "train": {SET, "--run-dir", DEVICES, *HOSTS, "--resume", "--dry-run", VERBOSE},
     "plan": {
-        *("--devices", "--memory", "--per-node", "--hardware", "--global-batch", SET, "--json", "--write", "--out"),
+        *("--devices", "--memory", "--per-node", "--hardware", "--global-batch", "--lit-share"),
+        *(SET, "--json", "--write", "--out"),
     },
     "submit": {"--system", SET, "--run-dir", "--out", "--launcher", "--now"},
     "evaluate": {"--files", "--checkpoint", DEVICES, *HOSTS},
@@ -201,6 +202,7 @@ def test_inspect_ends_with_code_2_for_a_problem(
         (["display", "missing.h5"], "missing.h5"),
         (["plan", "missing", DEVICES, "2"], "RUN = 'missing'"),
         (["plan", "quickstart", DEVICES, "2", "--hardware", "missing"], "--hardware 'missing'"),
+        (["plan", "quickstart", DEVICES, "2", "--lit-share", "2"], "--lit-share '2'"),
         (["hostfile", "make", "gpu[1-2]", "--out", "hosts"], "Write gpu[1-2]:N"),
         (["hostfile", "make", "a:1", "--out", "missing/hosts"], "no such folder missing"),
         (["hostfile", "check", "missing"], "missing"),
