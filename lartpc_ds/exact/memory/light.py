@@ -56,7 +56,7 @@ def light(
         What the model runs its blocks with from now on; a pipeline stage runs the first of them with it.
     """
     keep_few_kernels()
-    lit = Lit(tiles, lean)
+    lit, in_pieces = Lit(tiles, lean), False
     for name, module in model.named_modules():
         if module is not model:
             wrap(name, module, lit.around)
@@ -68,13 +68,15 @@ def light(
                 f"images: they must have {plan.rows.size} rows and {plan.cols.size} columns; they are "
                 f"{tuple(images.shape)}"
             )
-        if images.device.type == "cpu":
+        nonlocal in_pieces
+        if in_pieces:
             give_back()  # what the event before has left
         images = images.coalesce() if images.is_sparse else images  # at once, if its pixels are in order
         pixels = lit_pixels(images) if pixels is None else pixels
         if spare is not None and torch.is_grad_enabled():
             spare.look(_kept_bytes(plan, pixels, images.device), images.device)
         until = plan.until_of(pixels)
+        in_pieces = images.device.type == "cpu" and until != sequence[0][0]  # whole maps leave room for whole maps
         if until == sequence[0][0]:
             whole = images.permute(0, 2, 3, 1).to_dense().permute(0, 3, 1, 2) if images.is_sparse else images
             return lit.run(sequence, whole.contiguous(memory_format=torch.channels_last), None, None)
