@@ -139,9 +139,10 @@ def _short_runs(
 
 
 def _row(variant: Variant, samples: Samples, failure: str | None) -> dict[str, Any]:
-    seconds, events = None, variant.candidate.global_batch
-    if failure is None:
-        seconds = statistics.median(samples["step_seconds"])
+    """A variant and its medians, which are None where it has failed."""
+    seconds = statistics.median(samples["step_seconds"]) if failure is None else None
+    peak_bytes = int(statistics.median(samples["peak_bytes"])) if failure is None else None
+    events = variant.candidate.global_batch
     return {
         "name": variant.name,
         "kind": variant.kind,
@@ -149,7 +150,7 @@ def _row(variant: Variant, samples: Samples, failure: str | None) -> dict[str, A
         "global_batch": events,
         "step_seconds": seconds,
         "events_per_second": None if seconds is None else events / seconds,
-        "peak_bytes": None if failure is not None else int(statistics.median(samples["peak_bytes"])),
+        "peak_bytes": peak_bytes,
         "failure": failure,
     }
 
@@ -160,21 +161,20 @@ def ratios(measured: Sequence[Variant], samples: Mapping[str, Samples]) -> list[
     A pair of which one was not measured, or has failed and so has no samples, is left out.
     """
     by_name = {variant.name: variant for variant in measured}
-    rows = []
-    for variant in measured:
-        for baseline in variant.baselines:
-            if variant.name not in samples or baseline not in samples:
-                continue
-            ours, theirs = samples[variant.name], samples[baseline]
-            events = by_name[baseline].candidate.global_batch / variant.candidate.global_batch
-            times = zip(ours["step_seconds"], theirs["step_seconds"], strict=True)
-            memory = statistics.median(ours["peak_bytes"]) / statistics.median(theirs["peak_bytes"])
-            rows.append(
-                {
-                    "name": variant.name,
-                    "baseline": baseline,
-                    "time_ratio": events * statistics.median(a / b for a, b in times),
-                    "memory_ratio": memory,
-                }
-            )
-    return rows
+    pairs = [(by_name[name], by_name.get(other)) for name in by_name for other in by_name[name].baselines]
+    return [
+        _ratio(ours, theirs, samples[ours.name], samples[theirs.name])
+        for ours, theirs in pairs
+        if theirs is not None and ours.name in samples and theirs.name in samples
+    ]
+
+
+def _ratio(ours: Variant, theirs: Variant, own: Samples, other: Samples) -> dict[str, Any]:
+    steps = zip(own["step_seconds"], other["step_seconds"], strict=True)
+    steps_per_event = theirs.candidate.global_batch / ours.candidate.global_batch
+    return {
+        "name": ours.name,
+        "baseline": theirs.name,
+        "time_ratio": steps_per_event * statistics.median(a / b for a, b in steps),
+        "memory_ratio": statistics.median(own["peak_bytes"]) / statistics.median(other["peak_bytes"]),
+    }
