@@ -100,6 +100,25 @@ def bench_pipeline(
     _print_result(result, as_json)
 
 
+@bench_app.command("compare")
+def bench_compare(
+    recipe: Recipe = "microboone-full",
+    overrides: Overrides = None,
+    ranks: Annotated[int, typer.Option(min=2, help="Number of ranks, which share this machine's cores.")] = 2,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only the variants whose names begin with NAME.")
+    ] = None,
+    repeats: Repeats = 3,
+    steps: Steps = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Compare with plain PyTorch, DDP, FSDP2, DeepSpeed's ZeRO and its pipeline, on the same network and events."""
+    from lartpc_ds.advise.bench.compare import bench
+
+    result = bench(recipe, overrides or [], only=only or [], ranks=ranks, repeats=repeats, steps=steps)
+    _print_result(result, as_json)
+
+
 @bench_app.command("handmade")
 def bench_handmade(
     recipe: Annotated[str, typer.Argument(help="A recipe or run TOML of particles.")] = "quickstart",

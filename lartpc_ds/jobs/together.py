@@ -11,12 +11,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["KEPT", "PINNED", "run_together"]
+__all__ = ["KEPT", "PINNED", "RanksFailed", "run_together"]
 
 PINNED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
 """Settings of glibc by which every map comes from the kernel and goes back to it."""
 KEPT = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 """Settings of glibc by which maps of up to 32 MiB, the most that it allows, stay with the process."""
+
+
+class RanksFailed(RuntimeError):
+    """A process of a measurement failed; the message has the end of its stderr."""
 
 
 def run_together(module: str, arguments: Sequence[str], ranks: int, variables: Mapping[str, str]) -> list[Any]:
@@ -25,7 +29,7 @@ def run_together(module: str, arguments: Sequence[str], ranks: int, variables: M
     The ranks share the cores evenly.
 
     Raises:
-        RuntimeError: one of them failed; the message has the end of its stderr.
+        RanksFailed: one of them failed.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -51,5 +55,5 @@ def run_together(module: str, arguments: Sequence[str], ranks: int, variables: M
     outputs = [process.communicate() for process in processes]
     for process, (_, errors) in zip(processes, outputs, strict=True):
         if process.returncode != 0:
-            raise RuntimeError(f"{module} {' '.join(arguments)} failed:\n{errors[-4000:]}")
+            raise RanksFailed(f"{module} {' '.join(arguments)} failed:\n{errors[-4000:]}")
     return [json.loads(output.splitlines()[-1]) for output, _ in outputs]

@@ -2,25 +2,35 @@
 
 `ours` is the production path, from the run folder to the metrics lines. `plain` is what a physicist would write by hand
 for the same network, events, precision and optimizer, without this project's engine. `engine` is `ours`, and then the
-same network's forward and backward pass alone, so that the difference is the engine's own work.
+same network's forward and backward pass alone, so that the difference is the engine's own work. The others are loops
+for several ranks: see `short_runs.baselines`.
 """
 
-import itertools
 import json
 import os
 import statistics
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain, repeat
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from lartpc_ds.advise.short_runs.baselines import (
+    Lines,
+    autocast,
+    ddp,
+    deepspeed_pipe,
+    deepspeed_zero,
+    fsdp2,
+    hand_written,
+    timed_steps,
+)
 from lartpc_ds.advise.short_runs.short_run import steps_of
-from lartpc_ds.config.ds_config import CompletedConfig
 from lartpc_ds.config.run import MemoryConfig
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.costs.kernels import Stopwatch
@@ -33,7 +43,7 @@ from lartpc_ds.exact.memory.light import lit_pixels
 from lartpc_ds.exact.memory.lit_plan import LitPlan
 from lartpc_ds.layout import Layout
 from lartpc_ds.training import session
-from lartpc_ds.training.engine import channels_last
+from lartpc_ds.training.engine import finish
 from lartpc_ds.training.loader import collate
 from lartpc_ds.training.prepare import Run, lit_of, make_model, plan_of, strips_of
 from lartpc_ds.training.sources import preprocessing, reopen_source
@@ -43,13 +53,13 @@ __all__ = ["main"]
 _ENGINE_WARM_UP_STEPS = 2
 
 
-def ours(folder: RunFolder) -> list[dict[str, Any]]:
+def ours(folder: RunFolder) -> Lines:
     """Train as `lartpc-ds train` does, without the launcher; the metrics lines of the steps."""
     session.train(folder, resume=False, stop_requested=lambda: False)
     return steps_of(folder)
 
 
-def plain(folder: RunFolder) -> list[dict[str, Any]]:
+def plain(folder: RunFolder) -> Lines:
     """Train by a hand-written loop; with the run's levers on activations, if it has any, on the same model.
 
     All such runs of a folder take the same events in the same order. The peak of a step is its own.
@@ -59,25 +69,11 @@ def plain(folder: RunFolder) -> list[dict[str, Any]]:
     memory = PeakMemory(device)
     model = make_model(run.config, run.job.planes, len(run.job.classes)).to(device).train()
     lit = _with_levers(model, run)
-    params = {key: ds["optimizer"]["params"][key] for key in ("lr", "betas", "eps", "weight_decay")}
-    optimizer = torch.optim.AdamW(model.parameters(), **params)
-    lines: list[dict[str, Any]] = []
-    started = time.perf_counter()
-    for images, labels, _ in itertools.islice(_forever(_loader(run)), run.job.max_steps):
-        with _autocast(ds, device):
-            scores = model(channels_last(images, device))
-        loss = nn.functional.cross_entropy(scores.float(), labels.to(device))
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(model.parameters(), ds["gradient_clipping"])
-        optimizer.step()
-        optimizer.zero_grad()
-        loss_value, seconds = loss.item(), time.perf_counter() - started
-        lines.append({"loss": loss_value, "step_seconds": seconds, "peak_bytes": memory.peak_bytes()})
-        if lit is not None:
-            lines[-1]["lit_share"] = lit.shares(lit_pixels(images))[0]
-        del images  # the loader makes the next ones beside them otherwise
-        memory.reset()
-        started = time.perf_counter()
+    step = hand_written(model, ds, _batches(run), device)
+    lines = timed_steps(step, run.job.max_steps, memory)
+    if lit is not None:
+        for line, (images, _) in zip(lines, _batches(run), strict=False):  # the same events once more
+            line["lit_share"] = lit.shares(lit_pixels(images))[0]
     return lines
 
 
@@ -92,16 +88,15 @@ def _with_levers(model: nn.Module, run: Run) -> LitPlan | None:
     return lit
 
 
-def _loader(run: Run) -> DataLoader[Any]:
+def _batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
     source = reopen_source(run.config, run.index, run.job.image_shape, run.job.task)
     dataset = EventDataset(source, run.index.positions("train"), sparse=run.config.memory.lit_block != 0)
     order = torch.Generator().manual_seed(run.config.data.seed)
-    return DataLoader(dataset, run.config.data.batch, shuffle=True, drop_last=True, collate_fn=collate, generator=order)
-
-
-def _forever(loader: DataLoader[Any]) -> Iterator[Any]:
-    while True:
-        yield from loader
+    loader = DataLoader(
+        dataset, run.config.data.batch, shuffle=True, drop_last=True, collate_fn=collate, generator=order
+    )
+    epochs = chain.from_iterable(repeat(loader))
+    return map(itemgetter(0, 1), epochs)  # a generator's frame would hold the images through the whole step
 
 
 def engine(folder: RunFolder) -> dict[str, float]:
@@ -118,7 +113,7 @@ def engine(folder: RunFolder) -> dict[str, float]:
     images = torch.rand(run.config.data.batch, run.job.planes, rows, cols, device=device)
 
     def passes() -> None:
-        with _autocast(ds, device):
+        with autocast(ds, device):
             scores = model(images.contiguous(memory_format=torch.channels_last))
         torch.autograd.backward(scores.float().logsumexp(1).sum())
 
@@ -134,15 +129,24 @@ def _device() -> torch.device:
     return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def _autocast(ds: CompletedConfig, device: torch.device) -> torch.autocast:
-    autocast = ds["torch_autocast"]
-    return torch.autocast(device.type, getattr(torch, autocast["dtype"]), enabled=autocast["enabled"])
+_PROGRAMS: dict[str, Callable[[RunFolder], Lines | dict[str, float]]] = {
+    "ours": ours,
+    "plain": plain,
+    "engine": engine,
+    "ddp": ddp,
+    "fsdp2": fsdp2,
+    "deepspeed_zero": deepspeed_zero,
+    "deepspeed_pipe": deepspeed_pipe,
+}
 
 
 def main() -> None:
     """Run one program and print what it gives as one line of JSON."""
     name, path = sys.argv[1], Path(sys.argv[2])
-    print(json.dumps({"ours": ours, "plain": plain, "engine": engine}[name](RunFolder(path))))
+    said = _PROGRAMS[name](RunFolder(path))
+    if dist.is_initialized():
+        finish()
+    print(json.dumps(said))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from lartpc_ds.config.run import MemoryConfig, RunConfig, SplitConfig
 from lartpc_ds.config.run_folder import RunFolder
 from lartpc_ds.jobs.resolve import prepare_run
 from lartpc_ds.jobs.supervise.command import check_devices
-from lartpc_ds.jobs.together import PINNED, run_together
+from lartpc_ds.jobs.together import PINNED, RanksFailed, run_together
 from lartpc_ds.layout import Bounds, Layout
 
 __all__ = [
@@ -44,7 +44,7 @@ __all__ = [
 WARM_UP_STEPS = 1
 """Allocators grow and libraries choose kernels: the first step says nothing of the others."""
 
-Program = Literal["ours", "plain", "engine"]
+Program = Literal["ours", "plain", "engine", "ddp", "fsdp2", "deepspeed_zero", "deepspeed_pipe"]
 """What a rank runs: see `short_runs.rank`."""
 Samples = dict[str, list[float]]
 """One number per repeat, by what it measures: `step_seconds`, `peak_bytes` and others of a step's metrics line."""
@@ -96,11 +96,11 @@ class ShortRun:
     """None: the levers that were prepared."""
 
     def steps(self, variables: Mapping[str, str]) -> list[dict[str, Any]]:
-        """Run it to its end; the metrics line of every step."""
+        """Run it to its end; the metrics line of every step, with the mean loss and the fullest rank's peak."""
         with self._written():
             layout = Layout(**json.loads(self.folder.job_file.read_text())["layout"])
-            lines: list[dict[str, Any]] = run_ranks(self.folder, self.program, layout.world_size, variables)[0]
-        return lines
+            ranks = run_ranks(self.folder, self.program, layout.world_size, variables)
+        return [_of_all_ranks(lines) for lines in zip(*ranks, strict=True)]
 
     @contextmanager
     def _written(self) -> Iterator[None]:
@@ -122,11 +122,17 @@ class ShortRun:
                 path.write_text(text)
 
 
+def _of_all_ranks(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    losses, peaks = [line["loss"] for line in lines], [line["peak_bytes"] for line in lines]
+    return {**lines[0], "loss": statistics.mean(losses), "peak_bytes": max(peaks)}
+
+
 def take_turns(
     runs: dict[str, ShortRun],
     repeats: int,
     say: Callable[[str], None],
     figures: Sequence[str] = ("step_seconds",),
+    failures: dict[str, str] | None = None,
 ) -> dict[str, Samples]:
     """Measure every run so many times; its samples by its name.
 
@@ -135,16 +141,24 @@ def take_turns(
         repeats: fresh processes per run, for times and again for peaks.
         say: is told each result.
         figures: of a step's metrics line; the median over the timed steps of a process is a sample.
+        failures: gets the reason of every run that fails, which is left out from then on; None: a failure is raised.
     """
     samples: dict[str, Samples] = {name: {figure: [] for figure in (*figures, "peak_bytes")} for name in runs}
     for repeat in range(repeats):
         for name in runs if repeat % 2 == 0 else reversed(runs):
-            timed = runs[name].steps({})[WARM_UP_STEPS:]
+            if failures is not None and name in failures:
+                continue
+            try:
+                timed, pinned = (runs[name].steps(variables)[WARM_UP_STEPS:] for variables in ({}, PINNED))
+            except RanksFailed as error:
+                if failures is None:
+                    raise
+                failures[name] = str(error).rstrip().splitlines()[-1]
+                say(f"{repeat + 1}/{repeats} {name}: failed: {failures[name]}")
+                continue
             for figure in figures:
                 samples[name][figure].append(statistics.median(line.get(figure, 0) for line in timed))
-            samples[name]["peak_bytes"].append(
-                max(line["peak_bytes"] for line in runs[name].steps(PINNED)[WARM_UP_STEPS:])
-            )
+            samples[name]["peak_bytes"].append(max(line["peak_bytes"] for line in pinned))
             seconds, peak_bytes = (samples[name][figure][-1] for figure in ("step_seconds", "peak_bytes"))
             mib = f"{peak_bytes / 2**20:.0f} MiB per rank"
             say(f"{repeat + 1}/{repeats} {name}: {seconds:.3f} s per step, at most {mib}")

@@ -12,7 +12,7 @@ from lartpc_ds.advise.short_runs import short_run
 from lartpc_ds.advise.short_runs.short_run import ShortRun, by_figure, medians, take_turns
 from lartpc_ds.config.run import MemoryConfig
 from lartpc_ds.config.run_folder import RunFolder
-from lartpc_ds.jobs.together import PINNED
+from lartpc_ds.jobs.together import PINNED, RanksFailed
 from lartpc_ds.layout import Layout
 
 
@@ -44,6 +44,24 @@ def test_runs_take_turns_and_peaks_come_from_pinned_processes() -> None:
     assert told[0] == "1/2 a: 2.000 s per step, at most 0 MiB per rank" and len(told) == 4
 
 
+class Failing(Counted):
+    def steps(self, variables: Mapping[str, str]) -> list[dict[str, Any]]:
+        super().steps(variables)
+        raise RanksFailed("rank failed:\nTraceback\nOSError: no more")
+
+
+def test_a_run_that_fails_is_left_out_only_where_that_is_wanted() -> None:
+    calls: list[tuple[str, bool]] = []
+    runs: Any = {"a": Failing("a", calls), "b": Counted("b", calls)}
+    failures: dict[str, str] = {}
+    samples = take_turns(runs, 2, lambda _: None, failures=failures)
+    assert failures == {"a": "OSError: no more"}
+    assert [name for name, _ in calls] == ["a", "b", "b", "b", "b"]
+    assert samples["a"] == {"step_seconds": [], "peak_bytes": []}
+    with pytest.raises(RanksFailed):
+        take_turns(runs, 1, lambda _: None)
+
+
 def test_a_short_run_changes_its_folder_only_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = RunFolder(tmp_path)
     job = {"layout": {"pipe": 1, "data": 1, "rows": 1, "cols": 1}, "stages": [], "classes": ["muon"]}
@@ -54,13 +72,16 @@ def test_a_short_run_changes_its_folder_only_while_it_runs(tmp_path: Path, monke
 
     def inside(folder: RunFolder, program: str, ranks: int, variables: Mapping[str, str]) -> list[Any]:
         texts = (folder.job_file.read_text(), folder.ds_config_file.read_text(), folder.config_file.read_text())
-        return [[program, ranks, json.loads(texts[0]), json.loads(texts[1]), tomllib.loads(texts[2])], "of rank 1"]
+        seen = [program, ranks, json.loads(texts[0]), json.loads(texts[1]), tomllib.loads(texts[2])]
+        return [[{"seen": seen, "loss": 1.0 + rank, "peak_bytes": 5 + rank}] for rank in range(ranks)]
 
     monkeypatch.setattr(short_run, "run_ranks", inside)
     tiles = ShortRun(folder, layout=Layout(rows=2), memory=MemoryConfig(lean_norm=True))
-    program, ranks, job_inside, ds_inside, config_inside = tiles.steps({})
+    (line,) = tiles.steps({})
+    assert (line["loss"], line["peak_bytes"]) == (1.5, 6)
+    program, ranks, job_inside, ds_inside, config_inside = line["seen"]
     assert (program, ranks, ds_inside) == ("ours", 2, {"train_batch_size": 6})
     assert job_inside == {**job, "layout": {"pipe": 1, "data": 1, "rows": 2, "cols": 1}}
     assert config_inside["data"] == {"batch": 3} and config_inside["memory"]["lean_norm"] is True
-    assert ShortRun(folder, "plain").steps({})[:3] == ["plain", 1, job]
+    assert ShortRun(folder, "plain").steps({})[0]["seen"][:3] == ["plain", 1, job]
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -40,6 +40,7 @@ OPTIONS = {
     "bench lit": {SET, "--repeats", "--steps", "--json"},
     "bench memory": {"--set", "--repeats", "--steps", "--json"},
     "bench planner": {"--hardware", "--only", "--measured", "--repeats", "--steps", "--json"},
+    "bench compare": {SET, "--ranks", "--only", "--repeats", "--steps", "--json"},
     "bench pipeline": {"--set", "--stages", "--measure", "--repeats", "--steps", "--json"},
     "bench cosmictagger": {"--json"},
     "bench handmade": {SET, "--json"},
