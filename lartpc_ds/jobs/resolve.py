@@ -56,7 +56,8 @@ def prepare_run(
 ) -> ResolvedRun:
     """Check a fresh run and write what its ranks read into `folder`, which must be claimed.
 
-    With `look` every event is looked at first, as is due for a run that is more than a measurement of speed.
+    With `look` every event is looked at first, as is due for a run that is more than a measurement of speed. In a run
+    that computes only what is lit this happens anyway, because its events are dealt out by what they cost.
     """
     resolved = resolve(config, ds, layout, folder, console, look=look)
     write_index(resolved.index, folder.events_file)
@@ -74,7 +75,8 @@ def resolve(
         config = simulated_events(config, folder.simulated_file, console)
     source = open_source(config)
     lit = lit_before(config, ds, layout, source)
-    index, findings = surveyed_index(config, ds, source, console, lit) if look else (index_events(config, source), ())
+    looked = look or lit is not None
+    index, findings = surveyed_index(config, ds, source, console, lit) if looked else (index_events(config, source), ())
     job = make_job(config, ds, layout, source, index, lit)
     return ResolvedRun(config, ds_config.complete(ds, config, layout, job.max_steps), job, index, findings)
 
