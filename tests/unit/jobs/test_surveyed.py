@@ -63,10 +63,16 @@ def test_what_is_lit_is_a_finding_and_every_event_has_its_cost(run):
     memory = config.memory.model_copy(update={"lit_block": 32, "lit_until": "never"})
     lit = config.model_copy(update={"memory": memory})
     fresh = prepare_run(lit, ds, Layout(), folder, QUIET, look=True)
-    shares, brightest, cost = fresh.findings[-3:]
+    shares, brightest, cost, memory_kept = fresh.findings[-4:]
     assert "patches of 32 x 32 pixels" in shares and ": image 100 % (100 %, 100 %), stem" in shares
     assert re.search(r"events\.h5: event \d+, which lights 100 % of the image's patches$", brightest)
     assert "1.4 of a step on whole maps" in cost
+    kept = re.search(
+        r"the median event .* (\d+) MiB of maps, and the brightest (\d+) MiB; whole .* (\d+) MiB", memory_kept
+    )
+    assert kept is not None, memory_kept
+    median, most, whole = map(int, kept.groups())
+    assert median <= most <= whole, "patches keep at most what whole maps keep"
     assert 1.2 < fresh.index.cost.min() < fresh.index.cost.max() == 1.35, "nearly all is lit, and patches are dearer"
     resumed = reopen_run(folder, lit, ds, Layout())
     assert resumed.findings == fresh.findings
