@@ -27,6 +27,7 @@ from lartpc_ds.costs.calibration import ETHERNET, links_of, links_of_all_reduce,
 from lartpc_ds.costs.hardware import Hardware, Links, Rates, save
 from lartpc_ds.costs.kernels import SIZES, Sizes
 from lartpc_ds.errors import UserError
+from lartpc_ds.exact.kernels.host_memory import container_limit_bytes
 from lartpc_ds.jobs.hosts.reach import reach_for
 from lartpc_ds.jobs.preflight.preflight import Need, preflight
 from lartpc_ds.jobs.preflight.preflight_report import explain
@@ -55,7 +56,6 @@ _TINY_RUN = (
 What its time depends on is said here, so that a change of the recipe does not change what a calibration measures."""
 _QUIET_LOAD = 0.5
 """Processes per core over the last minute: OpenMP's threads wait for each other, so one stranger halves every rate."""
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def calibrate(
@@ -189,5 +189,4 @@ def _memory_bytes(device: str) -> int:
     if device != "cpu":
         return int(get_accelerator().total_memory(0))
     total = int(psutil.virtual_memory().total)
-    limit = _CGROUP_LIMIT.read_text().strip() if _CGROUP_LIMIT.exists() else "max"
-    return min(total, int(limit)) if limit.isdigit() else total
+    return min(total, container_limit_bytes() or total)

@@ -1,4 +1,4 @@
-"""What a CPU would keep of events that all have another size: kernels for every shape, and memory in pieces.
+"""The memory of a host: what a CPU would keep of events that all have another size, and what a container allows.
 
 oneDNN makes a kernel for every shape and keeps the last 1024, and torch keeps as many again. On patches every event has
 shapes of its own, so they are never used again: a ResNet-18 grew by 15 MiB per event. glibc keeps freed memory, and
@@ -9,8 +9,13 @@ Rejected: a lower threshold from which glibc asks the kernel for every map, whic
 import ctypes
 import os
 from functools import cache
+from pathlib import Path
 
-__all__ = ["give_back", "keep_few_kernels"]
+__all__ = ["CONTAINER_USE", "container_limit_bytes", "give_back", "keep_few_kernels"]
+
+_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+CONTAINER_USE = Path("/sys/fs/cgroup/memory.current")
+"""The file with the bytes that the processes of a container use, where it has a limit."""
 
 _KERNELS = "256"
 
@@ -19,6 +24,12 @@ def keep_few_kernels() -> None:
     """Let oneDNN and torch keep few kernels, unless the user says how many; call it before the first convolution."""
     for variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(variable, _KERNELS)
+
+
+def container_limit_bytes() -> int | None:
+    """Return how much memory the container of this process may use; None if it has no limit."""
+    limit = _CONTAINER_LIMIT.read_text().strip() if _CONTAINER_LIMIT.exists() else "max"
+    return int(limit) if limit.isdigit() else None
 
 
 def give_back() -> None:

@@ -7,16 +7,16 @@ has failed, because on a CPU none fails before the kernel ends the process.
 """
 
 import os
-from pathlib import Path
 
 import psutil
 import torch
+
+from lartpc_ds.exact.kernels.host_memory import CONTAINER_USE, container_limit_bytes
 
 __all__ = ["Spare", "free_bytes"]
 
 _MARGIN = 1.5
 """What a step needs, relative to the maps that it keeps: gradients of maps and the scratch of kernels come on top."""
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 class Spare:
@@ -38,7 +38,6 @@ def free_bytes(device: torch.device) -> int:
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + idle
     free = int(psutil.virtual_memory().available)
-    limit, used = (_CGROUP / name for name in ("memory.max", "memory.current"))
-    if limit.exists() and limit.read_text().strip().isdigit():
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    if (limit := container_limit_bytes()) is not None:
+        free = min(free, limit - int(CONTAINER_USE.read_text()))
     return free // int(os.environ.get("LOCAL_SIZE", 1))
