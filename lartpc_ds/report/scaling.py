@@ -6,7 +6,7 @@ repeat are a range and no confidence interval, because three repeats allow none.
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,7 @@ from lartpc_ds.data.integrity import write_csv
 from lartpc_ds.layout import Layout
 from lartpc_ds.report.say import say
 
-__all__ = ["PHASES", "Mode", "Point", "Row", "Sample", "Scaling", "print_rows", "rows_of", "write_rows"]
+__all__ = ["PHASES", "Mode", "Point", "Row", "Sample", "Scaling", "print_rows", "rows_of", "write_ranks", "write_rows"]
 
 Mode = Literal["data", "tiles", "pipe"]
 Scaling = Literal["weak", "strong"]
@@ -63,6 +63,8 @@ class Sample:
     figures: dict[str, float]
     """Medians over the timed steps, and the largest `peak_bytes`; empty if the job has not trained to its end."""
     failure: str = ""
+    busy_seconds: list[list[float]] = field(default_factory=list)
+    """What each rank has spent on its own work in each timed step: [step][rank]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,19 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
         for row in rows
     ]
     write_csv(path, [*known, *axes, *shared, "repeats", *figures, "failure"], lines)
+
+
+def write_ranks(path: Path, points: Sequence[Point], samples: Mapping[Point, Sequence[Sample]]) -> None:
+    """Write as CSV what every rank has spent on its own work in every timed step, in seconds."""
+    known = ("model", "mode", "scaling", "ranks")
+    lines = [
+        [*(getattr(point, name) for name in known), sample.repeat, step, rank, seconds]
+        for point in points
+        for sample in samples.get(point, ())
+        for step, ranks in enumerate(sample.busy_seconds, start=1)
+        for rank, seconds in enumerate(ranks)
+    ]
+    write_csv(path, [*known, "repeat", "step", "rank", "busy_seconds"], lines)
 
 
 def print_rows(console: Console, rows: Sequence[Row]) -> None:

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lartpc_ds.costs.memory import PeakMemory
 from lartpc_ds.data.dataset import EventDataset
@@ -99,8 +99,13 @@ class _AllRanks(NamedTuple):
     """Whether any rank was asked to stop."""
     seconds: PhaseSeconds
     """The mean over the ranks."""
-    straggler_factor: float
-    """What the slowest rank spends on its own work, over the mean; messages and waiting do not count."""
+    busy_seconds: list[float]
+    """What each rank spends on its own work; messages and waiting do not count."""
+
+    @property
+    def straggler_factor(self) -> float:
+        """The own work of the slowest rank, over the mean."""
+        return max(self.busy_seconds) * len(self.busy_seconds) / max(sum(self.busy_seconds), 1e-9)
 
 
 def _over_ranks(engine: Engine, result: StepResult, peak_bytes: int, stop: bool) -> _AllRanks:
@@ -111,21 +116,20 @@ def _over_ranks(engine: Engine, result: StepResult, peak_bytes: int, stop: bool)
     loss_sum, correct, scored, events = rows[:, :4].sum(0).tolist()
     peak, sent, waited, any_stop = rows[:, 4:8].amax(0).tolist()
     sums = int(correct), int(scored), int(events)
-    seconds = [PhaseSeconds(*row) for row in rows[:, 8:].tolist()]
-    busy = [one.busy for one in seconds]
-    straggler = max(busy) * len(busy) / max(sum(busy), 1e-9)
     mean = PhaseSeconds(*rows[:, 8:].mean(0).tolist())
-    return _AllRanks(loss_sum, *sums, int(peak), int(sent), waited, bool(any_stop), mean, straggler)
+    busy = [PhaseSeconds(*row).busy for row in rows[:, 8:].tolist()]
+    return _AllRanks(loss_sum, *sums, int(peak), int(sent), waited, bool(any_stop), mean, busy)
 
 
 def _log_step(engine: Engine, run: Run, progress: Progress, total: _AllRanks, lr: float, step_seconds: float) -> None:
     """Append a step's line to the metrics, and hand its numbers to the monitors."""
-    line: dict[str, float] = {"step": progress.step, "loss": total.loss_sum / total.events}
+    line: dict[str, Any] = {"step": progress.step, "loss": total.loss_sum / total.events}
     if total.scored:
         line["accuracy"] = total.correct / total.scored
     line |= {"lr": lr, "events": progress.events, "step_seconds": step_seconds, "peak_bytes": total.peak_bytes}
     line |= {f"{name}_seconds": value for name, value in asdict(total.seconds).items()}
     line |= {"straggler_factor": total.straggler_factor}
+    line |= {"busy_seconds": [round(seconds, 6) for seconds in total.busy_seconds]}
     if run.job.layout.tiles > 1:
         line |= {"sent_bytes": total.sent_bytes, "wait_seconds": total.wait_seconds}
     if engine.precision == "fp16":

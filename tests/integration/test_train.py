@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -71,6 +72,8 @@ def test_metrics_have_a_line_for_each_step(trained: tuple[RunFolder, Finished]) 
         for phase in ("read", "forward", "backward", "update", "reduce"):
             assert 0 < line[f"{phase}_seconds"] < line["step_seconds"], phase
         assert 1 <= line["straggler_factor"] <= 2  # there are two ranks
+        busy = line["busy_seconds"]
+        assert len(busy) == 2 and max(busy) / mean(busy) == pytest.approx(line["straggler_factor"], rel=1e-3)
         assert line["peak_bytes"] > 2**20 and isinstance(line["peak_bytes"], int)
     assert [line["step"] for line in lines if "evaluation" in line] == [2, 4]
 

@@ -34,7 +34,7 @@ from lartpc_ds.jobs.site import Site, apply_file_locking, first_slots, here, of_
 from lartpc_ds.jobs.supervise.command import default_devices, shared_cores
 from lartpc_ds.jobs.supervise.stops import RESUMABLE, stoppable
 from lartpc_ds.report.say import say
-from lartpc_ds.report.scaling import PHASES, Row, Sample, print_rows, rows_of, write_rows
+from lartpc_ds.report.scaling import PHASES, Row, Sample, print_rows, rows_of, write_ranks, write_rows
 from lartpc_ds.report.scaling_plot import draw_rows
 from lartpc_ds.training.prepare import absolute_paths
 
@@ -205,7 +205,7 @@ def _sample(trial: ScaleTrial, repeat: int, end: TrialEnd) -> Sample:
     names = ("step_seconds", *(f"{phase}_seconds" for phase in PHASES), "straggler_factor")
     figures = {name: statistics.median(line[name] for line in end.timed) for name in names}
     figures["peak_bytes"] = max(line["peak_bytes"] for line in end.steps)
-    return Sample(trial.name, repeat, figures)
+    return Sample(trial.name, repeat, figures, busy_seconds=[line["busy_seconds"] for line in end.timed])
 
 
 def _notes(study: _Study) -> list[str]:
@@ -236,7 +236,8 @@ def _report(study: _Study, done: dict[str, Sample]) -> list[Row]:
     rows = rows_of([trial.point for trial in study.trials], samples)
     print_rows(console, rows)
     write_rows(folder.table_file, rows)
-    say(console, f"table: {folder.table_file}\nevery repeat: {folder.results_file}")
+    write_ranks(folder.ranks_file, [trial.point for trial in study.trials], samples)
+    say(console, f"table: {folder.table_file}\nevery rank: {folder.ranks_file}\nevery repeat: {folder.results_file}")
     for model in dict.fromkeys(row.point.model for row in rows if row.figures):
         title = f"{recipes.stem_of(request.run)}, {model}: scaling over ranks"
         draw_rows(folder.plot_file(model), title, [row for row in rows if row.point.model == model], _notes(study))

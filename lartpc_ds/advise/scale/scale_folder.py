@@ -20,6 +20,11 @@ class ScaleFolder(TrialFolder[ScaleTrial, Sample]):
     stem = "scale"
     noun = "scaling study"
 
+    @property
+    def ranks_file(self) -> Path:
+        """What every rank has spent on its own work in every step, as CSV."""
+        return self.path / "scale-ranks.csv"
+
     def plot_file(self, model: str) -> Path:
         """The results of one network as a picture."""
         return self.path / f"scale-{re.sub(r'[^A-Za-z0-9._-]', '_', model)}.png"

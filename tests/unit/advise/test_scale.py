@@ -173,8 +173,9 @@ class TestStudy:
 
             def job(config: Any, ds: Any, site: Any, *_: Any) -> TrialEnd | None:
                 ran.append(config.layout.fit(site.world_size, "ranks"))
-                line = dict.fromkeys([f"{phase}_seconds" for phase in PHASES], 0.1)
+                line: dict[str, Any] = dict.fromkeys([f"{phase}_seconds" for phase in PHASES], 0.1)
                 line |= {"step_seconds": 1.0, "straggler_factor": 1.0, "peak_bytes": len(ran)}
+                line |= {"busy_seconds": [0.5] * ran[-1].world_size}
                 if len(ran) == stop_at:
                     return None
                 return TrialEnd(failure="it died") if ran[-1] == dies else TrialEnd((line, line))
@@ -192,7 +193,7 @@ class TestStudy:
         once = [Layout(), Layout(data=2), Layout(), Layout(rows=2)]  # (1 rank twice: with 2 and with 4 micro-batches)
         assert ran == [*once, *reversed(once)]
         assert {path.name for path in (work / "out").iterdir()} == {
-            *("lock", "scale.json", "scale.jsonl", "scale.csv", "scale-resnet18.png")
+            *("lock", "scale.json", "scale.jsonl", "scale.csv", "scale-ranks.csv", "scale-resnet18.png")
         }
         samples = [json.loads(line) for line in (work / "out" / "scale.jsonl").read_text().splitlines()]
         assert [sample["repeat"] for sample in samples] == 4 * [1] + 4 * [2]
