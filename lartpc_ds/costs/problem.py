@@ -120,18 +120,20 @@ class TimeParts:
     """The seconds of an optimizer step, by what they are spent on."""
 
     compute: float
-    """The time of the fullest rank's computation, and the wait for whichever rank is delayed."""
+    """The time of the fullest rank's computation."""
     halo: float
     """The time of messages and statistics of tiles that no computation hides."""
     reduction: float
     """The time in which gradients and, with ZeRO, weights travel."""
     bubble: float
     """The time that the stages of a pipeline wait."""
+    delay: float = 0.0
+    """The expected wait for whichever rank is held up at random (`costs.stragglers`)."""
 
     @property
     def total(self) -> float:
         """The time of the step: all parts together."""
-        return self.compute + self.halo + self.reduction + self.bubble
+        return self.compute + self.halo + self.reduction + self.bubble + self.delay
 
 
 @dataclass(frozen=True)

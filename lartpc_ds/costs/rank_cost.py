@@ -14,7 +14,7 @@ from lartpc_ds.costs.roofline import send_seconds
 from lartpc_ds.costs.schedule import step_ns
 from lartpc_ds.costs.stage_trace import Partition, StageTrace, trace_stages
 from lartpc_ds.costs.stages import check_zero, cut_rates, plan_stages
-from lartpc_ds.costs.stragglers import late_share, slowest_delay_seconds
+from lartpc_ds.costs.stragglers import expected_delay_seconds
 from lartpc_ds.costs.zero import FLOAT_BYTES, reduction_seconds, states_of, updating_ranks
 from lartpc_ds.exact.memory.strip_plan import plan_strips
 from lartpc_ds.exact.spatialize import plan_tiles
@@ -139,14 +139,14 @@ def _time(problem: Problem, candidate: Candidate, hardware: Hardware, ranks_per_
     update = max(stage.update_seconds for stage in stages) / updating_ranks(candidate)
     rates = hardware.shared_by(min(ranks_per_node, candidate.layout.world_size))
     busy = computed + update + rates.step_seconds
-    late = late_share(hardware.delays_per_second, busy)
     return TimeParts(
-        compute=busy + slowest_delay_seconds(candidate.layout.world_size, late, hardware.delay_seconds),
+        compute=busy,
         halo=waited,
         reduction=max(
             reduction_seconds(problem.ds, candidate, stage.parameters, hardware, ranks_per_node) for stage in stages
         ),
         bubble=max(step - computed - waited, 0.0),
+        delay=expected_delay_seconds(hardware, candidate.layout.world_size, busy),
     )
 
 

@@ -13,7 +13,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-__all__ = ["late_share", "shared_read_seconds", "slowest_delay_seconds", "slowest_of_normals"]
+from lartpc_ds.costs.hardware import Hardware
+
+__all__ = ["expected_delay_seconds", "late_share", "shared_read_seconds", "slowest_delay_seconds", "slowest_of_normals"]
 
 _REACH, _SPACING = 10.0, 0.01
 """Where the integral ends, in standard deviations, and the distance of its points; more of either changes no digit."""
@@ -45,6 +47,12 @@ def slowest_delay_seconds(ranks: int, share: float, delay_seconds: float) -> flo
     """
     k = np.arange(1, ranks + 1)
     return delay_seconds * float(np.sum((1 - (1 - share) ** k) / k))
+
+
+def expected_delay_seconds(hardware: Hardware, ranks: int, busy_seconds: float) -> float:
+    """How long a step of so many ranks, each of which computes for `busy_seconds`, waits for a rank that is delayed."""
+    share = late_share(hardware.delays_per_second, busy_seconds)
+    return slowest_delay_seconds(ranks, share, hardware.delay_seconds)
 
 
 def shared_read_seconds(ranks: int, bytes_per_rank: float, bytes_per_second: float) -> float:

@@ -18,7 +18,7 @@ __all__ = ["print_report", "tree_of"]
 
 _ROWS = 12
 _MEMORY = ("weights", "gradients", "optimizer", "activations", "halos", "workspace")
-_TIME = ("compute", "halo", "reduction", "bubble")
+_TIME = ("compute", "halo", "reduction", "bubble", "delay")
 
 
 def tree_of(plan: Plan, hardware: Hardware, problem: Problem, devices: int) -> dict[str, Any]:

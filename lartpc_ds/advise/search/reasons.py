@@ -6,6 +6,9 @@ from lartpc_ds.costs.problem import Candidate, Cost, TimeParts
 
 __all__ = ["levers_of", "reason"]
 
+_TOLD = 0.01
+"""The share of a step from which on waiting for delayed devices is mentioned."""
+
 
 def reason(plan: Plan) -> str:
     """Say what to take and why; where nothing fits, say by how much not and what would."""
@@ -58,6 +61,8 @@ def _price(row: Row) -> str:
     spent = [f"halos take {_share(time.halo, time)}"] if layout.tiles > 1 else []
     spent += [f"summing gradients takes {_share(time.reduction, time)}"] if layout.data * layout.tiles > 1 else []
     spent += [f"waiting for other stages takes {_share(time.bubble, time)}"] if layout.pipe > 1 else []
+    if time.delay > _TOLD * time.total:
+        spent += [f"waiting for delayed devices takes {_share(time.delay, time)}"]
     if not spent:
         return _step(row.cost)
     *rest, last = spent

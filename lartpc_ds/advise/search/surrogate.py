@@ -14,6 +14,7 @@ from lartpc_ds.config.run import MemoryConfig
 from lartpc_ds.costs.hardware import Hardware
 from lartpc_ds.costs.problem import Candidate, Cost, MemoryParts, Problem, TimeParts, trace_key
 from lartpc_ds.costs.stage_split import StageSplit
+from lartpc_ds.costs.stragglers import expected_delay_seconds
 from lartpc_ds.costs.zero import FLOAT_BYTES, RoughStates, reduction_seconds, rough_states_of, updating_ranks
 from lartpc_ds.errors import UserError
 from lartpc_ds.layout import Layout
@@ -129,13 +130,15 @@ class Surrogate:
             kept *= _STAGED
         activations *= kept * share * right.activations
         micro *= share * right.compute
+        compute = micro * slowest * candidate.accumulate + self._updating(candidate)
         return Cost(
             self._memory(candidate, activations, right.halo_bytes * candidate.batch, workspace),
             TimeParts(
-                micro * slowest * candidate.accumulate + self._updating(candidate),
+                compute,
                 right.halo_seconds * candidate.batch * candidate.accumulate,
                 self._reduction(candidate),
                 micro * max(played - slowest * candidate.accumulate, 0),
+                self._delay(candidate, compute),
             ),
             candidate.global_batch,
         )
@@ -154,7 +157,8 @@ class Surrogate:
             workspace=traced.workspace,
         )
         reduction = cost.time.reduction + self._reduction(candidate) - self._reduction(like)
-        time = TimeParts(compute, cost.time.halo * growth, max(reduction, 0.0), cost.time.bubble)
+        delay = self._delay(candidate, compute)
+        time = TimeParts(compute, cost.time.halo * growth, max(reduction, 0.0), cost.time.bubble, delay)
         return Cost(memory, time, candidate.global_batch)
 
     def _whole(self, memory: MemoryConfig) -> tuple[float, float, float]:
@@ -185,6 +189,9 @@ class Surrogate:
     def _reduction(self, candidate: Candidate) -> float:
         parameters = self._base.whole[PLAIN].memory.weights // FLOAT_BYTES // candidate.layout.pipe
         return reduction_seconds(self._problem.ds, candidate, parameters, self._hardware, self._ranks_per_node)
+
+    def _delay(self, candidate: Candidate, busy_seconds: float) -> float:
+        return expected_delay_seconds(self._hardware, candidate.layout.world_size, busy_seconds)
 
     def _trace_key(self, candidate: Candidate) -> tuple[object, ...]:
         return trace_key(candidate, self._problem.config.model.norm_scope, self._ranks_per_node)

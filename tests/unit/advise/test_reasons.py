@@ -41,6 +41,16 @@ def test_whole_events_where_they_fit() -> None:
     assert "with ZeRO-1" in told and "halos" not in told
 
 
+def test_waiting_for_delayed_devices_is_told_where_it_matters() -> None:
+    best = row(Candidate(Layout(data=512)), 30)
+    late = replace(best, cost=replace(best.cost, time=TimeParts(8, 0, 1, 0, delay=1)))
+    assert "and summing gradients takes 10 % and waiting for delayed devices takes 10 % of a step" in reason(
+        planned(late, 30)
+    )
+    prompt = replace(best, cost=replace(best.cost, time=TimeParts(8, 0, 2, 0, delay=0.05)))
+    assert "delayed" not in reason(planned(prompt, 30))
+
+
 def test_levers_and_stages_are_named() -> None:
     lean = MemoryConfig(lean_norm=True, recompute="block")
     assert "one device with recompute + lean norms needs 12.0 GiB" in reason(
