@@ -23,6 +23,8 @@ Mode = Literal["data", "tiles", "pipe"]
 Scaling = Literal["weak", "strong"]
 PHASES = ("read", "forward", "backward", "update", "reduce", "halo", "stage", "other")
 """The phases of a step; a line of `metrics.jsonl` has `<phase>_seconds`."""
+_NAMED = ("model", "mode", "scaling", "ranks")
+"""The columns that say which point a line is of."""
 _GIB = 2**30
 
 
@@ -110,7 +112,6 @@ def _compared(row: Row, base: Row) -> Row:
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Write the table as CSV, in seconds and bytes; what was not measured is empty."""
-    known = ("model", "mode", "scaling", "ranks")
     axes = ("pipe", "data", "rows", "cols")
     shared = ("batch", "accumulate", "global_batch", "threads_per_rank")
     figures = (
@@ -120,7 +121,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
     )
     lines = [
         [
-            *(getattr(row.point, name) for name in known),
+            *(getattr(row.point, name) for name in _NAMED),
             *(getattr(row.point.layout, name) for name in axes),
             *(getattr(row.point, name) for name in shared),
             row.repeats,
@@ -129,20 +130,19 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
         ]
         for row in rows
     ]
-    write_csv(path, [*known, *axes, *shared, "repeats", *figures, "failure"], lines)
+    write_csv(path, [*_NAMED, *axes, *shared, "repeats", *figures, "failure"], lines)
 
 
 def write_ranks(path: Path, points: Sequence[Point], samples: Mapping[Point, Sequence[Sample]]) -> None:
     """Write as CSV what every rank has spent on its own work in every timed step, in seconds."""
-    known = ("model", "mode", "scaling", "ranks")
     lines = [
-        [*(getattr(point, name) for name in known), sample.repeat, step, rank, seconds]
+        [*(getattr(point, name) for name in _NAMED), sample.repeat, step, rank, seconds]
         for point in points
         for sample in samples.get(point, ())
         for step, ranks in enumerate(sample.busy_seconds, start=1)
         for rank, seconds in enumerate(ranks)
     ]
-    write_csv(path, [*known, "repeat", "step", "rank", "busy_seconds"], lines)
+    write_csv(path, [*_NAMED, "repeat", "step", "rank", "busy_seconds"], lines)
 
 
 def print_rows(console: Console, rows: Sequence[Row]) -> None:

@@ -16,18 +16,20 @@ from tests.machine import machine
 
 
 @pytest.mark.slow
-def test_guesses_and_traces_cost_reductions_alike() -> None:
+def test_guesses_and_traces_cost_reductions_and_delays_alike() -> None:
     config = RunConfig.parse({"train": {"max_steps": 1}}, "test")
     network = lambda: build_model("resnet18", planes=3, num_classes=4, width=8)  # noqa: E731
     problem, costs, alone = Problem(config, ds_config.read("zero0_bf16"), (3, 64, 96), network), Costs(), Layout(data=4)
-    plain = Candidate(alone)
-    traced = costs(problem, plain, machine(), 4)
-    surrogate = Surrogate(problem, References({PLAIN: traced}, {}), machine(), 4, lambda _: (1.0, 1.0, 1.0))
+    plain, late = Candidate(alone), machine().model_copy(update={"delays_per_second": 10.0, "delay_seconds": 0.01})
+    traced = costs(problem, plain, late, 4)
+    surrogate = Surrogate(problem, References({PLAIN: traced}, {}), late, 4, lambda _: (1.0, 1.0, 1.0))
     for zero in range(4):
         for accumulate in (1, 4):
             candidate = replace(plain, zero=zero, accumulate=accumulate)
-            exact = costs(problem, candidate, machine(), 4).time.reduction
-            assert surrogate.guess(candidate).time.reduction == pytest.approx(exact, rel=0.02)
+            exact, guess = costs(problem, candidate, late, 4).time, surrogate.guess(candidate).time
+            assert guess.reduction == pytest.approx(exact.reduction, rel=0.02)
+            busy = guess.compute / exact.compute  # the delays follow what a guess says of the computation
+            assert 0 < exact.delay and guess.delay == pytest.approx(exact.delay * busy, rel=0.02)
 
 
 def test_a_trace_of_as_many_micro_batches_as_stages_is_not_one_of_more() -> None:

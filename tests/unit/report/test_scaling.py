@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,18 @@ from PIL import Image
 from rich.console import Console
 
 from lartpc_ds.layout import Layout
-from lartpc_ds.report.scaling import PHASES, Mode, Point, Row, Sample, Scaling, print_rows, rows_of, write_rows
+from lartpc_ds.report.scaling import (
+    PHASES,
+    Mode,
+    Point,
+    Row,
+    Sample,
+    Scaling,
+    print_rows,
+    rows_of,
+    write_ranks,
+    write_rows,
+)
 from lartpc_ds.report.scaling_plot import draw_rows
 
 
@@ -76,6 +88,23 @@ def test_csv(tmp_path: Path) -> None:
     assert (float(lines[1]["efficiency"]), lines[1]["threads_per_rank"]) == (pytest.approx(0.8), "1")
     assert (lines[2]["step_seconds"], lines[2]["repeats"]) == ("", "0")
     assert (lines[5]["pipe"], lines[5]["failure"]) == ("2", "out of memory: a rank")
+
+
+def test_csv_of_ranks_has_a_line_for_each_rank_step_and_repeat(tmp_path: Path) -> None:
+    repeats = [
+        replace(sample(1.0), busy_seconds=[[0.5, 0.75], [0.6, 0.7]]),
+        replace(sample(1.0, 2), busy_seconds=[[0.9, 0.8]]),
+    ]
+    write_ranks(tmp_path / "ranks.csv", [WEAK[1], LOST], {WEAK[1]: repeats, LOST: SAMPLES[LOST]})
+    with (tmp_path / "ranks.csv").open(newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    assert {(line["model"], line["mode"], line["scaling"], line["ranks"]) for line in lines} == {
+        ("resnet18", "data", "weak", "2")
+    }
+    assert [tuple(line[name] for name in ("repeat", "step", "rank", "busy_seconds")) for line in lines] == [
+        *(("1", "1", "0", "0.5"), ("1", "1", "1", "0.75"), ("1", "2", "0", "0.6"), ("1", "2", "1", "0.7")),
+        *(("2", "1", "0", "0.9"), ("2", "1", "1", "0.8")),
+    ]
 
 
 def test_the_table_fits_a_terminal_and_has_the_reasons_below() -> None:
